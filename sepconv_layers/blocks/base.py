@@ -1,0 +1,225 @@
+"""What all blocks share: arguments, configuration, shapes, and the folding of stages."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from sepconv_layers import layers
+from sepconv_layers.layers.base import positive_int
+from sepconv_layers.ops.geometry import Geometry
+
+Normalization = str | Callable[[], keras.layers.Layer] | None
+
+CONV = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}
+DEPTHWISE_CONV = {1: layers.DepthwiseConv1D, 2: layers.DepthwiseConv2D, 3: layers.DepthwiseConv3D}
+SEPARABLE_CONV = {1: layers.SeparableConv1D, 2: layers.SeparableConv2D, 3: layers.SeparableConv3D}
+SQUEEZE_EXCITE = {1: layers.SqueezeExcite1D, 2: layers.SqueezeExcite2D, 3: layers.SqueezeExcite3D}
+
+# Keras's default of 0.99 needs hundreds of steps until inference sees the statistics of training:
+# see `benchmarks/batch_norm_momentum.py`.
+BATCH_NORM_MOMENTUM = 0.9
+MAX_GROUPS = 32
+
+
+class Block(keras.layers.Layer):
+    """A chain of layers, made for the channels of the input that it first meets."""
+
+    rank: int  # set by the 1D, 2D and 3D subclasses
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int],
+        padding: str,
+        dilation_rate: int | Sequence[int],
+        activation: Any,
+        normalization: Normalization,
+        data_format: str | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.filters = positive_int(filters, "filters")
+        self.geometry = Geometry.of(
+            kernel_size, self.rank, strides, padding, data_format, dilation_rate
+        )
+        self.kernel_size = self.geometry.kernel_size
+        self.strides = self.geometry.strides
+        self.padding = self.geometry.padding
+        self.dilation_rate = self.geometry.dilation_rate
+        self.data_format = self.geometry.data_format
+        self.activation = keras.activations.get(activation)
+        self.normalization = _standardize_normalization(normalization)
+        self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2)
+
+    def _make_stages(self, channels: int) -> list[keras.layers.Layer]:
+        """Makes the layers of the chain for an input of so many channels."""
+        raise NotImplementedError
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        channels = self._channels(input_shape)
+        self.stages = self._make_stages(channels)
+        _build(self.stages, input_shape)
+        self.input_spec = keras.layers.InputSpec(
+            ndim=self.rank + 2, axes={self.geometry.channel_axis: channels}
+        )
+
+    def call(self, inputs: Any) -> Any:
+        return _fold(self.stages, inputs)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
+        stages = self.stages if self.built else self._make_stages(self._channels(input_shape))
+        return functools.reduce(
+            lambda shape, stage: stage.compute_output_shape(shape), stages, tuple(input_shape)
+        )
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "dilation_rate": self.dilation_rate,
+            "activation": keras.activations.serialize(self.activation),
+            "normalization": keras.saving.serialize_keras_object(self.normalization),
+            "data_format": self.data_format,
+        }
+
+    def _channels(self, input_shape: Sequence[int | None]) -> int:
+        channels = (
+            input_shape[self.geometry.channel_axis] if len(input_shape) == self.rank + 2 else None
+        )
+        if not channels:
+            raise ValueError(
+                f"{type(self).__name__} expects inputs with {self.rank} spatial dimensions, so of "
+                f"rank {self.rank + 2}, and a known, positive number of channels in axis "
+                f"{self.geometry.channel_axis} (data_format={self.data_format!r}). "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        return channels
+
+    # The stages that blocks are made of.
+
+    def _spatial(self, family: dict[int, Any], *args: Any, **kwargs: Any) -> keras.layers.Layer:
+        """A layer with the block's kernel, of a family that gives a class for each rank."""
+        arguments = {
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "dilation_rate": self.dilation_rate,
+            "data_format": self.data_format,
+            "use_bias": self.normalization is None,
+            "dtype": self.dtype_policy,
+            **kwargs,
+        }
+        return family[self.rank](*args, **arguments)
+
+    def _pointwise(self, filters: int, name: str, strides: Any = 1) -> keras.layers.Layer:
+        return self._spatial(
+            CONV, filters, kernel_size=1, strides=strides, dilation_rate=1, name=name
+        )
+
+    def _norm(self, channels: int, name: str) -> list[keras.layers.Layer]:
+        """A normalisation of so many channels, or nothing."""
+        if self.normalization is None:
+            return []
+        if callable(self.normalization):
+            return [self.normalization()]
+        common = {
+            "axis": self.geometry.channel_axis,
+            "dtype": self.dtype_policy,
+            "name": f"{name}_norm",
+        }
+        if self.normalization == "batch":
+            return [keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, **common)]
+        if self.normalization == "layer":
+            return [keras.layers.LayerNormalization(**common)]
+        return [keras.layers.GroupNormalization(math.gcd(channels, MAX_GROUPS), **common)]
+
+    def _act(self, name: str) -> list[keras.layers.Layer]:
+        """The activation, or nothing where it is linear."""
+        if self.activation is keras.activations.linear:
+            return []
+        return [
+            keras.layers.Activation(
+                self.activation, dtype=self.dtype_policy, name=f"{name}_activation"
+            )
+        ]
+
+    def _norm_act(self, channels: int, name: str) -> list[keras.layers.Layer]:
+        return [*self._norm(channels, name), *self._act(name)]
+
+
+class ShortcutBlock(Block):
+    """A block whose input is added to the output of its stages, where the shapes allow."""
+
+    def __init__(self, *args: Any, drop_path: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0 <= drop_path < 1:
+            raise ValueError(
+                f"The `drop_path` argument must be in [0, 1). Received: drop_path={drop_path}"
+            )
+        self.drop_path = drop_path
+
+    def _make_shortcut(self, channels: int) -> list[keras.layers.Layer] | None:
+        """Makes what the input passes on its way to the addition, or `None` for no addition."""
+        raise NotImplementedError
+
+    def _shortcut_input(self, inputs: Any) -> Any:
+        """What of the input stands where the outputs do."""
+        return inputs
+
+    def _make_tail(self) -> list[keras.layers.Layer]:
+        """Makes what follows the addition."""
+        return []
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        super().build(input_shape)
+        self.shortcut = self._make_shortcut(self._channels(input_shape))
+        self.drop = layers.DropPath(self.drop_path, dtype=self.dtype_policy, name="drop_path")
+        self.tail = self._make_tail()
+        _build(self.shortcut or [], input_shape)
+        output_shape = self.compute_output_shape(input_shape)
+        _build([self.drop, *self.tail], output_shape)
+
+    def call(self, inputs: Any) -> Any:
+        outputs = super().call(inputs)
+        if self.shortcut is not None:
+            outputs = self.drop(outputs) + _fold(self.shortcut, self._shortcut_input(inputs))
+        return _fold(self.tail, outputs)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "drop_path": self.drop_path}
+
+    def _keeps_shape(self, channels: int) -> bool:
+        """Whether the input can be added to the output as it is."""
+        unpadded = self.padding == "valid" and max(self.geometry.extent) > 0
+        return channels == self.filters and max(self.strides) == 1 and not unpadded
+
+
+def _build(stages: Sequence[keras.layers.Layer], shape: Sequence[int | None]) -> None:
+    for stage in stages:
+        if not stage.built:
+            stage.build(shape)
+        shape = stage.compute_output_shape(shape)
+
+
+def _fold(stages: Sequence[keras.layers.Layer], inputs: Any) -> Any:
+    for stage in stages:
+        inputs = stage(inputs)
+    return inputs
+
+
+def _standardize_normalization(normalization: Any) -> Normalization:
+    if isinstance(normalization, dict):  # from a configuration
+        normalization = keras.saving.deserialize_keras_object(normalization)
+    if normalization in ("batch", "layer", "group", None) or callable(normalization):
+        return normalization
+    raise ValueError(
+        "The `normalization` argument must be 'batch', 'layer', 'group', None or a callable that "
+        f"returns a layer. Received: normalization={normalization!r}"
+    )

@@ -1,0 +1,207 @@
+"""The inverted bottleneck of MobileNet V2 and V3, and its fused twin."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from sepconv_layers.blocks.base import (
+    CONV,
+    DEPTHWISE_CONV,
+    SQUEEZE_EXCITE,
+    Normalization,
+    ShortcutBlock,
+)
+
+
+class InvertedFamily(ShortcutBlock):
+    """Arguments and stages of `InvertedBottleneckBlock` and `FusedInvertedBottleneckBlock`."""
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int] = 3,
+        strides: int | Sequence[int] = 1,
+        padding: str = "same",
+        dilation_rate: int | Sequence[int] = 1,
+        activation: Any = "relu",
+        normalization: Normalization = "batch",
+        data_format: str | None = None,
+        expansion: float = 6,
+        se_ratio: float = 0.0,
+        drop_path: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            dilation_rate,
+            activation,
+            normalization,
+            data_format,
+            drop_path=drop_path,
+            **kwargs,
+        )
+        if not expansion > 0:
+            raise ValueError(
+                f"The `expansion` argument must be positive. Received: expansion={expansion}"
+            )
+        if not 0 <= se_ratio <= 1:
+            raise ValueError(
+                f"The `se_ratio` argument must be in [0, 1]. Received: se_ratio={se_ratio}"
+            )
+        self.expansion = expansion
+        self.se_ratio = se_ratio
+
+    def _widen(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
+        """Makes the stages that expand the channels and look around in space."""
+        raise NotImplementedError
+
+    def _make_stages(self, channels: int) -> list[keras.layers.Layer]:
+        expanded = max(1, round(channels * self.expansion))
+        return [
+            *self._widen(channels, expanded),
+            *self._squeeze_excite(),
+            self._pointwise(self.filters, "project"),
+            *self._norm(self.filters, "project"),
+        ]
+
+    def _squeeze_excite(self) -> list[keras.layers.Layer]:
+        if self.se_ratio == 0:
+            return []
+        return [
+            SQUEEZE_EXCITE[self.rank](
+                self.se_ratio,
+                data_format=self.data_format,
+                dtype=self.dtype_policy,
+                name="squeeze_excite",
+            )
+        ]
+
+    def _make_shortcut(self, channels: int) -> list[keras.layers.Layer] | None:
+        return [] if self._keeps_shape(channels) else None
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "expansion": self.expansion, "se_ratio": self.se_ratio}
+
+
+class InvertedBottleneckBlock(InvertedFamily):
+    """Pointwise expansion, depthwise convolution, linear pointwise projection, and a shortcut.
+
+    The block of MobileNet V2, with squeeze-and-excitation that of V3 and EfficientNet: narrow
+    between blocks, wide inside. The input is added where the output has its shape. In the twin,
+    `FusedInvertedBottleneckBlock`, one standard convolution does what expansion and depthwise
+    convolution do here.
+
+    Args:
+        filters: Number of output channels.
+        kernel_size: Size of the depthwise kernel, for all or for each spatial dimension.
+        strides: Step between outputs, in input positions, for all or for each dimension.
+        padding: `"same"`, `"valid"` or `"causal"` (the first spatial dimension is time).
+        dilation_rate: Step between kernel elements, in input positions.
+        activation: Activation function, or its name; `None` for none. The output is linear.
+        normalization: `"batch"`, `"layer"` (over channels), `"group"`, `None`, or a callable that
+            returns a layer.
+        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
+        expansion: Width inside the block over the number of input channels; 1 for no expansion.
+        se_ratio: Width of the squeeze over the width inside the block; 0 for no
+            squeeze-and-excitation.
+        drop_path: Share of samples for which training skips the block, in `[0, 1)`.
+        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+
+    Input shape:
+        `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
+
+    Output shape:
+        `(batch, *new_spatial, filters)`, or `(batch, filters, *new_spatial)` for channels first.
+
+    Raises:
+        ValueError: If an argument is not of the kind described, the input has another rank or
+            number of channels than the block, or the output would be empty.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import InvertedBottleneckBlock2D
+        >>> block = InvertedBottleneckBlock2D(16, expansion=4, se_ratio=0.25, activation="relu6")
+        >>> tuple(block(np.ones((1, 8, 8, 16), "float32")).shape)
+        (1, 8, 8, 16)
+
+    Reference:
+        [Sandler et al., "MobileNetV2", 2018](https://arxiv.org/abs/1801.04381);
+        [Howard et al., "Searching for MobileNetV3", 2019](https://arxiv.org/abs/1905.02244).
+    """
+
+    def _widen(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
+        stages: list[keras.layers.Layer] = []
+        if expanded != channels:
+            stages.append(self._pointwise(expanded, "expand"))
+            stages += self._norm_act(expanded, "expand")
+        stages.append(self._spatial(DEPTHWISE_CONV, name="depthwise"))
+        return [*stages, *self._norm_act(expanded, "depthwise")]
+
+
+class FusedInvertedBottleneckBlock(InvertedFamily):
+    """The twin of `InvertedBottleneckBlock`: expansion by a standard convolution with its kernel.
+
+    Arguments, shapes and errors are those of `InvertedBottleneckBlock`.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import FusedInvertedBottleneckBlock3D
+        >>> block = FusedInvertedBottleneckBlock3D(8, strides=(1, 2, 2), expansion=2)
+        >>> tuple(block(np.ones((1, 4, 8, 8, 8), "float32")).shape)
+        (1, 4, 4, 4, 8)
+
+    Reference:
+        [Tan and Le, "EfficientNetV2", 2021](https://arxiv.org/abs/2104.00298).
+    """
+
+    def _widen(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
+        return [
+            self._spatial(CONV, expanded, name="expand"),
+            *self._norm_act(expanded, "expand"),
+        ]
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class InvertedBottleneckBlock1D(InvertedBottleneckBlock):
+    """`InvertedBottleneckBlock` for sequences: `(batch, time, channels)`."""
+
+    rank = 1
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class InvertedBottleneckBlock2D(InvertedBottleneckBlock):
+    """`InvertedBottleneckBlock` for images: `(batch, height, width, channels)`."""
+
+    rank = 2
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class InvertedBottleneckBlock3D(InvertedBottleneckBlock):
+    """`InvertedBottleneckBlock` for volumes and clips: `(batch, depth, height, width, channels)`."""
+
+    rank = 3
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class FusedInvertedBottleneckBlock1D(FusedInvertedBottleneckBlock):
+    """`FusedInvertedBottleneckBlock` for sequences: `(batch, time, channels)`."""
+
+    rank = 1
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class FusedInvertedBottleneckBlock2D(FusedInvertedBottleneckBlock):
+    """`FusedInvertedBottleneckBlock` for images: `(batch, height, width, channels)`."""
+
+    rank = 2
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class FusedInvertedBottleneckBlock3D(FusedInvertedBottleneckBlock):
+    """`FusedInvertedBottleneckBlock` for volumes and clips: `(batch, depth, height, width, channels)`."""
+
+    rank = 3

@@ -1,0 +1,23 @@
+"""Keras layers: depthwise, separable and standard convolutions, and what blocks need beside them."""
+
+from sepconv_layers.layers.conv import Conv1D, Conv2D, Conv3D
+from sepconv_layers.layers.depthwise_conv import DepthwiseConv1D, DepthwiseConv2D, DepthwiseConv3D
+from sepconv_layers.layers.drop_path import DropPath
+from sepconv_layers.layers.separable_conv import SeparableConv1D, SeparableConv2D, SeparableConv3D
+from sepconv_layers.layers.squeeze_excite import SqueezeExcite1D, SqueezeExcite2D, SqueezeExcite3D
+
+__all__ = [
+    "Conv1D",
+    "Conv2D",
+    "Conv3D",
+    "DepthwiseConv1D",
+    "DepthwiseConv2D",
+    "DepthwiseConv3D",
+    "DropPath",
+    "SeparableConv1D",
+    "SeparableConv2D",
+    "SeparableConv3D",
+    "SqueezeExcite1D",
+    "SqueezeExcite2D",
+    "SqueezeExcite3D",
+]

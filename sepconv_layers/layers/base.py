@@ -1,0 +1,121 @@
+"""What all convolution layers share: arguments, shapes, bias, activation and configuration."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from sepconv_layers.ops.geometry import Geometry
+
+_WEIGHT_OPTIONS = {
+    "initializer": keras.initializers,
+    "regularizer": keras.regularizers,
+    "constraint": keras.constraints,
+}
+
+
+def positive_int(value: Any, name: str) -> int:
+    """Returns `value` if it is a positive integer, or raises a `ValueError`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value <= 0:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected a strictly positive value. "
+            f"Received {name}={value}."
+        )
+    return int(value)
+
+
+class BaseConv(keras.layers.Layer):
+    """A convolution layer without its kernels, of which a subclass makes its own."""
+
+    rank: int  # set by the 1D, 2D and 3D subclasses
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int],
+        padding: str,
+        data_format: str | None,
+        dilation_rate: int | Sequence[int],
+        activation: Any,
+        use_bias: bool,
+        weight_options: dict[str, Any],
+        activity_regularizer: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            activity_regularizer=keras.regularizers.get(activity_regularizer), **kwargs
+        )
+        self.geometry = Geometry.of(
+            kernel_size, self.rank, strides, padding, data_format, dilation_rate
+        )
+        self.kernel_size = self.geometry.kernel_size
+        self.strides = self.geometry.strides
+        self.padding = self.geometry.padding
+        self.data_format = self.geometry.data_format
+        self.dilation_rate = self.geometry.dilation_rate
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self._weight_options = tuple(weight_options)
+        for option, value in weight_options.items():
+            setattr(self, option, _WEIGHT_OPTIONS[option.rpartition("_")[2]].get(value))
+        self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2)
+
+    def _channels(self, input_shape: Sequence[int | None]) -> int:
+        """The number of input channels, once they are known to be a number."""
+        if len(input_shape) != self.rank + 2:
+            raise ValueError(
+                f"{type(self).__name__} expects inputs with {self.rank} spatial dimensions, so of "
+                f"rank {self.rank + 2}. Received: input_shape={tuple(input_shape)}"
+            )
+        channels = input_shape[self.geometry.channel_axis]
+        if not channels:
+            raise ValueError(
+                f"{type(self).__name__} expects a known, positive number of channels in axis "
+                f"{self.geometry.channel_axis} of its inputs (data_format={self.data_format!r}). "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        return channels
+
+    def _add_weight(self, name: str, shape: tuple[int, ...], options: str) -> keras.Variable:
+        """Adds a weight by the initializer, regularizer and constraint of that prefix."""
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            **{kind: getattr(self, f"{options}_{kind}") for kind in _WEIGHT_OPTIONS},
+        )
+
+    def _finish_build(self, input_shape: Sequence[int | None], filters: int) -> None:
+        """Adds the bias, and holds later inputs to the shape that the layer was built for."""
+        self.bias = self._add_weight("bias", (filters,), "bias") if self.use_bias else None
+        self.input_spec = keras.layers.InputSpec(
+            ndim=self.rank + 2, axes={self.geometry.channel_axis: self._channels(input_shape)}
+        )
+
+    def _finish_call(self, outputs: Any) -> Any:
+        if self.use_bias:
+            outputs = outputs + self.geometry.per_channel(self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        """How `ops` names where and how the kernel moves."""
+        return {
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": self.data_format,
+            "dilation_rate": self.dilation_rate,
+        }
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        config.update(
+            kernel_size=self.kernel_size,
+            **self._arguments,
+            activation=keras.activations.serialize(self.activation),
+            use_bias=self.use_bias,
+            activity_regularizer=keras.regularizers.serialize(self.activity_regularizer),
+        )
+        for option in self._weight_options:
+            module = _WEIGHT_OPTIONS[option.rpartition("_")[2]]
+            config[option] = module.serialize(getattr(self, option))
+        return config

@@ -1,0 +1,130 @@
+"""Standard convolution layers: the pointwise step of the blocks, and the body of their twins."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from sepconv_layers import ops
+from sepconv_layers.layers.base import BaseConv, positive_int
+
+
+class Conv(BaseConv):
+    """A standard convolution with the reach of the separable one, to compare like with like.
+
+    The arguments and weights are those of the `keras.layers` class of the same name without
+    `groups`. It adds causal padding in any rank, any strides with any dilation, and computes a
+    kernel of size 1, the pointwise convolution, as a matrix product.
+
+    Args:
+        filters: Number of output channels.
+        kernel_size: Size of the kernel, for all or for each spatial dimension.
+        strides: Step between outputs, in input positions, for all or for each dimension.
+        padding: `"valid"`, `"same"` or `"causal"` (the first spatial dimension is time).
+        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
+        dilation_rate: Step between kernel elements, in input positions.
+        activation: Activation function of the output, or its name.
+        use_bias: Whether to add a bias to each output channel.
+        kernel_initializer: Initialiser of the kernel.
+        bias_initializer: Initialiser of the bias.
+        kernel_regularizer: Regulariser of the kernel.
+        bias_regularizer: Regulariser of the bias.
+        activity_regularizer: Regulariser of the output.
+        kernel_constraint: Constraint on the kernel.
+        bias_constraint: Constraint on the bias.
+        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+
+    Input shape:
+        `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
+
+    Output shape:
+        `(batch, *new_spatial, filters)`, or `(batch, filters, *new_spatial)` for channels first.
+
+    Raises:
+        ValueError: If an argument is not of the kind described, the input has another rank or
+            number of channels than the layer, or the output would be empty.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import Conv1D
+        >>> layer = Conv1D(16, 3, strides=2, dilation_rate=2, padding="causal")
+        >>> tuple(layer(np.ones((1, 20, 3), "float32")).shape)
+        (1, 10, 16)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            {
+                "kernel_initializer": kernel_initializer,
+                "bias_initializer": bias_initializer,
+                "kernel_regularizer": kernel_regularizer,
+                "bias_regularizer": bias_regularizer,
+                "kernel_constraint": kernel_constraint,
+                "bias_constraint": bias_constraint,
+            },
+            activity_regularizer,
+            **kwargs,
+        )
+        self.filters = positive_int(filters, "filters")
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        self.compute_output_shape(input_shape)
+        shape = (*self.kernel_size, self._channels(input_shape), self.filters)
+        self.kernel = self._add_weight("kernel", shape, "kernel")
+        self._finish_build(input_shape, self.filters)
+
+    def call(self, inputs: Any) -> Any:
+        return self._finish_call(ops.conv(inputs, self.kernel, **self._arguments))
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
+        self._channels(input_shape)
+        return self.geometry.output_shape(input_shape, self.filters)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "filters": self.filters}
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class Conv1D(Conv):
+    """`Conv` for sequences: `(batch, time, channels)`."""
+
+    rank = 1
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class Conv2D(Conv):
+    """`Conv` for images: `(batch, height, width, channels)`."""
+
+    rank = 2
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class Conv3D(Conv):
+    """`Conv` for volumes and clips: `(batch, depth, height, width, channels)`."""
+
+    rank = 3

@@ -1,0 +1,135 @@
+"""Depthwise convolution layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from sepconv_layers import ops
+from sepconv_layers.initializers import DepthwiseVarianceScaling
+from sepconv_layers.layers.base import BaseConv, positive_int
+
+
+class DepthwiseConv(BaseConv):
+    """Convolves each channel with its own `depth_multiplier` kernels.
+
+    A drop-in for the `keras.layers` class of the same name: same arguments, same weights. It adds
+    causal padding, any strides with any dilation, an initialiser with the right fans, and runs in
+    the fastest form that the backend has.
+
+    Args:
+        kernel_size: Size of the kernel, for all or for each spatial dimension.
+        strides: Step between outputs, in input positions, for all or for each dimension.
+        padding: `"valid"`, `"same"` or `"causal"` (the first spatial dimension is time).
+        depth_multiplier: Number of output channels for each input channel.
+        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
+        dilation_rate: Step between kernel elements, in input positions.
+        activation: Activation function, or its name.
+        use_bias: Whether to add a bias to each output channel.
+        depthwise_initializer: Initialiser of the kernel; by default `DepthwiseVarianceScaling()`.
+        bias_initializer: Initialiser of the bias.
+        depthwise_regularizer: Regulariser of the kernel.
+        bias_regularizer: Regulariser of the bias.
+        activity_regularizer: Regulariser of the output.
+        depthwise_constraint: Constraint on the kernel.
+        bias_constraint: Constraint on the bias.
+        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+
+    Input shape:
+        `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
+
+    Output shape:
+        `(batch, *new_spatial, channels * depth_multiplier)`, or the same for channels first.
+
+    Raises:
+        ValueError: If an argument is not of the kind described, the input has another rank or
+            number of channels than the layer, or the output would be empty.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import DepthwiseConv2D
+        >>> layer = DepthwiseConv2D(3, strides=(2, 1), padding="same", depth_multiplier=2)
+        >>> tuple(layer(np.ones((1, 8, 6, 4), "float32")).shape)
+        (1, 4, 6, 8)
+
+    Reference:
+        [Sifre, "Rigid-motion scattering for image classification", 2014](
+        https://arxiv.org/abs/1403.1687).
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        depth_multiplier: int = 1,
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        depthwise_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        depthwise_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            {
+                "depthwise_initializer": depthwise_initializer or DepthwiseVarianceScaling(),
+                "bias_initializer": bias_initializer,
+                "depthwise_regularizer": depthwise_regularizer,
+                "bias_regularizer": bias_regularizer,
+                "depthwise_constraint": depthwise_constraint,
+                "bias_constraint": bias_constraint,
+            },
+            activity_regularizer,
+            **kwargs,
+        )
+        self.depth_multiplier = positive_int(depth_multiplier, "depth_multiplier")
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        filters = self.compute_output_shape(input_shape)[self.geometry.channel_axis]
+        shape = (*self.kernel_size, self._channels(input_shape), self.depth_multiplier)
+        self.kernel = self._add_weight("kernel", shape, "depthwise")
+        self._finish_build(input_shape, filters)
+
+    def call(self, inputs: Any) -> Any:
+        return self._finish_call(ops.depthwise_conv(inputs, self.kernel, **self._arguments))
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
+        filters = self._channels(input_shape) * self.depth_multiplier
+        return self.geometry.output_shape(input_shape, filters)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "depth_multiplier": self.depth_multiplier}
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class DepthwiseConv1D(DepthwiseConv):
+    """`DepthwiseConv` for sequences: `(batch, time, channels)`."""
+
+    rank = 1
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class DepthwiseConv2D(DepthwiseConv):
+    """`DepthwiseConv` for images: `(batch, height, width, channels)`."""
+
+    rank = 2
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class DepthwiseConv3D(DepthwiseConv):
+    """`DepthwiseConv` for volumes and clips: `(batch, depth, height, width, channels)`."""
+
+    rank = 3

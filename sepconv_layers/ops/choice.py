@@ -1,0 +1,131 @@
+"""Which lowering runs where: the one table, and the context manager that overrides it."""
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.native import native
+from sepconv_layers.ops.planes import planes
+from sepconv_layers.ops.portable import portable
+from sepconv_layers.ops.taps import taps
+
+Lowering = Callable[[Any, Any, Geometry], Any]
+
+LOWERINGS: dict[str, Lowering] = {
+    "native": native,
+    "taps": taps,
+    "planes": planes,
+    "portable": portable,
+}
+
+
+class Where(NamedTuple):
+    """A place where a lowering runs."""
+
+    backend: str
+    device: str
+    compiled: bool  # by XLA
+    rank: int
+
+
+# The fastest lowering at each place. A place that is not listed was not measured, and takes the
+# backend's own kernel: so does every accelerator.
+TABLE: dict[Where, str] = {
+    Where("tensorflow", "cpu", False, 1): "native",
+    Where("tensorflow", "cpu", False, 2): "native",
+    Where("tensorflow", "cpu", False, 3): "planes",
+    Where("tensorflow", "cpu", True, 1): "taps",
+    Where("tensorflow", "cpu", True, 2): "taps",
+    Where("tensorflow", "cpu", True, 3): "taps",
+    Where("jax", "cpu", True, 1): "taps",
+    Where("jax", "cpu", True, 2): "taps",
+    Where("jax", "cpu", True, 3): "taps",
+    Where("torch", "cpu", False, 1): "native",
+    Where("torch", "cpu", False, 2): "native",
+    Where("torch", "cpu", False, 3): "native",
+}
+
+_forced: contextvars.ContextVar[str] = contextvars.ContextVar("lowering", default="auto")
+
+
+@contextlib.contextmanager
+def lowering(name: str) -> Iterator[None]:
+    """Forces one lowering of the depthwise convolution inside a `with` block.
+
+    What is traced inside the block keeps the forced lowering: a model that has been compiled
+    before is not compiled again.
+
+    Args:
+        name: `"auto"` (the fastest where it runs, by a measured table), `"native"` (the backend's
+            own kernel), `"taps"` (a sum of shifted products, for fusing compilers), `"planes"` (3D
+            as a sum of 2D) or `"portable"` (only what LiteRT and ONNX have as built-in operators).
+
+    Raises:
+        ValueError: If there is no lowering of that name.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import ops
+        >>> x, kernel = np.ones((1, 5, 2), "float32"), np.ones((3, 2, 1), "float32")
+        >>> with ops.lowering("taps"):
+        ...     y = ops.depthwise_conv(x, kernel)
+        >>> y.shape[1]
+        3
+    """
+    expected = ("auto", *LOWERINGS)
+    if name not in expected:
+        raise ValueError(f"The `name` of a lowering must be one of {expected}. Received: {name!r}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def forced_lowering() -> str:
+    """The name that `lowering` forces here, or `"auto"`."""
+    return _forced.get()
+
+
+def choose(geometry: Geometry) -> Lowering:
+    """The lowering to use for a convolution that is being run or traced now."""
+    name = forced_lowering()
+    if name == "auto":
+        backend = keras.backend.backend()
+        where = Where(backend, _device(backend), _compiled(backend), geometry.rank)
+        name = TABLE.get(where, "native" if backend != "tensorflow" else "planes")
+    return LOWERINGS[name]
+
+
+def _compiled(backend: str) -> bool:
+    """Whether XLA compiles what is being traced now."""
+    if backend == "tensorflow":
+        import tensorflow as tf
+        from tensorflow.python.ops import control_flow_util
+
+        graph = tf.compat.v1.get_default_graph()
+        return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(graph)
+    return backend == "jax"
+
+
+@functools.cache
+def _device(backend: str) -> str:
+    """The kind of device that the backend puts tensors on by default."""
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend()
+    if backend == "torch":
+        import torch
+
+        return torch.get_default_device().type if not torch.cuda.is_available() else "gpu"
+    return backend

@@ -1,0 +1,266 @@
+"""The public operations: arguments checked, symbolic inputs handled, work given to a lowering."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from sepconv_layers.ops.choice import choose, forced_lowering
+from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.pointwise import pointwise
+from sepconv_layers.ops.standard import standard
+
+
+def depthwise_conv(
+    inputs: Any,
+    kernel: Any,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: int | Sequence[int] = 1,
+) -> Any:
+    """Convolves each channel with its own kernels, in one, two or three spatial dimensions.
+
+    Output channel `c * multiplier + j` is input channel `c` convolved with `kernel[..., c, j]`.
+
+    Args:
+        inputs: Tensor of shape `(batch, *spatial, channels)`, or `(batch, channels, *spatial)`
+            with `data_format="channels_first"`; one to three spatial dimensions, any of them
+            unknown until the graph runs.
+        kernel: Tensor of shape `(*kernel_size, channels, multiplier)`.
+        strides: Step between outputs, in input positions, for all or for each dimension.
+        padding: `"valid"`, `"same"` (as many outputs as inputs, over the stride, zeros on both
+            sides) or `"causal"` (the first spatial dimension is time, and no output depends on a
+            later input; `"same"` in the others).
+        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
+        dilation_rate: Step between kernel elements, in input positions. Any combination with
+            strides is allowed, dimension by dimension.
+
+    Returns:
+        A tensor of shape `(batch, *new_spatial, channels * multiplier)` in `data_format`.
+
+    Raises:
+        ValueError: If ranks or channels disagree, an argument is not of the kind described, or
+            the output would be empty.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import ops
+        >>> y = ops.depthwise_conv(
+        ...     np.ones((1, 8, 6, 4, 2), "float32"),
+        ...     np.ones((3, 3, 3, 2, 2), "float32"),
+        ...     strides=(2, 1, 1),
+        ...     padding="same",
+        ... )
+        >>> tuple(y.shape)
+        (1, 4, 6, 4, 4)
+
+    Reference:
+        [Sifre, "Rigid-motion scattering for image classification", 2014](
+        https://arxiv.org/abs/1403.1687).
+    """
+    return _run(DepthwiseConv, (inputs, kernel), strides, padding, data_format, dilation_rate)
+
+
+def separable_conv(
+    inputs: Any,
+    depthwise_kernel: Any,
+    pointwise_kernel: Any,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: int | Sequence[int] = 1,
+) -> Any:
+    """Convolves each channel on its own, then mixes channels: a convolution in two factors.
+
+    Against a standard convolution to `M` filters with a kernel of `K` elements it needs
+    `1/M + 1/K` of the multiply-accumulates.
+
+    Args:
+        inputs: As for `depthwise_conv`.
+        depthwise_kernel: Tensor of shape `(*kernel_size, channels, multiplier)`.
+        pointwise_kernel: Tensor of shape `(*ones, channels * multiplier, filters)`, with a one
+            for each spatial dimension.
+        strides: As for `depthwise_conv`.
+        padding: As for `depthwise_conv`.
+        data_format: As for `depthwise_conv`.
+        dilation_rate: As for `depthwise_conv`.
+
+    Returns:
+        A tensor of shape `(batch, *new_spatial, filters)` in `data_format`.
+
+    Raises:
+        ValueError: As for `depthwise_conv`; and if the pointwise kernel does not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import ops
+        >>> y = ops.separable_conv(
+        ...     np.ones((1, 9, 4), "float32"),
+        ...     np.ones((3, 4, 1), "float32"),
+        ...     np.ones((1, 4, 6), "float32"),
+        ...     padding="causal",
+        ... )
+        >>> tuple(y.shape)
+        (1, 9, 6)
+
+    Reference:
+        [Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", 2017](
+        https://arxiv.org/abs/1610.02357).
+    """
+    tensors = (inputs, depthwise_kernel, pointwise_kernel)
+    return _run(SeparableConv, tensors, strides, padding, data_format, dilation_rate)
+
+
+def conv(
+    inputs: Any,
+    kernel: Any,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: int | Sequence[int] = 1,
+) -> Any:
+    """Standard convolution with everything that `depthwise_conv` can do, to compare with.
+
+    A kernel of ones, the pointwise convolution, is computed as a matrix product.
+
+    Args:
+        inputs: As for `depthwise_conv`.
+        kernel: Tensor of shape `(*kernel_size, channels, filters)`.
+        strides: As for `depthwise_conv`.
+        padding: As for `depthwise_conv`.
+        data_format: As for `depthwise_conv`.
+        dilation_rate: As for `depthwise_conv`.
+
+    Returns:
+        A tensor of shape `(batch, *new_spatial, filters)` in `data_format`.
+
+    Raises:
+        ValueError: As for `depthwise_conv`.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import ops
+        >>> y = ops.conv(np.ones((1, 9, 4), "float32"), np.ones((3, 4, 6), "float32"), strides=2)
+        >>> tuple(y.shape)
+        (1, 4, 6)
+    """
+    return _run(Conv, (inputs, kernel), strides, padding, data_format, dilation_rate)
+
+
+class Conv(keras.Operation):
+    """Standard convolution as an operation, so that it can stand in a functional model."""
+
+    def __init__(
+        self,
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name)
+        self.strides = strides
+        self.padding = padding
+        self.data_format = data_format
+        self.dilation_rate = dilation_rate
+
+    def call(self, inputs: Any, *kernels: Any) -> Any:
+        inputs, *kernels = _as_tensors(inputs, *kernels)
+        return self._compute(inputs, *kernels, geometry=self._check(inputs, *kernels)[0])
+
+    def compute_output_spec(self, inputs: Any, *kernels: Any) -> keras.KerasTensor:
+        _, shape = self._check(inputs, *kernels)
+        return keras.KerasTensor(shape, dtype=inputs.dtype)
+
+    def get_config(self) -> dict:
+        arguments = ("strides", "padding", "data_format", "dilation_rate", "name")
+        return {argument: getattr(self, argument) for argument in arguments}
+
+    def _check(self, inputs: Any, *kernels: Any) -> tuple[Geometry, tuple]:
+        """Returns the geometry and the output shape, or raises a `ValueError`."""
+        shape, kernel_shape = tuple(inputs.shape), tuple(kernels[0].shape)
+        rank = len(kernel_shape) - 2
+        if rank not in (1, 2, 3) or len(shape) != rank + 2:
+            raise ValueError(
+                "`inputs` and `kernel` must have the same rank, with 1, 2 or 3 spatial dimensions. "
+                f"Received: inputs.shape={shape}, kernel.shape={kernel_shape}."
+            )
+        geometry = Geometry.of(
+            kernel_shape[:-2],
+            rank,
+            self.strides,
+            self.padding,
+            self.data_format,
+            self.dilation_rate,
+        )
+        if shape[geometry.channel_axis] != kernel_shape[-2]:
+            raise ValueError(
+                f"`kernel` must have as many input channels as `inputs`, axis -2 of the kernel and "
+                f"axis {geometry.channel_axis} of the inputs with data_format="
+                f"{geometry.data_format!r}. Received: inputs.shape={shape}, "
+                f"kernel.shape={kernel_shape}."
+            )
+        return geometry, geometry.output_shape(shape, self._filters(*kernels))
+
+    def _filters(self, kernel: Any) -> int:
+        return kernel.shape[-1]
+
+    def _compute(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+        # An exporter keeps a convolution quantised channel by channel, a matrix product it may not.
+        if max(geometry.kernel_size) == 1 and forced_lowering() != "portable":
+            return pointwise(inputs, kernel, geometry)
+        return standard(inputs, kernel, geometry)
+
+
+class DepthwiseConv(Conv):
+    """Depthwise convolution as an operation."""
+
+    def _filters(self, kernel: Any) -> int:
+        return kernel.shape[-2] * kernel.shape[-1]
+
+    def _compute(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+        return choose(geometry)(inputs, kernel, geometry)
+
+
+class SeparableConv(DepthwiseConv):
+    """Depthwise-separable convolution as an operation."""
+
+    def _filters(self, depthwise_kernel: Any, pointwise_kernel: Any) -> int:
+        rank = len(depthwise_kernel.shape) - 2
+        expected = (1,) * rank + (super()._filters(depthwise_kernel),)
+        if tuple(pointwise_kernel.shape[:-1]) != expected:
+            raise ValueError(
+                f"`pointwise_kernel` must have the shape {(*expected, 'filters')}, for a depthwise "
+                f"kernel of shape {tuple(depthwise_kernel.shape)}. Received: "
+                f"pointwise_kernel.shape={tuple(pointwise_kernel.shape)}."
+            )
+        return pointwise_kernel.shape[-1]
+
+    def _compute(
+        self, inputs: Any, depthwise_kernel: Any, pointwise_kernel: Any, geometry: Geometry
+    ) -> Any:
+        outputs = super()._compute(inputs, depthwise_kernel, geometry)
+        ones = (1,) * geometry.rank
+        mixing = Geometry.of(ones, geometry.rank, data_format=geometry.data_format)
+        return Conv._compute(self, outputs, pointwise_kernel, geometry=mixing)
+
+
+def _run(operation: type[Conv], tensors: tuple, *arguments: Any) -> Any:
+    """Computes at once, or with a symbolic input becomes part of a functional model."""
+    if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
+        return operation(*arguments).symbolic_call(*tensors)
+    return operation(*arguments).call(*tensors)
+
+
+def _as_tensors(*values: Any) -> list:
+    """Converts to tensors of one floating-point type, the one that the backend promotes to."""
+    tensors = [keras.ops.convert_to_tensor(value) for value in values]
+    dtype = keras.backend.result_type(*(tensor.dtype for tensor in tensors), float)
+    return [keras.ops.cast(tensor, dtype) for tensor in tensors]
+
+
+for _operation in (Conv, DepthwiseConv, SeparableConv):
+    keras.saving.register_keras_serializable("sepconv_layers", f"ops.{_operation.__name__}")(
+        _operation
+    )

@@ -1,0 +1,180 @@
+"""The arithmetic of a convolution: arguments, padding and sizes, for any number of dimensions."""
+
+import dataclasses
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+
+Padding = Literal["valid", "same", "causal"]
+_PADDINGS = ("valid", "same", "causal")
+_DATA_FORMATS = ("channels_last", "channels_first")
+
+
+def standardize_tuple(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:
+    """Returns `value` as a tuple of `rank` positive integers, or raises a `ValueError`."""
+    message = f"The `{name}` argument must be a tuple of {rank} integers. Received {name}={value}"
+    try:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            result = tuple(operator.index(item) for item in value)
+        else:
+            result = (operator.index(value),) * rank  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{message}.") from None
+    if len(result) != rank:
+        raise ValueError(f"{message}.")
+    wrong = {item for item in result if item <= 0}
+    if wrong:
+        raise ValueError(f"{message}, including values {wrong} that do not satisfy `value > 0`.")
+    return result
+
+
+def standardize_padding(padding: str) -> Padding:
+    """Returns the padding mode in lower case, or raises a `ValueError`."""
+    lower = padding.lower() if isinstance(padding, str) else padding
+    for mode in _PADDINGS:
+        if lower == mode:
+            return mode  # type: ignore[return-value]
+    raise ValueError(f"The `padding` argument must be one of {_PADDINGS}. Received: {padding!r}")
+
+
+def standardize_data_format(data_format: str | None) -> str:
+    """Returns the data format, by default the one of the Keras configuration."""
+    if data_format is None:
+        return keras.config.image_data_format()
+    lower = data_format.lower() if isinstance(data_format, str) else data_format
+    if lower not in _DATA_FORMATS:
+        raise ValueError(
+            f"The `data_format` argument must be one of {_DATA_FORMATS}. Received: {data_format!r}"
+        )
+    return lower
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """How a kernel moves over an input: everything about a convolution but its numbers."""
+
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: Padding
+    data_format: str
+    dilation_rate: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        kernel_size: int | Sequence[int],
+        rank: int,
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+    ) -> "Geometry":
+        """Checks the arguments as a user writes them and puts them into one form."""
+        return cls(
+            standardize_tuple(kernel_size, rank, "kernel_size"),
+            standardize_tuple(strides, rank, "strides"),
+            standardize_padding(padding),
+            standardize_data_format(data_format),
+            standardize_tuple(dilation_rate, rank, "dilation_rate"),
+        )
+
+    @property
+    def rank(self) -> int:
+        return len(self.kernel_size)
+
+    @property
+    def channel_axis(self) -> int:
+        """The channel axis, counted from the front."""
+        return 1 if self.data_format == "channels_first" else self.rank + 1
+
+    @property
+    def spatial_axes(self) -> range:
+        first = 2 if self.data_format == "channels_first" else 1
+        return range(first, first + self.rank)
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """How many input positions the dilated kernel spans, less one."""
+        return tuple((k - 1) * d for k, d in zip(self.kernel_size, self.dilation_rate, strict=True))
+
+    def replace(self, **changes: Any) -> "Geometry":
+        return dataclasses.replace(self, **changes)
+
+    def shape(self, batch: Any, spatial: Sequence[Any], channels: Any) -> tuple:
+        """Assembles a tensor shape in this data format."""
+        if self.data_format == "channels_first":
+            return (batch, channels, *spatial)
+        return (batch, *spatial, channels)
+
+    def per_channel(self, vector: Any) -> Any:
+        """Reshapes one number per channel so that it broadcasts over a tensor."""
+        return keras.ops.reshape(vector, self.shape(1, (1,) * self.rank, -1))
+
+    def output_shape(self, input_shape: Sequence[int | None], channels: int) -> tuple:
+        """Returns the output shape, or raises a `ValueError` where it would be empty.
+
+        An input axis of size zero is allowed only for the batch.
+        """
+        spatial: list[int | None] = []
+        for axis, extent, stride, mode in zip(
+            self.spatial_axes, self.extent, self.strides, self._modes(), strict=True
+        ):
+            size = input_shape[axis]
+            if size is not None:
+                size = -(-(size - (extent if mode == "valid" else 0)) // stride)
+            spatial.append(size)
+        if any(size is not None and size <= 0 for size in spatial):
+            raise ValueError(
+                "Computed output size would be zero or negative. Expected an input that spans the "
+                f"kernel in every dimension. Received: input shape={tuple(input_shape)}, "
+                f"kernel_size={self.kernel_size}, strides={self.strides}, "
+                f"padding={self.padding!r}, dilation_rate={self.dilation_rate}. "
+                "Use a larger input, a smaller kernel or padding='same'."
+            )
+        return self.shape(input_shape[0], spatial, channels)
+
+    def pad(self, inputs: Any) -> tuple[Any, "Geometry"]:
+        """Returns the input with its padding made explicit, and the geometry that is then left."""
+        if self.padding == "valid":
+            return inputs, self
+        shape = keras.ops.shape(inputs)
+        pad_width: list[tuple[Any, Any]] = [(0, 0)] * (self.rank + 2)
+        for axis, extent, stride, mode in zip(
+            self.spatial_axes, self.extent, self.strides, self._modes(), strict=True
+        ):
+            if mode == "causal":
+                pad_width[axis] = (extent, 0)
+            elif stride == 1:
+                pad_width[axis] = (extent // 2, extent - extent // 2)
+            else:
+                pad_width[axis] = _same_padding(shape[axis], extent, stride)
+        if any(width != (0, 0) for width in pad_width):
+            inputs = keras.ops.pad(inputs, pad_width)
+        return inputs, self.replace(padding="valid")
+
+    def tap(self, inputs: Any, index: Sequence[int]) -> Any:
+        """Slices out of a padded input what the kernel element at `index` meets.
+
+        The slices are bounded from the end of each axis, so unknown sizes need no extra care.
+        """
+        slices = [slice(None)] * (self.rank + 2)
+        for axis, i, extent, stride, dilation in zip(
+            self.spatial_axes, index, self.extent, self.strides, self.dilation_rate, strict=True
+        ):
+            after = extent - i * dilation
+            slices[axis] = slice(i * dilation, -after if after else None, stride)
+        return inputs[tuple(slices)]
+
+    def _modes(self) -> tuple[str, ...]:
+        """The padding mode of each axis: only the first one, time, is ever causal."""
+        others = "same" if self.padding == "causal" else self.padding
+        return (self.padding,) + (others,) * (self.rank - 1)
+
+
+def _same_padding(size: Any, extent: int, stride: int) -> tuple[Any, Any]:
+    """Padding for `ceil(size / stride)` outputs; `size` may be known only when the graph runs."""
+    overhang = extent - (size - 1) % stride
+    total = max(overhang, 0) if isinstance(size, int) else keras.ops.maximum(overhang, 0)
+    return total // 2, total - total // 2
