@@ -2,12 +2,12 @@
 
 import contextlib
 import contextvars
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
 
+from sepconv_layers.ops import runtime
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.native import native
 from sepconv_layers.ops.planes import planes
@@ -33,7 +33,7 @@ class Where(NamedTuple):
     rank: int
 
 
-# The fastest lowering at each place. A place that is not listed was not measured, and takes the
+# The fastest lowering at each place. One that is not listed was not measured, and takes the
 # backend's own kernel: so does every accelerator.
 TABLE: dict[Where, str] = {
     Where("tensorflow", "cpu", False, 1): "native",
@@ -96,36 +96,9 @@ def choose(geometry: Geometry) -> Lowering:
     """The lowering to use for a convolution that is being run or traced now."""
     name = forced_lowering()
     if name == "auto":
-        backend = keras.backend.backend()
-        where = Where(backend, _device(backend), _compiled(backend), geometry.rank)
-        name = TABLE.get(where, "native" if backend != "tensorflow" else "planes")
+        where = Where(
+            keras.backend.backend(), runtime.device(), runtime.compiled(), geometry.rank
+        )
+        # TensorFlow has no kernel for volumes.
+        name = TABLE.get(where, "planes" if where.backend == "tensorflow" else "native")
     return LOWERINGS[name]
-
-
-def _compiled(backend: str) -> bool:
-    """Whether XLA compiles what is being traced now."""
-    if backend == "tensorflow":
-        import tensorflow as tf
-        from tensorflow.python.ops import control_flow_util
-
-        graph = tf.compat.v1.get_default_graph()
-        return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(graph)
-    return backend == "jax"
-
-
-@functools.cache
-def _device(backend: str) -> str:
-    """The kind of device that the backend puts tensors on by default."""
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
-    if backend == "jax":
-        import jax
-
-        return jax.default_backend()
-    if backend == "torch":
-        import torch
-
-        return torch.get_default_device().type if not torch.cuda.is_available() else "gpu"
-    return backend

@@ -17,9 +17,9 @@ def planes(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         return native(inputs, kernel, geometry)
     if geometry.data_format == "channels_first":
         # Planes are merged with the batch, so depth has to stand beside it.
-        inputs = keras.ops.transpose(inputs, (0, 2, 3, 4, 1))
+        inputs = keras.ops.moveaxis(inputs, 1, -1)
         outputs = planes(inputs, kernel, geometry.replace(data_format="channels_last"))
-        return keras.ops.transpose(outputs, (0, 4, 1, 2, 3))
+        return keras.ops.moveaxis(outputs, -1, 1)
     inputs, geometry = geometry.pad(inputs)
     along_depth = Geometry(
         *(values[:1] for values in (geometry.kernel_size, geometry.strides)),

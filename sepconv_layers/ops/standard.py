@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.ops import runtime
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.polyphase import polyphase
 
@@ -16,12 +17,11 @@ def standard(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         # TensorFlow refuses strides together with a dilation.
         if max(geometry.strides) > 1 and max(geometry.dilation_rate) > 1:
             return polyphase(standard, inputs, kernel, geometry)
-        # On a CPU its 3D kernels know channels-last only, and Keras would have XLA compile them,
-        # which takes static shapes.
-        if geometry.rank == 3 and geometry.data_format == "channels_first":
-            inputs = keras.ops.transpose(inputs, (0, 2, 3, 4, 1))
+        # On a CPU its kernels know channels-last only.
+        if geometry.data_format == "channels_first" and runtime.device() == "cpu":
+            inputs = keras.ops.moveaxis(inputs, 1, -1)
             outputs = standard(inputs, kernel, geometry.replace(data_format="channels_last"))
-            return keras.ops.transpose(outputs, (0, 4, 1, 2, 3))
+            return keras.ops.moveaxis(outputs, -1, 1)
     return keras.ops.conv(
         inputs,
         kernel,

@@ -1,0 +1,46 @@
+# On a fresh machine git, make and Python 3.11 or later are enough: each target sets itself up in
+# .venv. Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+export KERAS_BACKEND ?= tensorflow
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+# PyTorch is the oracle of some tests, not a dependency: its default build for Linux brings
+# gigabytes of CUDA. The suffix +cpu, which the public index never holds, takes a CPU build where pip
+# is configured to find one. The build for macOS has no CUDA.
+TORCH := torch==2.13.0$(if $(filter Darwin,$(shell uname -s)),,+cpu)
+
+.NOTPARALLEL:
+.PHONY: help demo test lint clean
+
+help:  ## show the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1:	/p' Makefile
+
+demo: .venv/.examples  ## train both twins on handwritten digits and compare them, into demo/vision
+	$(BIN)/python -m examples.vision.train --output demo/vision
+
+test: .venv/.torch  ## run the tests and the examples in the docstrings
+	$(BIN)/python -m pytest --numprocesses 2 --timeout 600 --doctest-modules sepconv_layers tests
+
+lint: .venv/.dev  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove the environment, caches and everything that the other targets wrote
+	rm -rf .venv build dist demo .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each marker is named after the extra that it stands for.
+.venv/.examples .venv/.dev: .venv/.%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, found " + sys.version.split()[0] + "; name another with PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+.venv/.torch: .venv/.dev
+	$(BIN)/python -m pip install --quiet '$(TORCH)' 2>/dev/null \
+		|| echo 'pip finds no CPU build of PyTorch: tests that compare with PyTorch are skipped.'
+	touch $@

@@ -1,0 +1,1 @@
+"""Runnable examples, one folder per kind of data."""

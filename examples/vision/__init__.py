@@ -1,0 +1,1 @@
+"""Image classification: separable against standard convolutions."""

@@ -1,0 +1,72 @@
+"""The two pictures of a comparison."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sepconv_layers.comparison.record import Row
+
+COLORS = {"separable": "tab:blue", "standard": "tab:orange", "standard-narrow": "tab:gray"}
+ANNOTATION = {"textcoords": "offset points", "va": "center"}
+
+
+def figure_class() -> Any:
+    """The figure class of matplotlib.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "The plot of a comparison needs matplotlib: `pip install sepconv-layers[plot]`."
+        ) from error
+    return Figure
+
+
+def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
+    """Draws accuracy against MACs: a dot for each seed, mean and spread for each net."""
+    for row in rows:
+        macs, color = row.macs / 1e6, COLORS[row.conv]
+        mean, std, per_seed = (row.accuracy[key] for key in ("mean", "std", "per_seed"))
+        axes.scatter([macs] * len(per_seed), per_seed, s=18, color=color, alpha=0.45, linewidth=0)
+        axes.errorbar(macs, mean, std, fmt="o", color=color, capsize=5, markersize=8)
+        label = f"{row.conv}\n{mean:.3f} ± {std:.3f}"
+        axes.annotate(label, (macs, mean), (12, 0), color=color, **ANNOTATION)
+    all_macs = [row.macs / 1e6 for row in rows]
+    axes.set(
+        title="Accuracy against cost",
+        xlabel="MACs per sample (millions)",
+        ylabel="test accuracy",
+        xscale="log",
+        xlim=(min(all_macs) / 1.6, max(all_macs) * 4),
+    )
+    axes.margins(y=0.3)
+    _tidy(axes)
+
+
+def plot_speedup(axes: Any, ideal: float, speedup: Mapping[str, float]) -> None:
+    """Draws the measured speed-ups at the ideal one, and the line where they would be equal."""
+    top = 1.15 * max(ideal, 1.0, *speedup.values())
+    axes.plot([0, top], [0, top], color="0.5", linestyle="--")
+    axes.annotate("ideal", (0.55 * top, 0.55 * top), (-10, 4), color="0.4", ha="right",
+                  **ANNOTATION)  # fmt: skip
+    axes.axhline(1, color="0.8", linewidth=1)
+    for key, what, marker in (("infer", "inference", "o"), ("train", "training", "s")):
+        point = ideal, speedup[key]
+        axes.scatter(*point, s=70, marker=marker, color=COLORS["separable"], zorder=3)
+        axes.annotate(f"{what} {speedup[key]:.1f}×", point, (-12, 0), ha="right", **ANNOTATION)
+    axes.set(
+        title="Real against ideal speed-up",
+        xlabel="ideal speed-up: ratio of the MACs",
+        ylabel="measured speed-up",
+        xlim=(0, top),
+        ylim=(0, top),
+    )
+    _tidy(axes)
+
+
+def _tidy(axes: Any) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,202 @@
+"""What a comparison found: plain data that prints, saves and loads."""
+
+import dataclasses
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from sepconv_layers.comparison.figure import figure_class, plot_accuracy, plot_speedup
+from sepconv_layers.comparison.files import write, write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One net of a `Comparison`.
+
+    Attributes:
+        conv: "separable", "standard" or "standard-narrow".
+        model: Name of the model.
+        params: Numbers in all weights.
+        macs: Multiply-accumulates of one forward pass with one sample.
+        accuracy: `mean`, `std` (of a sample) and `per_seed`, on the test part, by the weights that
+            were best on the validation part.
+        infer_ms: Batch size to median milliseconds of `predict_on_batch`.
+        infer_mode: Batch size to how it ran: "graph", "xla" or "eager".
+        train_step_ms: Median milliseconds of `train_on_batch` with the training batch size.
+        train_mode: How that ran.
+        artefacts: Name of a saved form to its `bytes`, and `max_difference` and `agreement` (share
+            of equal labels) between the model and what was loaded again. `seed` is whose it is:
+            the seed that was best on the validation part.
+    """
+
+    conv: str
+    model: str
+    params: int
+    macs: int
+    accuracy: dict[str, Any]
+    infer_ms: dict[int, float]
+    infer_mode: dict[int, str]
+    train_step_ms: float
+    train_mode: str
+    artefacts: dict[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What `compare` found. `print(comparison)` shows it as a table.
+
+    Attributes:
+        task: What is learnt.
+        dataset: Name of the data.
+        command: What to run to get this record again.
+        device: Kind of processor.
+        backend: Keras backend.
+        versions: Package to version.
+        wall_seconds: Time of everything, earlier parts of a resumed comparison included.
+        budget: `epochs`, `batch_size`, `seeds` and `training_samples`, the same for all nets.
+        mac_ratio: MACs of the standard net divided by those of the separable one, or `None`
+            where one of them is missing.
+        speedup: `infer` and `train`: time of the standard net divided by that of the separable
+            one, each in its best mode; `infer` with the largest batch size that was measured.
+        realised_fraction: `speedup` divided by `mac_ratio`.
+        rows: One `Row` per net.
+        models: The trained models by `conv`. They are not part of `results.json`.
+    """
+
+    task: str
+    dataset: str
+    command: str
+    device: str
+    backend: str
+    versions: dict[str, str]
+    wall_seconds: float
+    budget: dict[str, Any]
+    mac_ratio: float | None
+    speedup: dict[str, float]
+    realised_fraction: dict[str, float]
+    rows: list[Row]
+    models: dict[str, keras.Model] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def __str__(self) -> str:
+        """The rows as an aligned table, and the ratios below it."""
+        header, *body = self._cells()
+        widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+        lines = [
+            "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])])
+            for first, *rest in (header, ["-" * width for width in widths], *body)
+        ]
+        return "\n".join([f"{self.task}: {self.dataset}", *lines, *self._gains()])
+
+    def to_markdown(self) -> str:
+        """The same in Markdown."""
+        header, *body = self._cells()
+        align = ["---", *["---:"] * (len(header) - 1)]
+        table = "\n".join("| " + " | ".join(cells) + " |" for cells in (header, align, *body))
+        return "\n\n".join([table, *self._gains()])
+
+    def to_json(self) -> str:
+        """The record, without the models."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "models"]
+        record = {name: getattr(self, name) for name in names}
+        return json.dumps(record, indent=2, default=dataclasses.asdict) + "\n"
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Comparison":
+        """Reads a `results.json`, or that of a directory."""
+        path = Path(path)
+        record = json.loads((path / "results.json" if path.is_dir() else path).read_text("utf-8"))
+        for row in record["rows"]:
+            for key in ("infer_ms", "infer_mode"):  # JSON has no numbers as keys
+                row[key] = {int(size): value for size, value in row[key].items()}
+        return cls(**record | {"rows": [Row(**row) for row in record["rows"]]})
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes `results.json`, `report.md`, `comparison.png` and one `CONV.keras` per model.
+
+        Each is written beside its target and then renamed, and other files are left alone. A
+        comparison that was loaded has no models, so it writes none.
+
+        Raises:
+            ImportError: If matplotlib is missing, which draws the picture. The rest is written.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / "results.json", self.to_json())
+        write_text(directory / "report.md", self._report())
+        for conv, model in self.models.items():
+            write(directory / f"{conv}.keras", model.save)
+        write(directory / "comparison.png", partial(self.plot().savefig, dpi=150))
+
+    def plot(self) -> Any:
+        """Draws accuracy against MACs, and the real against the ideal speed-up.
+
+        Returns:
+            The `matplotlib.figure.Figure`.
+
+        Raises:
+            ImportError: If matplotlib is missing.
+        """
+        panels = 2 if self.mac_ratio else 1
+        figure = figure_class()(figsize=(5.2 * panels, 4.2), layout="constrained")
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+        plot_accuracy(axes[0], self.rows)
+        if self.mac_ratio:
+            plot_speedup(axes[1], self.mac_ratio, self.speedup)
+        figure.suptitle(f"{self.task}: {self.dataset}", fontweight="bold")
+        return figure
+
+    def _cells(self) -> list[list[str]]:
+        sizes = list(self.rows[0].infer_ms)
+        infer = [f"inference ms, batch {size}" for size in sizes]
+        step = f"training step ms, batch {self.budget['batch_size']}"
+        header = ["net", "test accuracy", "parameters", "MACs", *infer, step, ".keras kB"]
+        return [header] + [
+            [
+                row.conv,
+                f"{row.accuracy['mean']:.4f} ± {row.accuracy['std']:.4f}",
+                f"{row.params:,}",
+                f"{row.macs / 1e6:,.2f} M",
+                *(f"{row.infer_ms[size]:.2f} ({row.infer_mode[size]})" for size in sizes),
+                f"{row.train_step_ms:.2f} ({row.train_mode})",
+                f"{row.artefacts['keras']['bytes'] / 1e3:,.0f}",
+            ]
+            for row in self.rows
+        ]
+
+    def _gains(self) -> list[str]:
+        if not self.mac_ratio:
+            return []
+        infer, train = (
+            f"{self.speedup[key]:.2f} times as fast ({self.realised_fraction[key]:.0%} of that)"
+            for key in ("infer", "train")
+        )
+        return [
+            f"The separable net has {self.mac_ratio:.2f} times fewer MACs. "
+            f"It infers {infer} and trains {train}."
+        ]
+
+    def _report(self) -> str:
+        budget, versions = self.budget, map(" ".join, self.versions.items())
+        return f"""# {self.task}: {self.dataset}
+
+{self.to_markdown()}
+
+![Accuracy against MACs, and real against ideal speed-up](comparison.png)
+
+- Test accuracy: mean ± standard deviation over the seeds {", ".join(map(str, budget["seeds"]))},
+  by the weights that were best on the validation part. The `.keras` files are of the seed that was
+  best there.
+- Budget of every net: {budget["training_samples"]:,} training samples, {budget["epochs"]} epochs,
+  batches of {budget["batch_size"]}, the same optimiser, schedule and regularisation.
+- Times: medians after warm-up of `predict_on_batch` and `train_on_batch`, the nets taking turns in
+  one process, each in its fastest mode. The inference speed-up is that of the largest batch.
+- Device: {self.device}. Backend: {self.backend}.
+- Versions: {", ".join(versions)}.
+- Made in {self.wall_seconds:,.0f} seconds by `{self.command or "sepconv_layers.compare"}`.
+"""

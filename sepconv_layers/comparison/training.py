@@ -1,0 +1,247 @@
+"""Training of one net with one seed, in steps of an epoch that survive an interruption."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from sepconv_layers.comparison.files import write, write_text
+
+WARM_UP = 0.1  # of all steps
+CHECKED_SAMPLES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How every net is trained."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    augmentation: keras.layers.Layer | None
+    classes: int
+    progress: bool
+
+    def say(self, text: str) -> None:
+        """Shows a line of progress."""
+        if self.progress:
+            print(text, flush=True)
+
+    def trainer(self, model: keras.Model, samples: int, jit_compile: Any) -> "Trainer":
+        """A compiled model around `model`, which itself stays without an optimizer."""
+        steps = self.epochs * math.ceil(samples / self.batch_size)
+        warm_up = math.ceil(WARM_UP * steps)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            self.learning_rate / warm_up,
+            decay_steps=max(1, steps - warm_up),
+            warmup_target=self.learning_rate,
+            warmup_steps=warm_up,
+        )
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=self.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        loss = keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=self.label_smoothing
+        )
+        trainer = Trainer(model, self.augmentation)
+        trainer.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile)
+        optimizer.build(trainer.trainable_variables)
+        return trainer
+
+    def one_hot(self, y: np.ndarray) -> np.ndarray:
+        """Labels as the loss wants them."""
+        return keras.utils.to_categorical(y, self.classes)
+
+
+class Trainer(keras.Model):
+    """A model behind its augmentation."""
+
+    def __init__(self, model: keras.Model, augmentation: keras.layers.Layer | None) -> None:
+        super().__init__(name="trainer")
+        self.model = model
+        if augmentation is not None:  # a copy, as it has a random state
+            augmentation = type(augmentation).from_config(augmentation.get_config())
+        self.augmentation = augmentation
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if self.augmentation is not None and training:
+            inputs = self.augmentation(inputs, training=True)
+        return self.model(inputs, training=training)
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """All that the next step depends on."""
+        return [*self.variables, *self.optimizer.variables]
+
+
+def run(
+    build: Callable[[str], keras.Model],
+    conv: str,
+    seed: int,
+    parts: Mapping[str, tuple[Any, np.ndarray]],
+    training: Training,
+    folder: Path,
+) -> tuple[dict[str, Any], float]:
+    """Trains one net with one seed, or goes on with it.
+
+    Returns:
+        What became of it, and how many seconds of it were spent before this call.
+    """
+    finished, unfinished = folder / f"seed-{seed}.json", folder / f"seed-{seed}.state.npz"
+    if finished.exists():
+        result = json.loads(finished.read_text("utf-8"))
+        training.say(f"  trained before: test accuracy {result['accuracy']:.4f}")
+        return result, result["seconds"]
+    keras.utils.set_random_seed(seed)
+    model = build(conv)
+    # XLA compiles each net for seconds, and on TensorFlow does not make up for it in a short run.
+    jit_compile = False if keras.backend.backend() == "tensorflow" else "auto"
+    trainer = training.trainer(model, len(parts["train"][1]), jit_compile)
+    history, best = _restore(unfinished, trainer)
+    earlier = sum(epoch["seconds"] for epoch in history)
+    for epoch in range(len(history), training.epochs):
+        # With a seed of its own, an epoch is the same whether or not it follows an interruption.
+        keras.utils.set_random_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
+        history.append(_train_epoch(trainer, parts, training, f"epoch {epoch + 1}"))
+        if not math.isfinite(history[-1]["loss"]):
+            raise FloatingPointError(
+                f"The loss of the {conv} net with seed {seed} became {history[-1]['loss']} in "
+                f"epoch {epoch + 1}. Lower `learning_rate` (it is {training.learning_rate}), and "
+                "look for inputs that are not finite."
+            )
+        if score(history[-1]) == max(map(score, history)):
+            best = _values(model.weights)
+        write(unfinished, partial(_save_state, trainer, history, best))
+    model.set_weights(best)
+    x, y = parts["test"]
+    logs = trainer.evaluate(
+        x, training.one_hot(y), training.batch_size, verbose=0, return_dict=True
+    )
+    artefact = folder / f"seed-{seed}.keras"
+    write(artefact, model.save)
+    result = {
+        "accuracy": round(float(logs["accuracy"]), 6),
+        "best": max(history, key=score),
+        "seconds": sum(epoch["seconds"] for epoch in history),
+        "artefact": _check_artefact(artefact, model, x),
+        "history": history,
+    }
+    write_text(finished, json.dumps(result, indent=2))
+    unfinished.unlink()
+    return result, earlier
+
+
+def score(epoch: Mapping[str, float]) -> tuple[float, float]:
+    """What the best epoch has most of."""
+    return epoch["val_accuracy"], -epoch["val_loss"]
+
+
+def runs_folder(
+    directory: Path, conv: str, model: keras.Model, training: Training, digest: str
+) -> Path:
+    """The folder of all runs that differ in nothing but the seed."""
+    settings = dataclasses.replace(training, augmentation=None, progress=True)
+    layers = [layer for layer in (model, training.augmentation) if layer is not None]
+    nets = json.dumps([keras.saving.serialize_keras_object(layer) for layer in layers])
+    # Names count up in a process, and a layer draws the seed it was not given: no settings, these.
+    names = dict.fromkeys(re.findall(r'"name": "([^"]*)"', nets))
+    numbers = {name: str(i) for i, name in enumerate(names)}
+    nets = re.sub(r'"([^"]*)"', lambda match: numbers.get(match[1], match[1]), nets)
+    nets = re.sub(r"seed: \d+", "", nets)
+    key = repr((settings, nets, digest, keras.backend.backend())).encode()
+    folder = directory / "runs" / f"{conv}-{hashlib.sha256(key).hexdigest()[:12]}"
+    if not folder.exists() and list(folder.parent.glob(f"{conv}-{'?' * 12}")):
+        training.say(
+            f"Earlier runs of the {conv} net had another net, data or settings. They are left "
+            "where they are, and new ones begin."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def digest_of(parts: Any) -> str:
+    """A hash of all inputs and labels."""
+    digest = hashlib.sha256()
+    for array in keras.tree.flatten(parts):
+        digest.update(repr((array.shape, array.dtype)).encode())
+        is_object = array.dtype.kind == "O"  # its bytes are addresses
+        digest.update(repr(array.tolist()).encode() if is_object else array.tobytes())
+    return digest.hexdigest()
+
+
+def logits_of(model: keras.Model, x: Any) -> np.ndarray:
+    """Outputs of a model for one batch, at once."""
+    return keras.ops.convert_to_numpy(model(x, training=False)).astype("float64")
+
+
+def take(x: Any, index: Any) -> Any:
+    """The same samples of all arrays in a structure."""
+    return keras.tree.map_structure(lambda array: array[index], x)
+
+
+def _train_epoch(
+    trainer: Trainer, parts: Mapping, training: Training, name: str
+) -> dict[str, float]:
+    (x, y), (x_val, y_val) = parts["train"], parts["val"]
+    is_terminal = sys.stdout.isatty()
+    if is_terminal:
+        training.say(f"  {name} of {training.epochs}")
+    started = time.perf_counter()
+    fitted = trainer.fit(
+        x,
+        training.one_hot(y),
+        batch_size=training.batch_size,
+        validation_data=(x_val, training.one_hot(y_val)),
+        verbose=int(is_terminal and training.progress),
+    )
+    logs = {key: round(float(values[0]), 6) for key, values in fitted.history.items()}
+    logs["seconds"] = round(time.perf_counter() - started, 3)
+    if not is_terminal:
+        training.say(
+            f"  {name} of {training.epochs}: loss {logs['loss']:.4f}, validation accuracy "
+            f"{logs['val_accuracy']:.4f}, {logs['seconds']:.1f} s"
+        )
+    return logs
+
+
+def _save_state(trainer: Trainer, history: list, best: list, path: Path) -> None:
+    np.savez(path, *_values(trainer.state), *best, history=json.dumps(history))
+
+
+def _values(variables: list[keras.Variable]) -> list[np.ndarray]:
+    return [np.array(variable.numpy()) for variable in variables]  # copies, for PyTorch shares them
+
+
+def _restore(path: Path, trainer: Trainer) -> tuple[list, list]:
+    """History and best weights of what was interrupted; the trainer gets where it was."""
+    if not path.exists():
+        return [], []
+    with np.load(path) as file:
+        history = json.loads(str(file["history"]))
+        arrays = [file[f"arr_{i}"] for i in range(len(file.files) - 1)]
+    state, best = arrays[: len(trainer.state)], arrays[len(trainer.state) :]
+    for variable, value in zip(trainer.state, state, strict=True):
+        variable.assign(value)
+    return history, best
+
+
+def _check_artefact(path: Path, model: keras.Model, x: Any) -> dict[str, Any]:
+    """How what was saved differs from the model, once it is loaded again."""
+    x = take(x, slice(CHECKED_SAMPLES))
+    ours, theirs = logits_of(model, x), logits_of(keras.models.load_model(path), x)
+    return {
+        "bytes": path.stat().st_size,
+        "max_difference": float(np.abs(ours - theirs).max()),
+        "agreement": float(np.mean(ours.argmax(-1) == theirs.argmax(-1))),
+    }

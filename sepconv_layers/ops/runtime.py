@@ -1,0 +1,34 @@
+"""What the backend is doing now: on which kind of device, and whether XLA compiles it."""
+
+import functools
+
+import keras
+
+
+@functools.cache
+def device() -> str:
+    """The kind of device that the backend puts tensors on by default: `"cpu"`, `"gpu"`, `"tpu"`."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend()
+    import torch
+
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def compiled() -> bool:
+    """Whether XLA compiles what is being traced now."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+        from tensorflow.python.ops import control_flow_util
+
+        graph = tf.compat.v1.get_default_graph()
+        return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(graph)
+    return backend == "jax"
