@@ -21,6 +21,8 @@ from sepconv_layers.blocks import (
     SeparableConvBlock2D,
     SeparableConvBlock3D,
 )
+from sepconv_layers.comparison import Comparison, compare
+from sepconv_layers.cost import Profile, profile
 from sepconv_layers.initializers import DepthwiseVarianceScaling
 from sepconv_layers.layers import (
     Conv1D,
@@ -41,6 +43,7 @@ from sepconv_layers.layers import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "Conv1D",
     "Conv2D",
     "Conv3D",
@@ -58,6 +61,7 @@ __all__ = [
     "InvertedBottleneckBlock1D",
     "InvertedBottleneckBlock2D",
     "InvertedBottleneckBlock3D",
+    "Profile",
     "ResidualConvBlock1D",
     "ResidualConvBlock2D",
     "ResidualConvBlock3D",
@@ -73,5 +77,7 @@ __all__ = [
     "SqueezeExcite1D",
     "SqueezeExcite2D",
     "SqueezeExcite3D",
+    "compare",
     "ops",
+    "profile",
 ]

@@ -1,0 +1,1 @@
+"""Measurements, one command each. They use the public API only."""

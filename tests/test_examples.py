@@ -1,0 +1,75 @@
+"""Every example's command on little data, offline."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from examples.vision import train
+from tests.test_vision_data import write_classes, write_npz
+
+TINY = ["--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "40"]
+
+
+def test_vision_compares_twins_on_digits(tmp_path, capsys):
+    comparison = train.main([*TINY, "--output", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert str(comparison) in printed and str(tmp_path) in printed
+    record = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    assert record["command"].startswith("python -m examples.vision.train --epochs 1 ")
+    assert record["budget"]["training_samples"] == 40
+    assert [row["conv"] for row in record["rows"]] == ["separable", "standard"]
+    assert record["mac_ratio"] > 1
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"report.md", "comparison.png", "separable.keras", "standard.keras"} <= written
+    model = keras.saving.load_model(tmp_path / "separable.keras")
+    assert model.input_shape == (None, 8, 8, 1) and model.output_shape == (None, 10)
+
+
+@pytest.mark.parametrize("conv", ["separable", "standard"])
+def test_vision_trains_one_net_on_a_folder_of_images(tmp_path, conv):
+    folder = write_classes(tmp_path / "images")
+    output = tmp_path / "out"
+    train.main([*TINY, "--data", str(folder), "--conv", conv, "--output", str(output)])
+    record = json.loads((output / "results.json").read_text("utf-8"))
+    assert record["dataset"] == "images" and record["mac_ratio"] is None
+    assert [row["conv"] for row in record["rows"]] == [conv]
+
+
+def test_vision_takes_an_npz_file(tmp_path):
+    path = write_npz(tmp_path / "own.npz")
+    output = tmp_path / "out"
+    comparison = train.main(
+        [*TINY, "--data", str(path), "--image-size", "8", "--output", str(output)]
+    )
+    assert comparison.dataset == "own"
+    assert keras.saving.load_model(output / "standard.keras").input_shape == (None, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "`folder` must be an existing folder.*nowhere"),
+        (["--limit", "3"], "`limit` must be at least the number of classes"),
+        (["--dataset", "mnist"], "invalid choice: 'mnist'"),
+        (["--data", "x", "--dataset", "digits"], "not allowed with"),
+        (["--epochs", "0"], "--epochs: must be positive, received 0"),
+        (["--width", "0"], "--width: must be positive, received 0"),
+    ],
+)
+def test_vision_says_what_is_wrong_with_an_argument(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train.main(arguments)
+    assert re.search(message, capsys.readouterr().err.replace("\n", " "))
+
+
+@pytest.mark.parametrize("size", [8, 28, 32, 64, 96])
+def test_vision_nets_see_the_whole_of_any_image_size(size):
+    for conv in train.BLOCKS:
+        model = train.build(conv, (size, size, 3), 5, width=0.25)
+        feature_map = model.layers[-3].output.shape[1:3]
+        assert 2 <= min(feature_map) and max(feature_map) <= 8
+        logits = model.predict(np.zeros((2, size, size, 3), "uint8"), verbose=0)
+        assert logits.shape == (2, 5)

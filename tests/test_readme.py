@@ -1,0 +1,66 @@
+"""What the READMEs say: every snippet runs, every command is one, every table is a record's."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from benchmarks import readme
+from examples.vision import train
+
+TEXTS = {
+    path.relative_to(readme.ROOT).as_posix(): path.read_text("utf-8") for path in readme.READMES
+}
+PARSERS = {"examples.vision.train": train.make_parser()}
+MAKEFILE = (readme.ROOT / "Makefile").read_text("utf-8")
+PROJECT = tomllib.loads((readme.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def blocks(name, language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXTS[name], re.DOTALL)
+
+
+COMMANDS = sorted(
+    {line for name in TEXTS for block in blocks(name, "sh") for line in block.splitlines()}
+)
+
+
+@pytest.mark.parametrize("i", range(len(blocks("README.md", "python"))))
+def test_every_snippet_runs(i, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", blocks("README.md", "python")[i]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_one(command):
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        assert re.search(rf"^{arguments[0]}:", MAKEFILE, re.MULTILINE)
+    elif program == "pip":
+        package, _, extras = arguments[-1].rstrip("]").partition("[")
+        assert arguments[0] == "install" and package in (".", PROJECT["name"])
+        assert set(filter(None, extras.split(","))) <= set(PROJECT["optional-dependencies"])
+    else:
+        assert (program, arguments[0]) == ("python", "-m")
+        PARSERS[arguments[1]].parse_args(arguments[2:])  # what they do, test_examples.py holds
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_tables_are_those_of_the_records(name):
+    assert readme.render(TEXTS[name]) == TEXTS[name], "run `python -m benchmarks.readme`"
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name):
+    folder = (readme.ROOT / name).parent
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXTS[name]):
+        assert (folder / target).exists(), target
