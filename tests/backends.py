@@ -1,42 +1,58 @@
 """One way to run a function and its gradients on whichever backend Keras has."""
 
+import os
+
 import keras
 import numpy as np
 
 BACKEND = keras.backend.backend()
-MODES = {"tensorflow": ("eager", "graph", "xla"), "jax": ("eager", "jit"), "torch": ("eager",)}[
-    BACKEND
-]
+MODES = {
+    "tensorflow": ("eager", "graph", "xla"),
+    "jax": ("eager", "jit"),
+    "torch": ("eager",),
+}[BACKEND]
+# How many random configurations to test; `test_backends.py` asks for few, and a short run of all.
+CONFIGURATIONS = int(os.environ.get("SEPCONV_TEST_CONFIGURATIONS", "450"))
+SHORT = CONFIGURATIONS < 450
 
 
-def run_with_gradients(function, arguments, upstream, mode):
-    """Returns `function(*arguments)` and the gradients of its product with `upstream`, in NumPy."""
+def run_with_gradients(function, arguments, upstream, mode, dtype="float64", signature=None):
+    """Returns `function(*arguments)` and the gradients of its product with `upstream`, in float64.
+
+    With a `signature`, the shapes of the arguments with `None` for what is unknown, TensorFlow
+    traces the function for these shapes and not for those of the arguments.
+    """
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        def compute(*tensors):
+        def compute(upstream, *tensors):
             with tf.GradientTape() as tape:
                 tape.watch(tensors)
                 outputs = function(*tensors)
-            return outputs, *tape.gradient(outputs, tensors, tf.cast(upstream, outputs.dtype))
+            return outputs, *tape.gradient(outputs, tensors, upstream)
 
         if mode != "eager":
-            compute = tf.function(compute, jit_compile=mode == "xla")
-        results = compute(*map(tf.convert_to_tensor, arguments))
+            shapes = signature and ([None] * upstream.ndim, *signature)
+            specs = signature and [tf.TensorSpec(shape, dtype) for shape in shapes]
+            compute = tf.function(compute, input_signature=specs, jit_compile=mode == "xla")
+        results = compute(*(tf.cast(array, dtype) for array in (upstream, *arguments)))
     elif BACKEND == "jax":
         import jax
 
-        def compute(*tensors):
+        def compute(upstream, *tensors):
             outputs, pull = jax.vjp(function, *tensors)
-            return outputs, *pull(jax.numpy.asarray(upstream, outputs.dtype))
+            return outputs, *pull(upstream)
 
-        with jax.enable_x64(arguments[0].dtype == "float64"):
-            results = (jax.jit(compute) if mode == "jit" else compute)(*arguments)
+        if mode == "jit":
+            compute = jax.jit(compute)
+        with jax.enable_x64(dtype == "float64"):
+            results = compute(*(jax.numpy.asarray(a, dtype) for a in (upstream, *arguments)))
     else:
         import torch
 
-        tensors = [torch.tensor(argument, requires_grad=True) for argument in arguments]
+        dtype = getattr(torch, dtype)
+        tensors = [torch.tensor(array, dtype=dtype, requires_grad=True) for array in arguments]
         outputs = function(*tensors)
-        outputs.backward(torch.tensor(upstream).to(outputs.dtype))
+        outputs.backward(torch.tensor(upstream, dtype=dtype))
         results = (outputs, *(tensor.grad for tensor in tensors))
-    return [np.asarray(keras.ops.convert_to_numpy(result)) for result in results]
+    return [np.asarray(keras.ops.convert_to_numpy(result), "float64") for result in results]

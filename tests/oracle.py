@@ -16,19 +16,20 @@ def pad_widths(size, extent, stride, mode):
     return total // 2, total - total // 2
 
 
-def pad(x, kernel_size, strides, padding, dilation):
-    """Pads channels-last input; with causal padding, only the first spatial axis is causal."""
-    widths = [(0, 0)]
-    for axis, (k, s, d) in enumerate(zip(kernel_size, strides, dilation, strict=True)):
-        mode = "same" if padding == "causal" and axis > 0 else padding
-        widths.append(pad_widths(x.shape[axis + 1], (k - 1) * d, s, mode))
-    return np.pad(x, [*widths, (0, 0)]), widths[1:]
+def all_pad_widths(spatial, kernel_size, strides, padding, dilation):
+    """The same for each spatial axis; with causal padding, only the first one is causal."""
+    modes = [padding] + ["same" if padding == "causal" else padding] * (len(spatial) - 1)
+    return [
+        pad_widths(n, (k - 1) * d, s, mode)
+        for n, k, s, d, mode in zip(spatial, kernel_size, strides, dilation, modes, strict=True)
+    ]
 
 
 def depthwise_conv(x, kernel, strides, padding, dilation):
     """Depthwise convolution of channels-last `x` by its definition, output by output."""
     *kernel_size, channels, multiplier = kernel.shape
-    x, _ = pad(x, kernel_size, strides, padding, dilation)
+    widths = all_pad_widths(x.shape[1:-1], kernel_size, strides, padding, dilation)
+    x = np.pad(x, [(0, 0), *widths, (0, 0)])
     sizes = [
         (n - (k - 1) * d - 1) // s + 1
         for n, k, s, d in zip(x.shape[1:-1], kernel_size, strides, dilation, strict=True)
@@ -43,32 +44,34 @@ def depthwise_conv(x, kernel, strides, padding, dilation):
     return y.reshape(*y.shape[:-2], channels * multiplier)
 
 
-def torch_conv(x, kernel, strides, padding, dilation, upstream=None, *, depthwise):
-    """The same by PyTorch, in float64: the output, and its gradients where `upstream` is given."""
-    import torch
+def torch_conv(x, kernel, strides, padding, dilation, depthwise):
+    """Convolution of channels-last tensors by PyTorch, depthwise as `groups=channels`."""
+    from torch.nn import functional
 
     *kernel_size, channels, last = kernel.shape
     rank = len(kernel_size)
-    inputs = torch.tensor(np.asarray(x, "float64"), requires_grad=True)
-    weights = torch.tensor(np.asarray(kernel, "float64"), requires_grad=True)
-    _, widths = pad(x, kernel_size, strides, padding, dilation)
-    padded = torch.nn.functional.pad(
-        torch.movedim(inputs, -1, 1), [n for pair in reversed(widths) for n in pair]
-    )
+    widths = all_pad_widths(x.shape[1:-1], kernel_size, strides, padding, dilation)
+    x = functional.pad(x.movedim(-1, 1), [n for pair in reversed(widths) for n in pair])
     if depthwise:
-        filters = weights.reshape(*kernel_size, 1, channels * last)
-    else:
-        filters = weights
-    convolve = getattr(torch.nn.functional, f"conv{rank}d")
+        kernel = kernel.reshape(*kernel_size, 1, channels * last)
+    convolve = getattr(functional, f"conv{rank}d")
     outputs = convolve(
-        padded,
-        filters.permute(rank + 1, rank, *range(rank)),
+        x,
+        kernel.permute(rank + 1, rank, *range(rank)),
         stride=tuple(strides),
         dilation=tuple(dilation),
         groups=channels if depthwise else 1,
     )
-    outputs = torch.movedim(outputs, 1, -1)
-    if upstream is None:
-        return outputs.detach().numpy()
+    return outputs.movedim(1, -1)
+
+
+def torch_with_gradients(function, arguments, rng):
+    """Draws an upstream gradient; returns it, and the outputs and gradients of PyTorch."""
+    import torch
+
+    tensors = [torch.tensor(array, dtype=torch.float64, requires_grad=True) for array in arguments]
+    outputs = function(*tensors)
+    upstream = rng.normal(size=outputs.shape)
     outputs.backward(torch.tensor(upstream))
-    return outputs.detach().numpy(), inputs.grad.numpy(), weights.grad.numpy()
+    results = (outputs.detach(), *(tensor.grad for tensor in tensors))
+    return upstream, [result.numpy() for result in results]

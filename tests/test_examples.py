@@ -8,9 +8,20 @@ import numpy as np
 import pytest
 
 from examples.vision import train
+from sepconv_layers.comparison import timing
 from tests.test_vision_data import write_classes, write_npz
 
 TINY = ["--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "40"]
+
+
+@pytest.fixture(autouse=True)
+def _brief_timing(monkeypatch):
+    """How times are measured is not the matter here: one mode, and little of it."""
+    backend = keras.backend.backend()
+    modes = dict(list(timing.MODES[backend].items())[:1])
+    monkeypatch.setitem(timing.MODES, backend, modes)
+    monkeypatch.setattr(timing, "SECONDS_PER_CALL", 0.01)
+    monkeypatch.setattr(timing, "SECONDS_PER_TURN", 0.001)
 
 
 def test_vision_compares_twins_on_digits(tmp_path, capsys):

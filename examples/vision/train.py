@@ -22,16 +22,18 @@ from examples.vision import data
 from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
 
 BLOCKS = {"separable": SeparableConvBlock2D, "standard": ConvBlock2D}
-STEM_FILTERS = 32
+STEM_FILTERS = 16
 STAGES = (  # filters, strides
+    (32, 2),
     (64, 1),
     (128, 2),
     (128, 1),
 )
 EPOCHS = {"digits": 15, "fashion_mnist": 10}
 DEFAULT_EPOCHS = 20
-MIRRORED = ("fashion_mnist", "cifar10")  # where left and right mean nothing
-LARGEST_STEM_OUTPUT = 16
+LEARNING_RATE = 2e-2
+MIRRORED = ("cifar10",)  # where left and right mean nothing
+LARGEST_STEM_OUTPUT = 32
 
 
 def build(conv: str, input_shape: Sequence[int], classes: int, width: float = 1.0) -> keras.Model:
@@ -77,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         epochs=arguments.epochs or EPOCHS.get(dataset.name, DEFAULT_EPOCHS),
         batch_size=arguments.batch_size,
         seeds=arguments.seeds,
+        learning_rate=LEARNING_RATE,
         augmentation=keras.layers.RandomFlip("horizontal") if mirrored else None,
         output=output,
         task="Image classification",

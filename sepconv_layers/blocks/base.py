@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from sepconv_layers import layers
-from sepconv_layers.layers.base import positive_int
+from sepconv_layers.layers.base import channels_of, number_that, positive_int
 from sepconv_layers.ops.geometry import Geometry
 
 Normalization = str | Callable[[], keras.layers.Layer] | None
@@ -54,24 +54,25 @@ class Block(keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.normalization = _standardize_normalization(normalization)
         self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2)
+        self.stages: list[keras.layers.Layer] = []
 
     def _make_stages(self, channels: int) -> list[keras.layers.Layer]:
         """Makes the layers of the chain for an input of so many channels."""
         raise NotImplementedError
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        channels = self._channels(input_shape)
+        channels = self._check(input_shape)
         self.stages = self._make_stages(channels)
-        _build(self.stages, input_shape)
+        self._build_all(self.stages, input_shape)
         self.input_spec = keras.layers.InputSpec(
             ndim=self.rank + 2, axes={self.geometry.channel_axis: channels}
         )
 
     def call(self, inputs: Any) -> Any:
-        return _fold(self.stages, inputs)
+        return self._fold(self.stages, inputs)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
-        stages = self.stages if self.built else self._make_stages(self._channels(input_shape))
+        stages = self.stages or self._make_stages(self._check(input_shape))
         return functools.reduce(
             lambda shape, stage: stage.compute_output_shape(shape), stages, tuple(input_shape)
         )
@@ -85,22 +86,28 @@ class Block(keras.layers.Layer):
             "padding": self.padding,
             "dilation_rate": self.dilation_rate,
             "activation": keras.activations.serialize(self.activation),
-            "normalization": keras.saving.serialize_keras_object(self.normalization),
+            "normalization": _serialize_normalization(self.normalization),
             "data_format": self.data_format,
         }
 
-    def _channels(self, input_shape: Sequence[int | None]) -> int:
-        channels = (
-            input_shape[self.geometry.channel_axis] if len(input_shape) == self.rank + 2 else None
-        )
-        if not channels:
-            raise ValueError(
-                f"{type(self).__name__} expects inputs with {self.rank} spatial dimensions, so of "
-                f"rank {self.rank + 2}, and a known, positive number of channels in axis "
-                f"{self.geometry.channel_axis} (data_format={self.data_format!r}). "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
+    def _check(self, input_shape: Sequence[int | None]) -> int:
+        """Returns the input's channels, or raises a `ValueError` that shows the whole input."""
+        channels = channels_of(self, input_shape)
+        self.geometry.output_shape(input_shape, self.filters)
         return channels
+
+    @staticmethod
+    def _build_all(stages: Sequence[keras.layers.Layer], shape: Sequence[int | None]) -> None:
+        for stage in stages:
+            if not stage.built:
+                stage.build(shape)
+            shape = stage.compute_output_shape(shape)
+
+    def _fold(self, stages: Sequence[keras.layers.Layer], inputs: Any) -> Any:
+        for stage in stages:
+            inputs = stage(inputs)
+        # A normalisation that the user makes may compute in another type than the block.
+        return keras.ops.cast(inputs, self.compute_dtype)
 
     # The stages that blocks are made of.
 
@@ -159,11 +166,9 @@ class ShortcutBlock(Block):
 
     def __init__(self, *args: Any, drop_path: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not 0 <= drop_path < 1:
-            raise ValueError(
-                f"The `drop_path` argument must be in [0, 1). Received: drop_path={drop_path}"
-            )
-        self.drop_path = drop_path
+        self.drop_path = number_that(
+            lambda rate: 0 <= rate < 1, drop_path, "drop_path", "a number in [0, 1)"
+        )
 
     def _make_shortcut(self, channels: int) -> list[keras.layers.Layer] | None:
         """Makes what the input passes on its way to the addition, or `None` for no addition."""
@@ -179,18 +184,18 @@ class ShortcutBlock(Block):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         super().build(input_shape)
-        self.shortcut = self._make_shortcut(self._channels(input_shape))
+        self.shortcut = self._make_shortcut(channels_of(self, input_shape))
         self.drop = layers.DropPath(self.drop_path, dtype=self.dtype_policy, name="drop_path")
         self.tail = self._make_tail()
-        _build(self.shortcut or [], input_shape)
-        output_shape = self.compute_output_shape(input_shape)
-        _build([self.drop, *self.tail], output_shape)
+        self._build_all(self.shortcut or [], input_shape)
+        self._build_all([self.drop, *self.tail], self.compute_output_shape(input_shape))
 
     def call(self, inputs: Any) -> Any:
         outputs = super().call(inputs)
         if self.shortcut is not None:
-            outputs = self.drop(outputs) + _fold(self.shortcut, self._shortcut_input(inputs))
-        return _fold(self.tail, outputs)
+            shortcut = self._fold(self.shortcut, self._shortcut_input(inputs))
+            outputs = self.drop(outputs) + shortcut
+        return self._fold(self.tail, outputs)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "drop_path": self.drop_path}
@@ -201,25 +206,33 @@ class ShortcutBlock(Block):
         return channels == self.filters and max(self.strides) == 1 and not unpadded
 
 
-def _build(stages: Sequence[keras.layers.Layer], shape: Sequence[int | None]) -> None:
-    for stage in stages:
-        if not stage.built:
-            stage.build(shape)
-        shape = stage.compute_output_shape(shape)
-
-
-def _fold(stages: Sequence[keras.layers.Layer], inputs: Any) -> Any:
-    for stage in stages:
-        inputs = stage(inputs)
-    return inputs
-
-
 def _standardize_normalization(normalization: Any) -> Normalization:
     if isinstance(normalization, dict):  # from a configuration
         normalization = keras.saving.deserialize_keras_object(normalization)
-    if normalization in ("batch", "layer", "group", None) or callable(normalization):
+        if isinstance(normalization, keras.layers.Layer):
+            return type(normalization)
+    if isinstance(normalization, str | None):
+        known = normalization in ("batch", "layer", "group", None)
+    else:
+        known = callable(normalization) and not isinstance(normalization, keras.layers.Layer)
+    if known:
         return normalization
     raise ValueError(
         "The `normalization` argument must be 'batch', 'layer', 'group', None or a callable that "
-        f"returns a layer. Received: normalization={normalization!r}"
+        "returns a new layer at each call, such as the class of a layer. Received: "
+        f"normalization={normalization!r}"
     )
+
+
+def _serialize_normalization(normalization: Normalization) -> Any:
+    if not isinstance(normalization, type):
+        return keras.saving.serialize_keras_object(normalization)
+    # Keras writes instances only: this is what it writes of one with default arguments.
+    name = normalization.__name__
+    built_in = getattr(keras.layers, name, None) is normalization
+    return {
+        "module": "keras.layers" if built_in else normalization.__module__,
+        "class_name": name,
+        "config": {},
+        "registered_name": (None if built_in else keras.saving.get_registered_name(normalization)),
+    }

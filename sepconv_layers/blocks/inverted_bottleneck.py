@@ -1,5 +1,6 @@
 """The inverted bottleneck of MobileNet V2 and V3, and its fused twin."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from sepconv_layers.blocks.base import (
     Normalization,
     ShortcutBlock,
 )
+from sepconv_layers.layers.base import number_that
 
 
 class InvertedFamily(ShortcutBlock):
@@ -44,16 +46,12 @@ class InvertedFamily(ShortcutBlock):
             drop_path=drop_path,
             **kwargs,
         )
-        if not expansion > 0:
-            raise ValueError(
-                f"The `expansion` argument must be positive. Received: expansion={expansion}"
-            )
-        if not 0 <= se_ratio <= 1:
-            raise ValueError(
-                f"The `se_ratio` argument must be in [0, 1]. Received: se_ratio={se_ratio}"
-            )
-        self.expansion = expansion
-        self.se_ratio = se_ratio
+        self.expansion = number_that(
+            lambda ratio: 0 < ratio < math.inf, expansion, "expansion", "a positive number"
+        )
+        self.se_ratio = number_that(
+            lambda ratio: 0 <= ratio <= 1, se_ratio, "se_ratio", "a number in [0, 1]"
+        )
 
     def _widen(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
         """Makes the stages that expand the channels and look around in space."""
@@ -181,7 +179,7 @@ class InvertedBottleneckBlock2D(InvertedBottleneckBlock):
 
 @keras.saving.register_keras_serializable("sepconv_layers")
 class InvertedBottleneckBlock3D(InvertedBottleneckBlock):
-    """`InvertedBottleneckBlock` for volumes and clips: `(batch, depth, height, width, channels)`."""
+    """`InvertedBottleneckBlock` for volumes: `(batch, depth, height, width, channels)`."""
 
     rank = 3
 
@@ -202,6 +200,6 @@ class FusedInvertedBottleneckBlock2D(FusedInvertedBottleneckBlock):
 
 @keras.saving.register_keras_serializable("sepconv_layers")
 class FusedInvertedBottleneckBlock3D(FusedInvertedBottleneckBlock):
-    """`FusedInvertedBottleneckBlock` for volumes and clips: `(batch, depth, height, width, channels)`."""
+    """`FusedInvertedBottleneckBlock` for volumes: `(batch, depth, height, width, channels)`."""
 
     rank = 3

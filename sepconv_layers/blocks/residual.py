@@ -171,7 +171,7 @@ class ResidualSeparableConvBlock2D(ResidualSeparableConvBlock):
 
 @keras.saving.register_keras_serializable("sepconv_layers")
 class ResidualSeparableConvBlock3D(ResidualSeparableConvBlock):
-    """`ResidualSeparableConvBlock` for volumes and clips: `(batch, depth, height, width, channels)`."""
+    """`ResidualSeparableConvBlock` for volumes: `(batch, depth, height, width, channels)`."""
 
     rank = 3
 
@@ -192,6 +192,6 @@ class ResidualConvBlock2D(ResidualConvBlock):
 
 @keras.saving.register_keras_serializable("sepconv_layers")
 class ResidualConvBlock3D(ResidualConvBlock):
-    """`ResidualConvBlock` for volumes and clips: `(batch, depth, height, width, channels)`."""
+    """`ResidualConvBlock` for volumes: `(batch, depth, height, width, channels)`."""
 
     rank = 3

@@ -76,11 +76,13 @@ class SeparableConvBlock(SeparableFamily):
     Example:
         >>> import keras
         >>> from sepconv_layers import SeparableConvBlock2D
-        >>> model = keras.Sequential([
-        ...     keras.Input((32, 32, 3)),
-        ...     SeparableConvBlock2D(16),
-        ...     SeparableConvBlock2D(32, strides=2),
-        ... ])
+        >>> model = keras.Sequential(
+        ...     [
+        ...         keras.Input((32, 32, 3)),
+        ...         SeparableConvBlock2D(16),
+        ...         SeparableConvBlock2D(32, strides=2),
+        ...     ]
+        ... )
         >>> model.output_shape
         (None, 16, 16, 32)
 
@@ -101,7 +103,8 @@ class SeparableConvBlock(SeparableFamily):
 class ConvBlock(SeparableFamily):
     """Standard convolution, normalisation and activation: the twin of `SeparableConvBlock`.
 
-    Arguments, shapes and errors are those of `SeparableConvBlock`; `depth_multiplier` has no effect.
+    Arguments, shapes and errors are those of `SeparableConvBlock`, where `depth_multiplier` alone
+    has no effect here.
 
     Example:
         >>> import numpy as np
@@ -133,7 +136,7 @@ class SeparableConvBlock2D(SeparableConvBlock):
 
 @keras.saving.register_keras_serializable("sepconv_layers")
 class SeparableConvBlock3D(SeparableConvBlock):
-    """`SeparableConvBlock` for volumes and clips: `(batch, depth, height, width, channels)`."""
+    """`SeparableConvBlock` for volumes: `(batch, depth, height, width, channels)`."""
 
     rank = 3
 
@@ -154,6 +157,6 @@ class ConvBlock2D(ConvBlock):
 
 @keras.saving.register_keras_serializable("sepconv_layers")
 class ConvBlock3D(ConvBlock):
-    """`ConvBlock` for volumes and clips: `(batch, depth, height, width, channels)`."""
+    """`ConvBlock` for volumes: `(batch, depth, height, width, channels)`."""
 
     rank = 3

@@ -1,6 +1,8 @@
 """Early errors for what `compare` is given."""
 
-from collections.abc import Mapping, Sequence
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +23,54 @@ def check_convs(convs: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_seeds(seeds: int | Sequence[int]) -> list[int]:
-    """The seeds as a list."""
-    listed = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    if not listed or len(set(listed)) < len(listed) or min(listed) < 0:
+def check_count(name: str, count: Any) -> int:
+    """A positive integer."""
+    if not _is_integer(count) or count < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={count!r}.")
+    return int(count)
+
+
+def check_sizes(sizes: Any) -> list[int]:
+    """The batch sizes as a sorted list."""
+    if not isinstance(sizes, Sequence) or not sizes:
         raise ValueError(
-            "`seeds` must be a positive number of seeds, or different integers from 0 on. "
-            f"Received: seeds={seeds!r}."
+            "`infer_batch_sizes` must be a list of at least one batch size. Received: "
+            f"infer_batch_sizes={sizes!r}."
         )
-    return listed
+    return sorted({check_count("infer_batch_sizes", size) for size in sizes})
 
 
-def check_positive(**counts: Any) -> None:
-    """Whether all are positive integers."""
-    for name, count in counts.items():
-        if not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={count!r}.")
+def check_seeds(seeds: Any) -> list[int]:
+    """The seeds as a list."""
+    listed = range(seeds) if _is_integer(seeds) else seeds
+    if (
+        not isinstance(listed, Sequence)
+        or not listed
+        or not all(_is_integer(seed) and 0 <= seed < 2**32 for seed in listed)
+        or len(set(listed)) < len(listed)
+    ):
+        raise ValueError(
+            "`seeds` must be a positive number of seeds, or a list of different integers from 0 "
+            f"to 2**32 - 1. Received: seeds={seeds!r}."
+        )
+    return [int(seed) for seed in listed]
+
+
+def check_rate(name: str, rate: Any, expected: str, is_right: Callable[[float], bool]) -> float:
+    """A number in a range."""
+    is_number = isinstance(rate, int | float | np.number) and math.isfinite(rate)
+    if not is_number or not is_right(rate):
+        raise ValueError(f"`{name}` must be a number {expected}. Received: {name}={rate!r}.")
+    return float(rate)
+
+
+def check_augmentation(augmentation: Any) -> None:
+    """Whether it is a layer."""
+    if not isinstance(augmentation, keras.layers.Layer | None):
+        raise ValueError(
+            "`augmentation` must be a Keras layer; several make one by `keras.Sequential`. "
+            f"Received: augmentation={augmentation!r}."
+        )
 
 
 def check_output(output: Any) -> None:
@@ -47,17 +81,62 @@ def check_output(output: Any) -> None:
 
 def check_data(data: Any) -> tuple[dict[str, tuple[Any, np.ndarray]], int]:
     """The parts, with labels as integers, and the number of classes."""
-    held = data if isinstance(data, Mapping) else vars(data)
-    parts = {name: _check_part(name, held.get(name)) for name in PARTS}
+    held = {
+        name: data.get(name) if isinstance(data, Mapping) else getattr(data, name, None)
+        for name in (*PARTS, "classes")
+    }
+    parts = {name: _check_part(name, held[name]) for name in PARTS}
     labels = np.concatenate([y for _, y in parts.values()])
-    classes = held.get("classes", int(labels.max()) + 1)
-    count = classes if isinstance(classes, int) else len(classes)
+    classes = labels.max() + 1 if held["classes"] is None else held["classes"]
+    count = int(classes) if _is_integer(classes) else len(classes)
     if labels.min() < 0 or labels.max() >= count:
         raise ValueError(
             f"Labels must be from 0 to {count - 1}, as there are {count} classes. Received: labels "
             f"from {labels.min()} to {labels.max()}."
         )
     return parts, count
+
+
+def check_build(
+    build: Callable[[str], keras.Model],
+    conv: str,
+    parts: Mapping[str, tuple[Any, np.ndarray]],
+    classes: int,
+) -> keras.Model:
+    """A model that is new, can be saved, and outputs one logit per class for all parts."""
+    model = build(conv)
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`build({conv!r})` must return a Keras model. Received: {type(model)}.")
+    for name, (x, _) in parts.items():
+        try:
+            logits = logits_of(model, take(x, np.zeros(2, int)))
+        except Exception as error:  # of any kind: each backend has its own
+            shapes = keras.tree.map_structure(lambda array: array.shape[1:], x)
+            raise ValueError(
+                f"The model of `build({conv!r})` must take the inputs of the {name!r} part, which "
+                f"have the shape (batch, *{shapes}). Received: {error}"
+            ) from error
+        _check_logits(logits, conv, classes)
+    if build(conv) is model:
+        raise ValueError(
+            f"`build({conv!r})` must return a new model each time, as one is trained for each "
+            f"seed. Received twice the same: {model.name!r}."
+        )
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.keras"
+        try:
+            model.save(path)
+            keras.models.load_model(path)
+        except Exception as error:  # of any kind: layers may raise what they like
+            raise ValueError(
+                f"The model of `build({conv!r})` must be one that can be saved and loaded again. "
+                f"Received: {error}"
+            ) from error
+    return model
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _check_part(name: str, part: Any) -> tuple[Any, np.ndarray]:
@@ -71,21 +150,25 @@ def _check_part(name: str, part: Any) -> tuple[Any, np.ndarray]:
             f"The labels of the {name!r} part must be integers of shape (samples,). Received: "
             f"dtype={y.dtype}, shape={y.shape}. One-hot labels become that by `y.argmax(-1)`."
         )
-    lengths = {len(leaf) if hasattr(leaf, "shape") else None for leaf in keras.tree.flatten(x)}
+    lengths = {
+        len(leaf) if isinstance(leaf, np.ndarray) and leaf.ndim else None
+        for leaf in keras.tree.flatten(x)
+    }
     if len(y) == 0 or lengths != {len(y)}:
         raise ValueError(
             f"The {name!r} part must have as many inputs, in NumPy arrays, as labels, and at least "
             f"one. Received: {len(y)} labels, and inputs of length "
             f"{', '.join(map(str, lengths))}."
         )
-    return x, y.astype("int64")
+    return keras.tree.map_structure(_as_objects_if_text, x), y.astype("int64")
 
 
-def check_model(model: Any, conv: str, x: Any, classes: int) -> None:
-    """Whether it is a model that outputs one logit per class for such inputs."""
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"`build({conv!r})` must return a Keras model. Received: {type(model)}.")
-    logits = logits_of(model, take(x, np.zeros(2, int)))
+def _as_objects_if_text(array: np.ndarray) -> np.ndarray:
+    # TensorFlow makes tensors of both, but `fit` of Keras takes only objects.
+    return array.astype(object) if array.dtype.kind == "U" else array
+
+
+def _check_logits(logits: np.ndarray, conv: str, classes: int) -> None:
     if logits.shape != (2, classes):
         raise ValueError(
             f"The model of `build({conv!r})` must output one logit for each of {classes} classes, "

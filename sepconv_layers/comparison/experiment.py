@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import keras
 
 from sepconv_layers.comparison import checks, timing
 from sepconv_layers.comparison.figure import figure_class
+from sepconv_layers.comparison.files import write
 from sepconv_layers.comparison.record import Comparison, Row
 from sepconv_layers.comparison.training import Training, digest_of, run, runs_folder, score
 from sepconv_layers.cost import profile
@@ -22,7 +25,7 @@ def compare(
     build: Callable[[str], keras.Model],
     data: Any,
     *,
-    convs: Sequence[str] = ("separable", "standard"),
+    convs: str | Sequence[str] = ("separable", "standard"),
     epochs: int = 10,
     batch_size: int = 64,
     seeds: int | Sequence[int] = 3,
@@ -56,10 +59,11 @@ def compare(
         epochs: Number of passes over the training part.
         batch_size: Training samples per step.
         seeds: How many seeds, or which.
-        learning_rate: Largest learning rate, after the warm-up.
+        learning_rate: Largest learning rate, after the warm-up; a number, no schedule.
         weight_decay: Of AdamW, for all weights but biases and normalisation.
         label_smoothing: Share of each label that is spread over all classes, in `[0, 1)`.
-        augmentation: Layer through which training inputs go. It is no part of the saved model.
+        augmentation: Layer through which training inputs go. It is no part of the saved model,
+            and its random state comes from the seed of the run.
         infer_batch_sizes: Batch sizes to time inference with; by default 1 and `batch_size`.
         output: Directory for the results and for what resuming needs.
         task: For the record: what is learnt.
@@ -90,10 +94,15 @@ def compare(
     """
     started, resumed = time.perf_counter(), 0.0
     convs, seeds = checks.check_convs(convs), checks.check_seeds(seeds)
-    sizes = (1, batch_size) if infer_batch_sizes is None else infer_batch_sizes
-    checks.check_positive(epochs=epochs, batch_size=batch_size)
-    for size in sizes:
-        checks.check_positive(infer_batch_sizes=size)
+    epochs = checks.check_count("epochs", epochs)
+    batch_size = checks.check_count("batch_size", batch_size)
+    sizes = checks.check_sizes((1, batch_size) if infer_batch_sizes is None else infer_batch_sizes)
+    learning_rate = checks.check_rate("learning_rate", learning_rate, "above 0", lambda x: x > 0)
+    weight_decay = checks.check_rate("weight_decay", weight_decay, "from 0 on", lambda x: x >= 0)
+    label_smoothing = checks.check_rate(
+        "label_smoothing", label_smoothing, "in [0, 1)", lambda x: 0 <= x < 1
+    )
+    checks.check_augmentation(augmentation)
     checks.check_output(output)
     if output is not None:
         figure_class()  # to hear now, not after the training, that it is missing
@@ -107,14 +116,13 @@ def compare(
     shape = keras.tree.map_structure(lambda array: array.shape[1:], x)
     probes = {}
     for conv in convs:
-        keras.utils.set_random_seed(seeds[0])
-        probes[conv] = build(conv)
-        checks.check_model(probes[conv], conv, x, classes)
+        keras.utils.set_random_seed(0)  # a net may hold a seed that it drew
+        probes[conv] = checks.check_build(build, conv, parts, classes)
     profiles = {conv: profile(probe, shape) for conv, probe in probes.items()}
     training.say(f"Timing {', '.join(convs)}")
-    times = timing.measure(build, convs, parts["train"], training, sorted(set(sizes)))
+    times = timing.measure(build, convs, parts["train"], training, sizes)
 
-    rows, models, digest = [], {}, digest_of(parts)
+    rows, artefacts, models, digest = [], {}, {}, digest_of(parts)
     with _directory(output) as directory:
         for i, conv in enumerate(convs):
             folder = runs_folder(directory, conv, probes[conv], training, digest)
@@ -125,7 +133,8 @@ def compare(
                 runs[seed], earlier = run(build, conv, seed, parts, training, folder)
                 resumed += earlier
             best = max(seeds, key=lambda seed: score(runs[seed]["best"]))
-            models[conv] = keras.models.load_model(folder / f"seed-{best}.keras")
+            artefacts[conv] = folder / f"seed-{best}.keras"
+            models[conv] = keras.models.load_model(artefacts[conv])
             row = Row(
                 conv=conv,
                 model=probes[conv].name,
@@ -155,6 +164,8 @@ def compare(
         models=models,
     )
     if output is not None:
+        for conv, artefact in artefacts.items():
+            write(directory / f"{conv}.keras", partial(shutil.copyfile, artefact))
         result.save(output)
     return result
 
@@ -172,15 +183,17 @@ def _gains(rows: dict[str, Row]) -> dict[str, Any]:
     if not {"separable", "standard"} <= set(rows):
         return {"mac_ratio": None, "speedup": {}, "realised_fraction": {}}
     ours, theirs = rows["separable"], rows["standard"]
-    largest, ratio = max(ours.infer_ms), theirs.macs / ours.macs
+    largest = max(ours.infer_ms)
+    ratio = theirs.macs / ours.macs if theirs.macs and ours.macs else None
     speedup = {
         "infer": theirs.infer_ms[largest] / ours.infer_ms[largest],
         "train": theirs.train_step_ms / ours.train_step_ms,
     }
+    realised = {key: value / ratio for key, value in speedup.items()} if ratio else {}
     return {
-        "mac_ratio": round(ratio, 4),
+        "mac_ratio": ratio and round(ratio, 4),
         "speedup": {key: round(value, 4) for key, value in speedup.items()},
-        "realised_fraction": {key: round(value / ratio, 4) for key, value in speedup.items()},
+        "realised_fraction": {key: round(value, 4) for key, value in realised.items()},
     }
 
 

@@ -32,16 +32,16 @@ def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
         mean, std, per_seed = (row.accuracy[key] for key in ("mean", "std", "per_seed"))
         axes.scatter([macs] * len(per_seed), per_seed, s=18, color=color, alpha=0.45, linewidth=0)
         axes.errorbar(macs, mean, std, fmt="o", color=color, capsize=5, markersize=8)
-        label = f"{row.conv}\n{mean:.3f} ± {std:.3f}"
+        label = f"{row.conv}\n{row.accuracy_text(3)}"
         axes.annotate(label, (macs, mean), (12, 0), color=color, **ANNOTATION)
     all_macs = [row.macs / 1e6 for row in rows]
     axes.set(
         title="Accuracy against cost",
         xlabel="MACs per sample (millions)",
         ylabel="test accuracy",
-        xscale="log",
-        xlim=(min(all_macs) / 1.6, max(all_macs) * 4),
     )
+    if min(all_macs) > 0:  # a logarithmic axis has no place for layers that cannot be counted
+        axes.set(xscale="log", xlim=(min(all_macs) / 1.6, max(all_macs) * 4))
     axes.margins(y=0.3)
     _tidy(axes)
 

@@ -44,6 +44,11 @@ class Row:
     train_mode: str
     artefacts: dict[str, dict[str, Any]]
 
+    def accuracy_text(self, digits: int = 4) -> str:
+        """Mean accuracy and, if there are several seeds, its spread."""
+        mean, std = (f"{self.accuracy[key]:.{digits}f}" for key in ("mean", "std"))
+        return f"{mean} ± {std}" if len(self.accuracy["per_seed"]) > 1 else mean
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -59,12 +64,13 @@ class Comparison:
         wall_seconds: Time of everything, earlier parts of a resumed comparison included.
         budget: `epochs`, `batch_size`, `seeds` and `training_samples`, the same for all nets.
         mac_ratio: MACs of the standard net divided by those of the separable one, or `None`
-            where one of them is missing.
+            where one of them is missing or has none that can be counted.
         speedup: `infer` and `train`: time of the standard net divided by that of the separable
             one, each in its best mode; `infer` with the largest batch size that was measured.
         realised_fraction: `speedup` divided by `mac_ratio`.
         rows: One `Row` per net.
-        models: The trained models by `conv`. They are not part of `results.json`.
+        models: The trained models by `conv`. They are not part of `results.json`, and `save`
+            leaves them out.
     """
 
     task: str
@@ -91,7 +97,7 @@ class Comparison:
             "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])])
             for first, *rest in (header, ["-" * width for width in widths], *body)
         ]
-        return "\n".join([f"{self.task}: {self.dataset}", *lines, *self._gains()])
+        return "\n".join([self._title(), *lines, *self._gains()])
 
     def to_markdown(self) -> str:
         """The same in Markdown."""
@@ -117,10 +123,9 @@ class Comparison:
         return cls(**record | {"rows": [Row(**row) for row in record["rows"]]})
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes `results.json`, `report.md`, `comparison.png` and one `CONV.keras` per model.
+        """Writes `results.json`, `report.md` and `comparison.png`.
 
-        Each is written beside its target and then renamed, and other files are left alone. A
-        comparison that was loaded has no models, so it writes none.
+        Each is written beside its target and then renamed, and other files are left alone.
 
         Raises:
             ImportError: If matplotlib is missing, which draws the picture. The rest is written.
@@ -129,8 +134,6 @@ class Comparison:
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / "results.json", self.to_json())
         write_text(directory / "report.md", self._report())
-        for conv, model in self.models.items():
-            write(directory / f"{conv}.keras", model.save)
         write(directory / "comparison.png", partial(self.plot().savefig, dpi=150))
 
     def plot(self) -> Any:
@@ -148,8 +151,11 @@ class Comparison:
         plot_accuracy(axes[0], self.rows)
         if self.mac_ratio:
             plot_speedup(axes[1], self.mac_ratio, self.speedup)
-        figure.suptitle(f"{self.task}: {self.dataset}", fontweight="bold")
+        figure.suptitle(self._title(), fontweight="bold")
         return figure
+
+    def _title(self) -> str:
+        return f"{self.task}: {self.dataset}" if self.dataset else self.task
 
     def _cells(self) -> list[list[str]]:
         sizes = list(self.rows[0].infer_ms)
@@ -159,7 +165,7 @@ class Comparison:
         return [header] + [
             [
                 row.conv,
-                f"{row.accuracy['mean']:.4f} ± {row.accuracy['std']:.4f}",
+                row.accuracy_text(),
                 f"{row.params:,}",
                 f"{row.macs / 1e6:,.2f} M",
                 *(f"{row.infer_ms[size]:.2f} ({row.infer_mode[size]})" for size in sizes),
@@ -183,7 +189,7 @@ class Comparison:
 
     def _report(self) -> str:
         budget, versions = self.budget, map(" ".join, self.versions.items())
-        return f"""# {self.task}: {self.dataset}
+        return f"""# {self._title()}
 
 {self.to_markdown()}
 

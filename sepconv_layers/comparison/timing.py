@@ -1,13 +1,15 @@
 """Inference and training-step times of nets that take turns in one process."""
 
+import contextlib
 import dataclasses
+import logging
 import math
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,7 +43,7 @@ def measure(
     trainers = {}
     for conv in convs:
         for mode, jit_compile in MODES[keras.backend.backend()].items():
-            trainers[conv, mode] = training.trainer(build(conv), len(y), jit_compile)
+            trainers[conv, mode] = training.trainer(build(conv), x, jit_compile)
             trainers[conv, mode].model.jit_compile = jit_compile
 
     def best(size: int, call: Callable[..., Any], *arrays: Any) -> dict[str, tuple[float, str]]:
@@ -52,8 +54,9 @@ def measure(
             for conv in convs
         }
 
-    infer = {size: best(size, lambda it: it.model.predict_on_batch, x) for size in batch_sizes}
-    train = best(training.batch_size, lambda it: it.train_on_batch, x, y)
+    with _quiet_tensorflow():
+        infer = {size: best(size, lambda it: it.model.predict_on_batch, x) for size in batch_sizes}
+        train = best(training.batch_size, lambda it: it.train_on_batch, x, y)
     return {
         conv: {
             "infer_ms": {size: infer[size][conv][0] for size in batch_sizes},
@@ -90,6 +93,18 @@ def _seconds(call: Callable[[], Any]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _quiet_tensorflow() -> Iterator[None]:
+    # It takes several models that are traced for one model that is traced again and again.
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def device() -> str:

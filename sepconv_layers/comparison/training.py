@@ -39,8 +39,9 @@ class Training:
         if self.progress:
             print(text, flush=True)
 
-    def trainer(self, model: keras.Model, samples: int, jit_compile: Any) -> "Trainer":
+    def trainer(self, model: keras.Model, x: Any, jit_compile: Any) -> "Trainer":
         """A compiled model around `model`, which itself stays without an optimizer."""
+        samples = len(keras.tree.flatten(x)[0])
         steps = self.epochs * math.ceil(samples / self.batch_size)
         warm_up = math.ceil(WARM_UP * steps)
         schedule = keras.optimizers.schedules.CosineDecay(
@@ -54,7 +55,7 @@ class Training:
         loss = keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=self.label_smoothing
         )
-        trainer = Trainer(model, self.augmentation)
+        trainer = Trainer(model, self.augmentation, take(x, slice(1)))
         trainer.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile)
         optimizer.build(trainer.trainable_variables)
         return trainer
@@ -67,11 +68,17 @@ class Training:
 class Trainer(keras.Model):
     """A model behind its augmentation."""
 
-    def __init__(self, model: keras.Model, augmentation: keras.layers.Layer | None) -> None:
+    def __init__(
+        self, model: keras.Model, augmentation: keras.layers.Layer | None, sample: Any
+    ) -> None:
         super().__init__(name="trainer")
         self.model = model
         if augmentation is not None:  # a copy, as it has a random state
             augmentation = type(augmentation).from_config(augmentation.get_config())
+            augmentation(sample, training=True)  # to have all its variables from now on
+            for variable in augmentation.variables:
+                if variable.name == "seed_generator_state":  # the run decides, not the layer
+                    variable.assign([np.random.randint(2**31), 0])
         self.augmentation = augmentation
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -107,34 +114,35 @@ def run(
     model = build(conv)
     # XLA compiles each net for seconds, and on TensorFlow does not make up for it in a short run.
     jit_compile = False if keras.backend.backend() == "tensorflow" else "auto"
-    trainer = training.trainer(model, len(parts["train"][1]), jit_compile)
+    trainer = training.trainer(model, parts["train"][0], jit_compile)
+    # What Keras builds at the first use takes random numbers, which must not be those of an epoch.
+    _evaluate(trainer, take(parts["val"], slice(training.batch_size)), training)
     history, best = _restore(unfinished, trainer)
     earlier = sum(epoch["seconds"] for epoch in history)
     for epoch in range(len(history), training.epochs):
         # With a seed of its own, an epoch is the same whether or not it follows an interruption.
         keras.utils.set_random_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
-        history.append(_train_epoch(trainer, parts, training, f"epoch {epoch + 1}"))
-        if not math.isfinite(history[-1]["loss"]):
+        logs = _train_epoch(trainer, parts, training, f"epoch {epoch + 1}")
+        if not math.isfinite(logs["loss"] + logs["val_loss"]):
             raise FloatingPointError(
-                f"The loss of the {conv} net with seed {seed} became {history[-1]['loss']} in "
-                f"epoch {epoch + 1}. Lower `learning_rate` (it is {training.learning_rate}), and "
-                "look for inputs that are not finite."
+                f"The {conv} net with seed {seed} had a training loss of {logs['loss']} and a "
+                f"validation loss of {logs['val_loss']} in epoch {epoch + 1}. Lower "
+                f"`learning_rate` (it is {training.learning_rate}), and look for inputs that are "
+                "not finite."
             )
-        if score(history[-1]) == max(map(score, history)):
+        if not history or score(logs) > max(map(score, history)):
             best = _values(model.weights)
+        history.append(logs)
         write(unfinished, partial(_save_state, trainer, history, best))
     model.set_weights(best)
-    x, y = parts["test"]
-    logs = trainer.evaluate(
-        x, training.one_hot(y), training.batch_size, verbose=0, return_dict=True
-    )
+    accuracy = _evaluate(trainer, parts["test"], training)
     artefact = folder / f"seed-{seed}.keras"
     write(artefact, model.save)
     result = {
-        "accuracy": round(float(logs["accuracy"]), 6),
+        "accuracy": round(accuracy, 6),
         "best": max(history, key=score),
         "seconds": sum(epoch["seconds"] for epoch in history),
-        "artefact": _check_artefact(artefact, model, x),
+        "artefact": _check_artefact(artefact, model, parts["test"][0]),
         "history": history,
     }
     write_text(finished, json.dumps(result, indent=2))
@@ -152,14 +160,18 @@ def runs_folder(
 ) -> Path:
     """The folder of all runs that differ in nothing but the seed."""
     settings = dataclasses.replace(training, augmentation=None, progress=True)
-    layers = [layer for layer in (model, training.augmentation) if layer is not None]
-    nets = json.dumps([keras.saving.serialize_keras_object(layer) for layer in layers])
-    # Names count up in a process, and a layer draws the seed it was not given: no settings, these.
-    names = dict.fromkeys(re.findall(r'"name": "([^"]*)"', nets))
+    net, augmentation = (
+        json.dumps(keras.saving.serialize_keras_object(layer))
+        for layer in (model, training.augmentation)
+    )
+    augmentation = re.sub(r'"seed": (null|\d+)', "", augmentation)  # the run decides about it
+    layers = net + augmentation
+    # Names count up in a process, so what matters is which of them are the same.
+    names = dict.fromkeys(re.findall(r'"name": "([^"]*)"', layers))
     numbers = {name: str(i) for i, name in enumerate(names)}
-    nets = re.sub(r'"([^"]*)"', lambda match: numbers.get(match[1], match[1]), nets)
-    nets = re.sub(r"seed: \d+", "", nets)
-    key = repr((settings, nets, digest, keras.backend.backend())).encode()
+    layers = re.sub(r'"([^"]*)"', lambda match: numbers.get(match[1], match[1]), layers)
+    weights = [tuple(weight.shape) for weight in model.weights]  # not all classes have a config
+    key = repr((settings, layers, weights, digest, keras.backend.backend())).encode()
     folder = directory / "runs" / f"{conv}-{hashlib.sha256(key).hexdigest()[:12]}"
     if not folder.exists() and list(folder.parent.glob(f"{conv}-{'?' * 12}")):
         training.say(
@@ -213,6 +225,13 @@ def _train_epoch(
             f"{logs['val_accuracy']:.4f}, {logs['seconds']:.1f} s"
         )
     return logs
+
+
+def _evaluate(trainer: Trainer, part: tuple[Any, np.ndarray], training: Training) -> float:
+    """The accuracy."""
+    x, y = part[0], training.one_hot(part[1])
+    logs = trainer.evaluate(x, y, training.batch_size, verbose=0, return_dict=True)
+    return float(logs["accuracy"])
 
 
 def _save_state(trainer: Trainer, history: list, best: list, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Keras layers: depthwise, separable and standard convolutions, and what blocks need beside them."""
+"""Keras layers: depthwise, separable and standard convolutions, and what blocks add to them."""
 
 from sepconv_layers.layers.conv import Conv1D, Conv2D, Conv3D
 from sepconv_layers.layers.depthwise_conv import DepthwiseConv1D, DepthwiseConv2D, DepthwiseConv3D

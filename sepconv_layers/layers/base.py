@@ -1,6 +1,8 @@
 """What all convolution layers share: arguments, shapes, bias, activation and configuration."""
 
-from collections.abc import Sequence
+import numbers
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -16,12 +18,39 @@ _WEIGHT_OPTIONS = {
 
 def positive_int(value: Any, name: str) -> int:
     """Returns `value` if it is a positive integer, or raises a `ValueError`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value <= 0:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        expected = "an integer"
+    elif number <= 0:
+        expected = "a strictly positive value"
+    else:
+        return number
+    raise ValueError(
+        f"Invalid value for argument `{name}`. Expected {expected}. Received {name}={value}."
+    )
+
+
+def number_that(holds: Callable[[Any], bool], value: Any, name: str, expected: str) -> Any:
+    """Returns `value` if it is a number for which `holds` holds, or raises a `ValueError`."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and holds(value):
+        return value
+    raise ValueError(f"The `{name}` argument must be {expected}. Received: {name}={value!r}")
+
+
+def channels_of(layer: Any, input_shape: Sequence[int | None]) -> int:
+    """The channels of a layer's input, or a `ValueError` where rank or channels are not right."""
+    axis = 1 if layer.data_format == "channels_first" else layer.rank + 1
+    channels = input_shape[axis] if len(input_shape) == layer.rank + 2 else None
+    if not channels:
         raise ValueError(
-            f"Invalid value for argument `{name}`. Expected a strictly positive value. "
-            f"Received {name}={value}."
+            f"{type(layer).__name__} expects inputs with {layer.rank} spatial dimensions, so of "
+            f"rank {layer.rank + 2}, and a known, positive number of channels in axis {axis} "
+            f"(data_format={layer.data_format!r}). Received: input_shape={tuple(input_shape)}"
         )
-    return int(value)
+    return channels
 
 
 class BaseConv(keras.layers.Layer):
@@ -60,22 +89,6 @@ class BaseConv(keras.layers.Layer):
             setattr(self, option, _WEIGHT_OPTIONS[option.rpartition("_")[2]].get(value))
         self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2)
 
-    def _channels(self, input_shape: Sequence[int | None]) -> int:
-        """The number of input channels, once they are known to be a number."""
-        if len(input_shape) != self.rank + 2:
-            raise ValueError(
-                f"{type(self).__name__} expects inputs with {self.rank} spatial dimensions, so of "
-                f"rank {self.rank + 2}. Received: input_shape={tuple(input_shape)}"
-            )
-        channels = input_shape[self.geometry.channel_axis]
-        if not channels:
-            raise ValueError(
-                f"{type(self).__name__} expects a known, positive number of channels in axis "
-                f"{self.geometry.channel_axis} of its inputs (data_format={self.data_format!r}). "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
-        return channels
-
     def _add_weight(self, name: str, shape: tuple[int, ...], options: str) -> keras.Variable:
         """Adds a weight by the initializer, regularizer and constraint of that prefix."""
         return self.add_weight(
@@ -88,7 +101,7 @@ class BaseConv(keras.layers.Layer):
         """Adds the bias, and holds later inputs to the shape that the layer was built for."""
         self.bias = self._add_weight("bias", (filters,), "bias") if self.use_bias else None
         self.input_spec = keras.layers.InputSpec(
-            ndim=self.rank + 2, axes={self.geometry.channel_axis: self._channels(input_shape)}
+            ndim=self.rank + 2, axes={self.geometry.channel_axis: channels_of(self, input_shape)}
         )
 
     def _finish_call(self, outputs: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from sepconv_layers import ops
-from sepconv_layers.layers.base import BaseConv, positive_int
+from sepconv_layers.layers.base import BaseConv, channels_of, positive_int
 
 
 class Conv(BaseConv):
@@ -94,7 +94,7 @@ class Conv(BaseConv):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         self.compute_output_shape(input_shape)
-        shape = (*self.kernel_size, self._channels(input_shape), self.filters)
+        shape = (*self.kernel_size, channels_of(self, input_shape), self.filters)
         self.kernel = self._add_weight("kernel", shape, "kernel")
         self._finish_build(input_shape, self.filters)
 
@@ -102,7 +102,7 @@ class Conv(BaseConv):
         return self._finish_call(ops.conv(inputs, self.kernel, **self._arguments))
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
-        self._channels(input_shape)
+        channels_of(self, input_shape)
         return self.geometry.output_shape(input_shape, self.filters)
 
     def get_config(self) -> dict:

@@ -7,7 +7,7 @@ import keras
 
 from sepconv_layers import ops
 from sepconv_layers.initializers import DepthwiseVarianceScaling
-from sepconv_layers.layers.base import BaseConv, positive_int
+from sepconv_layers.layers.base import BaseConv, channels_of, positive_int
 
 
 class DepthwiseConv(BaseConv):
@@ -99,7 +99,7 @@ class DepthwiseConv(BaseConv):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         filters = self.compute_output_shape(input_shape)[self.geometry.channel_axis]
-        shape = (*self.kernel_size, self._channels(input_shape), self.depth_multiplier)
+        shape = (*self.kernel_size, channels_of(self, input_shape), self.depth_multiplier)
         self.kernel = self._add_weight("kernel", shape, "depthwise")
         self._finish_build(input_shape, filters)
 
@@ -107,7 +107,7 @@ class DepthwiseConv(BaseConv):
         return self._finish_call(ops.depthwise_conv(inputs, self.kernel, **self._arguments))
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
-        filters = self._channels(input_shape) * self.depth_multiplier
+        filters = channels_of(self, input_shape) * self.depth_multiplier
         return self.geometry.output_shape(input_shape, filters)
 
     def get_config(self) -> dict:

@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.layers.base import number_that
+
 
 @keras.saving.register_keras_serializable("sepconv_layers")
 class DropPath(keras.layers.Layer):
@@ -41,9 +43,7 @@ class DropPath(keras.layers.Layer):
 
     def __init__(self, rate: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 <= rate < 1:
-            raise ValueError(f"The `rate` argument must be in [0, 1). Received: rate={rate}")
-        self.rate = rate
+        self.rate = number_that(lambda rate: 0 <= rate < 1, rate, "rate", "a number in [0, 1)")
         self.seed = seed
         if rate > 0:
             self.seed_generator = keras.random.SeedGenerator(seed)

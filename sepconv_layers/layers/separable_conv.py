@@ -7,7 +7,7 @@ import keras
 
 from sepconv_layers import ops
 from sepconv_layers.initializers import DepthwiseVarianceScaling
-from sepconv_layers.layers.base import BaseConv, positive_int
+from sepconv_layers.layers.base import BaseConv, channels_of, positive_int
 
 
 class SeparableConv(BaseConv):
@@ -113,7 +113,7 @@ class SeparableConv(BaseConv):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         self.compute_output_shape(input_shape)
-        channels = self._channels(input_shape)
+        channels = channels_of(self, input_shape)
         self.depthwise_kernel = self._add_weight(
             "depthwise_kernel", (*self.kernel_size, channels, self.depth_multiplier), "depthwise"
         )
@@ -131,7 +131,7 @@ class SeparableConv(BaseConv):
         return self._finish_call(outputs)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
-        self._channels(input_shape)
+        channels_of(self, input_shape)
         return self.geometry.output_shape(input_shape, self.filters)
 
     def get_config(self) -> dict:

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.layers.base import positive_int
+from sepconv_layers.layers.base import channels_of, number_that, positive_int
 from sepconv_layers.ops.geometry import standardize_data_format
 
 
@@ -54,9 +54,7 @@ class SqueezeExcite(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 < ratio <= 1:
-            raise ValueError(f"The `ratio` argument must be in (0, 1]. Received: ratio={ratio}")
-        self.ratio = ratio
+        self.ratio = number_that(lambda ratio: 0 < ratio <= 1, ratio, "ratio", "a number in (0, 1]")
         self.activation = keras.activations.get(activation)
         self.gate_activation = keras.activations.get(gate_activation)
         self.divisor = positive_int(divisor, "divisor")
@@ -68,13 +66,7 @@ class SqueezeExcite(keras.layers.Layer):
         return 1 if self.data_format == "channels_first" else self.rank + 1
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        channels = input_shape[self._channel_axis]
-        if not channels:
-            raise ValueError(
-                f"{type(self).__name__} expects a known, positive number of channels in axis "
-                f"{self._channel_axis} of its inputs (data_format={self.data_format!r}). "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
+        channels = channels_of(self, input_shape)
         width = max(1, round(channels * self.ratio / self.divisor)) * self.divisor
         self.squeeze = keras.layers.Dense(
             width, activation=self.activation, dtype=self.dtype_policy, name="squeeze"

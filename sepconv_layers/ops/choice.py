@@ -96,9 +96,7 @@ def choose(geometry: Geometry) -> Lowering:
     """The lowering to use for a convolution that is being run or traced now."""
     name = forced_lowering()
     if name == "auto":
-        where = Where(
-            keras.backend.backend(), runtime.device(), runtime.compiled(), geometry.rank
-        )
+        where = Where(keras.backend.backend(), runtime.device(), runtime.compiled(), geometry.rank)
         # TensorFlow has no kernel for volumes.
         name = TABLE.get(where, "planes" if where.backend == "tensorflow" else "native")
     return LOWERINGS[name]

@@ -9,6 +9,7 @@ from sepconv_layers.ops.choice import choose, forced_lowering
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.pointwise import pointwise
 from sepconv_layers.ops.standard import standard
+from sepconv_layers.ops.taps import taps
 
 
 def depthwise_conv(
@@ -165,13 +166,14 @@ class Conv(keras.Operation):
         self.data_format = data_format
         self.dilation_rate = dilation_rate
 
-    def call(self, inputs: Any, *kernels: Any) -> Any:
-        inputs, *kernels = _as_tensors(inputs, *kernels)
-        return self._compute(inputs, *kernels, geometry=self._check(inputs, *kernels)[0])
+    def call(self, *tensors: Any) -> Any:
+        tensors = _as_tensors(*tensors)
+        geometry, _ = self._check(*tensors)
+        return self._compute(geometry, *tensors)
 
     def compute_output_spec(self, inputs: Any, *kernels: Any) -> keras.KerasTensor:
         _, shape = self._check(inputs, *kernels)
-        return keras.KerasTensor(shape, dtype=inputs.dtype)
+        return keras.KerasTensor(shape, dtype=_common_dtype(inputs, *kernels))
 
     def get_config(self) -> dict:
         arguments = ("strides", "padding", "data_format", "dilation_rate", "name")
@@ -186,6 +188,12 @@ class Conv(keras.Operation):
                 "`inputs` and `kernel` must have the same rank, with 1, 2 or 3 spatial dimensions. "
                 f"Received: inputs.shape={shape}, kernel.shape={kernel_shape}."
             )
+        for kernel in kernels:
+            if 0 in tuple(kernel.shape):
+                raise ValueError(
+                    "The kernels must have a positive size in every dimension. "
+                    f"Received: kernel.shape={tuple(kernel.shape)}."
+                )
         geometry = Geometry.of(
             kernel_shape[:-2],
             rank,
@@ -203,10 +211,12 @@ class Conv(keras.Operation):
             )
         return geometry, geometry.output_shape(shape, self._filters(*kernels))
 
-    def _filters(self, kernel: Any) -> int:
+    def _filters(self, *kernels: Any) -> int:
+        (kernel,) = kernels
         return kernel.shape[-1]
 
-    def _compute(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any) -> Any:
+        (kernel,) = kernels
         # An exporter keeps a convolution quantised channel by channel, a matrix product it may not.
         if max(geometry.kernel_size) == 1 and forced_lowering() != "portable":
             return pointwise(inputs, kernel, geometry)
@@ -216,17 +226,22 @@ class Conv(keras.Operation):
 class DepthwiseConv(Conv):
     """Depthwise convolution as an operation."""
 
-    def _filters(self, kernel: Any) -> int:
+    def _filters(self, *kernels: Any) -> int:
+        (kernel,) = kernels
         return kernel.shape[-2] * kernel.shape[-1]
 
-    def _compute(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-        return choose(geometry)(inputs, kernel, geometry)
+    def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any) -> Any:
+        (kernel,) = kernels
+        # The oneDNN kernels of TensorFlow give an empty batch the shape of the input.
+        lower = taps if inputs.shape[0] == 0 else choose(geometry)
+        return lower(inputs, kernel, geometry)
 
 
 class SeparableConv(DepthwiseConv):
     """Depthwise-separable convolution as an operation."""
 
-    def _filters(self, depthwise_kernel: Any, pointwise_kernel: Any) -> int:
+    def _filters(self, *kernels: Any) -> int:
+        depthwise_kernel, pointwise_kernel = kernels
         rank = len(depthwise_kernel.shape) - 2
         expected = (1,) * rank + (super()._filters(depthwise_kernel),)
         if tuple(pointwise_kernel.shape[:-1]) != expected:
@@ -237,13 +252,11 @@ class SeparableConv(DepthwiseConv):
             )
         return pointwise_kernel.shape[-1]
 
-    def _compute(
-        self, inputs: Any, depthwise_kernel: Any, pointwise_kernel: Any, geometry: Geometry
-    ) -> Any:
-        outputs = super()._compute(inputs, depthwise_kernel, geometry)
-        ones = (1,) * geometry.rank
-        mixing = Geometry.of(ones, geometry.rank, data_format=geometry.data_format)
-        return Conv._compute(self, outputs, pointwise_kernel, geometry=mixing)
+    def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any) -> Any:
+        depthwise_kernel, pointwise_kernel = kernels
+        outputs = super()._compute(geometry, inputs, depthwise_kernel)
+        mixing = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
+        return Conv._compute(self, mixing, outputs, pointwise_kernel)
 
 
 def _run(operation: type[Conv], tensors: tuple, *arguments: Any) -> Any:
@@ -253,11 +266,19 @@ def _run(operation: type[Conv], tensors: tuple, *arguments: Any) -> Any:
     return operation(*arguments).call(*tensors)
 
 
-def _as_tensors(*values: Any) -> list:
-    """Converts to tensors of one floating-point type, the one that the backend promotes to."""
+def _as_tensors(*values: Any) -> tuple:
+    """Converts to tensors of one floating-point type."""
     tensors = [keras.ops.convert_to_tensor(value) for value in values]
-    dtype = keras.backend.result_type(*(tensor.dtype for tensor in tensors), float)
-    return [keras.ops.cast(tensor, dtype) for tensor in tensors]
+    dtype = _common_dtype(*tensors)
+    return tuple(keras.ops.cast(tensor, dtype) for tensor in tensors)
+
+
+def _common_dtype(*tensors: Any) -> str:
+    """The floating-point type that Keras promotes tensors to."""
+    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
+    if dtypes == {"float64"}:
+        return "float64"  # which only TensorFlow's promotion keeps
+    return keras.backend.result_type(*dtypes, float)
 
 
 for _operation in (Conv, DepthwiseConv, SeparableConv):

@@ -19,7 +19,7 @@ def standardize_tuple(value: int | Sequence[int], rank: int, name: str) -> tuple
         if isinstance(value, Sequence) and not isinstance(value, str):
             result = tuple(operator.index(item) for item in value)
         else:
-            result = (operator.index(value),) * rank  # type: ignore[arg-type]
+            result = (operator.index(value),) * rank
     except TypeError:
         raise ValueError(f"{message}.") from None
     if len(result) != rank:
@@ -102,6 +102,14 @@ class Geometry:
     def replace(self, **changes: Any) -> "Geometry":
         return dataclasses.replace(self, **changes)
 
+    def axes(self, which: slice) -> "Geometry":
+        """The geometry along some of the spatial axes."""
+        return self.replace(
+            kernel_size=self.kernel_size[which],
+            strides=self.strides[which],
+            dilation_rate=self.dilation_rate[which],
+        )
+
     def shape(self, batch: Any, spatial: Sequence[Any], channels: Any) -> tuple:
         """Assembles a tensor shape in this data format."""
         if self.data_format == "channels_first":
@@ -146,11 +154,11 @@ class Geometry:
         ):
             if mode == "causal":
                 pad_width[axis] = (extent, 0)
-            elif stride == 1:
+            elif stride == 1 or extent == 0:
                 pad_width[axis] = (extent // 2, extent - extent // 2)
             else:
                 pad_width[axis] = _same_padding(shape[axis], extent, stride)
-        if any(width != (0, 0) for width in pad_width):
+        if any(not isinstance(zeros, int) or zeros > 0 for width in pad_width for zeros in width):
             inputs = keras.ops.pad(inputs, pad_width)
         return inputs, self.replace(padding="valid")
 

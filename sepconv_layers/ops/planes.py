@@ -21,17 +21,7 @@ def planes(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         outputs = planes(inputs, kernel, geometry.replace(data_format="channels_last"))
         return keras.ops.moveaxis(outputs, -1, 1)
     inputs, geometry = geometry.pad(inputs)
-    along_depth = Geometry(
-        *(values[:1] for values in (geometry.kernel_size, geometry.strides)),
-        padding="valid",
-        data_format="channels_last",
-        dilation_rate=geometry.dilation_rate[:1],
-    )
-    plane = geometry.replace(
-        kernel_size=geometry.kernel_size[1:],
-        strides=geometry.strides[1:],
-        dilation_rate=geometry.dilation_rate[1:],
-    )
+    along_depth, plane = geometry.axes(slice(0, 1)), geometry.axes(slice(1, None))
     outputs = None
     for depth in range(geometry.kernel_size[0]):
         volume = along_depth.tap(inputs, (depth,))

@@ -40,7 +40,7 @@ def polyphase(
 
 
 def _phase(inputs: Any, phase: Any, periods: Any, sizes: Any, geometry: Geometry) -> Any:
-    """Every `strides`-th input, from what the first tap of the phase meets to what the last does."""
+    """Every `strides`-th input, from what the phase's first tap meets to what its last one does."""
     slices = [slice(None)] * (geometry.rank + 2)
     for i, axis in enumerate(geometry.spatial_axes):
         dilation = geometry.dilation_rate[i]

@@ -6,11 +6,16 @@ import keras
 
 from sepconv_layers.ops import runtime
 from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.pointwise import pointwise
 from sepconv_layers.ops.polyphase import polyphase
 
 
 def standard(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Standard convolution by the backend's kernel, whatever that can't do put around it."""
+    if inputs.shape[0] == 0:
+        # As in `DepthwiseConv`. No number is computed: any kernel element gives shape and gradient.
+        inputs, geometry = geometry.pad(inputs)
+        return pointwise(inputs, kernel[(0,) * geometry.rank], geometry)
     if geometry.padding == "causal":
         inputs, geometry = geometry.pad(inputs)
     if keras.backend.backend() == "tensorflow":
