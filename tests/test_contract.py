@@ -103,26 +103,21 @@ def test_mixed_precision_stays_close_to_float32(case):
 # and shows nothing new.
 STEPS = [
     (policy, jit_compile)
-    for policy, jit_compile in [
-        ("float32", True),
-        ("float32", False),
-        ("mixed_float16", False),
-        ("mixed_float16", True),
-    ]
-    if jit_compile in {"tensorflow": (False, True), "jax": (True,), "torch": (False,)}[BACKEND]
+    for jit_compile in {"tensorflow": (True, False), "jax": (True,), "torch": (False,)}[BACKEND]
+    for policy in ("mixed_float16", "float32")
 ]
 
 
 def steps():
     """Every class in every rank takes every step, its further variants one in each rank."""
+    few = STEPS[:1] + STEPS[-2:]  # compiled by XLA in one dimension, where that is quick
     for case in CASES:
         if case.cls is sl.DropPath:  # which has no weights
             continue
         if case.number == 0 and not SHORT:
             yield from ((case, *step) for step in STEPS)
         else:
-            few = STEPS[-3:]
-            yield (case, *few[(case.number + case.rank) % len(few)])
+            yield (case, *few[case.rank - 1])
 
 
 @pytest.mark.parametrize(("case", "policy", "jit_compile"), list(steps()), ids=str)
