@@ -136,16 +136,23 @@ class Block(keras.layers.Layer):
             return []
         if callable(self.normalization):
             return [self.normalization()]
-        common = {
-            "axis": self.geometry.channel_axis,
-            "dtype": self.dtype_policy,
-            "name": f"{name}_norm",
-        }
+        axis = self.geometry.channel_axis
+        common = {"dtype": self.dtype_policy, "name": f"{name}_norm"}
         if self.normalization == "batch":
-            return [keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, **common)]
-        if self.normalization == "layer":
-            return [keras.layers.LayerNormalization(**common)]
-        return [keras.layers.GroupNormalization(math.gcd(channels, MAX_GROUPS), **common)]
+            return [keras.layers.BatchNormalization(axis, momentum=BATCH_NORM_MOMENTUM, **common)]
+        if self.normalization == "group":
+            groups = math.gcd(channels, MAX_GROUPS)
+            return [keras.layers.GroupNormalization(groups, axis, **common)]
+        layer_norm = keras.layers.LayerNormalization(-1, **common)
+        if self.data_format == "channels_last":
+            return [layer_norm]
+        # Until Keras 3.15 at least, its layer normalisation knows only the last axes on PyTorch.
+        spatial = range(1, self.rank + 1)
+        return [
+            keras.layers.Permute((*(n + 1 for n in spatial), 1), dtype=self.dtype_policy),
+            layer_norm,
+            keras.layers.Permute((self.rank + 1, *spatial), dtype=self.dtype_policy),
+        ]
 
     def _act(self, name: str) -> list[keras.layers.Layer]:
         """The activation, or nothing where it is linear."""
