@@ -52,14 +52,14 @@ def changed(part, x=np.copy, y=np.copy):
     return {**DATA, part: (x(DATA[part][0]), y(DATA[part][1]))}
 
 
-def build(conv, filters=8, end=(), **dropout):
+def build(conv, filters=8, dtype=None, name=None, rate=0.1, seed=None, end=()):
     """A net with all kinds of state: weights, moving averages and random numbers."""
     convolution = {"separable": SeparableConv2D, "standard": Conv2D}[conv]
     stages = [
-        convolution(filters, 3),
+        convolution(filters, 3, dtype=dtype),
         layers.BatchNormalization(momentum=0.8),
-        layers.ReLU(),
-        layers.Dropout(**{"rate": 0.1} | dropout),
+        layers.Activation("relu", name=name),
+        layers.Dropout(rate, seed=seed),
         layers.GlobalAveragePooling2D(),
         layers.Dense(CLASSES),
     ]
@@ -70,8 +70,8 @@ def build_with(**changes):
     return functools.partial(build, **changes)
 
 
-def add_noise(stddev=0.1, **names):
-    return keras.Sequential([layers.GaussianNoise(stddev, **names)])
+def add_noise(stddev=0.1, seed=None):
+    return keras.Sequential([layers.GaussianNoise(stddev, seed=seed)])
 
 
 def compare_toy(**changes):
@@ -288,12 +288,14 @@ def test_both_nets_learn(finished):
         assert min(accuracy["per_seed"]) > 0.8  # 0.33 by chance
 
 
-def test_the_seed_of_a_run_decides_and_nothing_around_it(finished):
-    result = compare_toy(convs=CONVS[::-1], seeds=[1], augmentation=add_noise(seed=5))
+def test_the_seed_of_a_run_decides_and_nothing_around_it(finished, tmp_path):
+    noise = add_noise(seed=5)
+    result = compare_toy(convs=CONVS[::-1], seeds=[1], augmentation=noise, output=tmp_path)
     assert [row.conv for row in result.rows] == ["standard", "separable"]
     assert result.mac_ratio == finished.result.mac_ratio
     for conv, accuracy in accuracies(result).items():
         assert accuracy["per_seed"] == accuracies(finished.result)[conv]["per_seed"][1:]
+    assert runs_in(tmp_path).items() <= runs_in(finished.directory).items()
 
 
 def test_the_weights_of_the_best_validation_epoch_count():
@@ -418,7 +420,8 @@ def test_more_seeds_train_only_the_new_ones(finished, copy):
 COSMETICS = {
     "words": {"task": "Another", "dataset": "of another name", "command": "another"},
     "batch sizes to time": {"infer_batch_sizes": [3]},
-    "name and seed of a layer": {"augmentation": add_noise(seed=5, name="noise")},
+    "name of a layer": {"build": build_with(name="relu")},
+    "seed of the augmentation": {"augmentation": add_noise(seed=5)},
     "progress": {"progress": True},
 }
 
@@ -441,6 +444,7 @@ CHANGES = {
     "filters": {"build": build_with(filters=9)},
     "dropout": {"build": build_with(rate=0.2)},
     "seed of the net": {"build": build_with(seed=1)},
+    "dtype": {"build": build_with(dtype="mixed_bfloat16")},
     "one training input": {"data": changed("train", x=lambda x: np.where(x == x.max(), 9.0, x))},
     "one validation label": {"data": changed("val", y=first_label_moved)},
     "one test label": {"data": changed("test", y=first_label_moved)},

@@ -27,6 +27,8 @@ def figure_class() -> Any:
 
 def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
     """Draws accuracy against MACs: a dot for each seed, mean and spread for each net."""
+    from matplotlib import ticker
+
     for row in rows:
         macs, color = row.macs / 1e6, COLORS[row.conv]
         mean, std, per_seed = (row.accuracy[key] for key in ("mean", "std", "per_seed"))
@@ -42,6 +44,10 @@ def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
     )
     if min(all_macs) > 0:  # a logarithmic axis has no place for layers that cannot be counted
         axes.set(xscale="log", xlim=(min(all_macs) / 1.6, max(all_macs) * 4))
+        # By default, labels of less than a decade or two run into each other.
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.margins(y=0.3)
     _tidy(axes)
 

@@ -20,6 +20,9 @@ from sepconv_layers.comparison.files import write, write_text
 WARM_UP = 0.1  # of all steps
 CHECKED_SAMPLES = 256
 
+# In JSON, where a layer has its name: not that of a dtype policy, but that in a tensor's history.
+NAME = re.compile(r'((?<!DTypePolicy", "config": {)"name": |\[(?="[^"]*", \d+, \d+\]))"([^"]*)"')
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -165,11 +168,11 @@ def runs_folder(
         for layer in (model, training.augmentation)
     )
     augmentation = re.sub(r'"seed": (null|\d+)', "", augmentation)  # the run decides about it
-    layers = net + augmentation
     # Names count up in a process, so what matters is which of them are the same.
-    names = dict.fromkeys(re.findall(r'"name": "([^"]*)"', layers))
-    numbers = {name: str(i) for i, name in enumerate(names)}
-    layers = re.sub(r'"([^"]*)"', lambda match: numbers.get(match[1], match[1]), layers)
+    names: dict[str, int] = {}
+    layers = NAME.sub(
+        lambda match: f"{match[1]}{names.setdefault(match[2], len(names))}", net + augmentation
+    )
     weights = [tuple(weight.shape) for weight in model.weights]  # not all classes have a config
     key = repr((settings, layers, weights, digest, keras.backend.backend())).encode()
     folder = directory / "runs" / f"{conv}-{hashlib.sha256(key).hexdigest()[:12]}"
