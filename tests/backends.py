@@ -16,15 +16,9 @@ CONFIGURATIONS = int(os.environ.get("SEPCONV_TEST_CONFIGURATIONS", "450"))
 SHORT = CONFIGURATIONS < 450
 
 
-def output_of(layer, x):
-    """Returns what a layer or model makes of `x` outside training, in NumPy."""
-    if not layer.built:
-        layer.build(x.shape)
-    if BACKEND == "jax":  # which would compile each operation on its own
-        import jax
-
-        layer = jax.jit(layer)
-    return keras.ops.convert_to_numpy(layer(x))
+def output_of(layer, x, **arguments):
+    """Returns what a layer or model makes of `x`, in NumPy."""
+    return keras.ops.convert_to_numpy(layer(x, **arguments))
 
 
 def run_with_gradients(function, arguments, upstream, mode, dtype="float64", signature=None):

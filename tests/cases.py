@@ -108,9 +108,6 @@ def _cases():
 
 def _variants(name, base, variants, rank):
     for number, variant in enumerate(variants):
-        # In a short run each variant has its turn in one rank, the first one in all.
-        if SHORT and number and number % len(RANKS) != rank - 1:
-            continue
         arguments = {
             key: value[:rank] if isinstance(value, PerAxis) else value
             for key, value in {**base, **variant}.items()
@@ -118,7 +115,17 @@ def _variants(name, base, variants, rank):
         yield Case(getattr(sl, f"{name}{rank}D"), arguments, rank, number)
 
 
-CASES = list(_cases())
+def _one_of_each_class(cases):
+    """Picks one variant of each class, in turn, so that all of them are met in several classes."""
+    by_class = {}
+    for case in cases:
+        by_class.setdefault(case.cls, []).append(case)
+    return [variants[turn % len(variants)] for turn, variants in enumerate(by_class.values())]
+
+
+EVERY_CASE = list(_cases())
+CASES = _one_of_each_class(EVERY_CASE) if SHORT else EVERY_CASE
+PLAIN = [case for case in EVERY_CASE if case.number == 0]
 TWINS = [
     (getattr(sl, f"{separable}{rank}D"), getattr(sl, f"{standard}{rank}D"), rank)
     for rank in RANKS
