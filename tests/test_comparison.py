@@ -52,11 +52,11 @@ def changed(part, x=np.copy, y=np.copy):
     return {**DATA, part: (x(DATA[part][0]), y(DATA[part][1]))}
 
 
-def build(conv, filters=8, dtype=None, name=None, rate=0.1, seed=None, end=()):
+def build(conv, filters=8, name=None, rate=0.1, seed=None, end=()):
     """A net with all kinds of state: weights, moving averages and random numbers."""
     convolution = {"separable": SeparableConv2D, "standard": Conv2D}[conv]
     stages = [
-        convolution(filters, 3, dtype=dtype),
+        convolution(filters, 3),
         layers.BatchNormalization(momentum=0.8),
         layers.Activation("relu", name=name),
         layers.Dropout(rate, seed=seed),
@@ -444,7 +444,6 @@ CHANGES = {
     "filters": {"build": build_with(filters=9)},
     "dropout": {"build": build_with(rate=0.2)},
     "seed of the net": {"build": build_with(seed=1)},
-    "dtype": {"build": build_with(dtype="mixed_bfloat16")},
     "one training input": {"data": changed("train", x=lambda x: np.where(x == x.max(), 9.0, x))},
     "one validation label": {"data": changed("val", y=first_label_moved)},
     "one test label": {"data": changed("test", y=first_label_moved)},
@@ -465,6 +464,15 @@ def test_a_change_begins_new_runs_and_leaves_the_old_ones(changes, copy):
     with no_training(), pytest.raises(Trains):
         compare_toy(output=copy, convs="standard", **changes)
     assert contents(copy) == before
+
+
+def test_a_dtype_policy_is_a_change(copy):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        with no_training(), pytest.raises(Trains):
+            compare_toy(output=copy)
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 @keras.saving.register_keras_serializable("tests")
