@@ -52,13 +52,14 @@ def influence(cls, rank, filters, **arguments):
 
 @every_pair
 @pytest.mark.parametrize("padding", ["valid", "same", "causal"])
-@pytest.mark.parametrize("filters", [CHANNELS, 3])
+@pytest.mark.parametrize("filters", [3] if SHORT else [CHANNELS, 3])
 def test_twins_have_the_same_shape_stride_and_receptive_field(
     separable, standard, rank, padding, filters
 ):
     choices = [1, 2, PER_AXIS[:rank]]
-    both = list(itertools.product(choices, choices))
-    for strides, dilation in both[:: 5 if SHORT else 1]:
+    for strides, dilation in (
+        [(PER_AXIS[:rank], 2)] if SHORT else itertools.product(choices, choices)
+    ):
         arguments = {"strides": strides, "padding": padding, "dilation_rate": dilation}
         one = influence(separable, rank, filters, **arguments)
         assert one.any()

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.per_channel import weigh
 
 
 def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
@@ -23,7 +24,6 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         inputs = keras.ops.repeat(inputs, multiplier, axis=geometry.channel_axis)
     outputs = None
     for index in itertools.product(*map(range, geometry.kernel_size)):
-        weight = geometry.per_channel(kernel[index])
-        part = geometry.tap(inputs, index) * weight
+        part = weigh(geometry.tap(inputs, index), keras.ops.ravel(kernel[index]), geometry)
         outputs = part if outputs is None else outputs + part
     return keras.ops.cast(outputs, dtype)
