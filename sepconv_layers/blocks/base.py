@@ -18,8 +18,8 @@ DEPTHWISE_CONV = {1: layers.DepthwiseConv1D, 2: layers.DepthwiseConv2D, 3: layer
 SEPARABLE_CONV = {1: layers.SeparableConv1D, 2: layers.SeparableConv2D, 3: layers.SeparableConv3D}
 SQUEEZE_EXCITE = {1: layers.SqueezeExcite1D, 2: layers.SqueezeExcite2D, 3: layers.SqueezeExcite3D}
 
-# With Keras's default of 0.99, inference is at chance until hundreds of steps have passed; below 0.9
-# little is won, and few batches make the statistics: see `benchmarks/batch_norm_momentum.py`.
+# With Keras's default of 0.99, inference is at chance until hundreds of steps have passed; below
+# 0.9 little is won, and few batches make the statistics: see `benchmarks/batch_norm_momentum.py`.
 BATCH_NORM_MOMENTUM = 0.9
 MAX_GROUPS = 32
 

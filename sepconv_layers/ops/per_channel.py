@@ -6,8 +6,8 @@ import keras
 
 from sepconv_layers.ops.geometry import Geometry
 
-# Numbers of slices to add up at once, in two rounds. More win little and take long to compile; after
-# one round alone, XLA fuses the slices into the sum again, and nothing is won.
+# Numbers of slices to add up at once, in two rounds. More win little and take long to compile;
+# after one round alone, XLA fuses the slices into the sum again, and nothing is won.
 SLICES = (4, 3, 2)
 ROUNDS = 2
 
