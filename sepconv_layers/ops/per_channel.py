@@ -17,8 +17,9 @@ def weigh(inputs: Any, weights: Any, geometry: Geometry) -> Any:
 
     @keras.ops.custom_gradient
     def product(inputs: Any, weights: Any) -> tuple:
+        # PyTorch's `custom_gradient` passes all arguments, and the upstream gradient by name.
         def gradients(*args: Any, upstream: Any = None) -> tuple:
-            (upstream,) = args or (upstream,)
+            upstream = args[0] if upstream is None else upstream
             to_inputs = upstream * geometry.per_channel(weights)
             return to_inputs, _sum_per_channel(upstream * inputs, geometry)
 
