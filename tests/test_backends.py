@@ -15,6 +15,7 @@ FILES = ["test_ops.py", "test_contract.py", "test_layers.py", "test_twins.py"]
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="this is one of the other backends")
+@pytest.mark.timeout(1800)  # a suite, not a test
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_the_suite_passes_on_another_backend(backend, tmp_path):
     if importlib.util.find_spec(backend) is None:
