@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sepconv_layers import ops
-from sepconv_layers.ops import choice
+from sepconv_layers.ops import choice, runtime
 from tests import oracle
 from tests.backends import BACKEND, CONFIGURATIONS, MODES, SHORT, run_with_gradients
 
@@ -134,10 +134,11 @@ def check(problem, mode, operator=ops.depthwise_conv, lowering="auto", tolerance
 
 
 def mode_of(seed):
-    """A mode for each seed, so that every rank meets every mode."""
+    """A mode for each seed, so that every rank meets every mode; few that compile for long."""
     if BACKEND == "jax" and seed % 10:
         return "jit"  # one by one, each operation is compiled on its own: slow, and nothing new
-    return MODES[seed // 3 % len(MODES)]
+    modes = (*MODES[:2], *MODES)
+    return modes[seed // 3 % len(modes)]
 
 
 @pytest.mark.parametrize("seed", range(CONFIGURATIONS))
@@ -218,6 +219,8 @@ def test_an_empty_batch_gives_an_empty_batch(operator, lowering, rank):
 @pytest.mark.parametrize("rank", RANKS)
 @pytest.mark.parametrize("mode", MODES)
 def test_auto_takes_the_lowering_of_the_table(mode, rank, monkeypatch):
+    if runtime.device() != "cpu":
+        pytest.skip("the table is of CPUs")
     used = []
     for name, lower in choice.LOWERINGS.items():
         monkeypatch.setitem(

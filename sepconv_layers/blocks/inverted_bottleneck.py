@@ -101,7 +101,7 @@ class InvertedBottleneckBlock(InvertedFamily):
         dilation_rate: Step between kernel elements, in input positions.
         activation: Activation function, or its name; `None` for none. The output is linear.
         normalization: `"batch"`, `"layer"` (over channels), `"group"`, `None`, or a callable that
-            returns a layer.
+            returns a new layer: to save the block, a class or a registered function.
         data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
         expansion: Width inside the block over the number of input channels; 1 for no expansion.
         se_ratio: Width of the squeeze over the width inside the block; 0 for no

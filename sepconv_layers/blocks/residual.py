@@ -105,7 +105,7 @@ class ResidualSeparableConvBlock(ResidualFamily):
         dilation_rate: Step between kernel elements, in input positions.
         activation: Activation function, or its name; `None` for none.
         normalization: `"batch"`, `"layer"` (over channels), `"group"`, `None`, or a callable that
-            returns a layer.
+            returns a new layer: to save the block, a class or a registered function.
         data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
         repeats: Number of convolutions.
         drop_path: Share of samples for which training skips the convolutions, in `[0, 1)`.

@@ -57,7 +57,7 @@ class SeparableConvBlock(SeparableFamily):
         dilation_rate: Step between kernel elements, in input positions.
         activation: Activation function, or its name; `None` for none.
         normalization: `"batch"`, `"layer"` (over channels), `"group"`, `None`, or a callable that
-            returns a layer.
+            returns a new layer: to save the block, a class or a registered function.
         data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
         depth_multiplier: Number of depthwise outputs for each input channel. A standard
             convolution has no such number: the twin keeps it only for its configuration.

@@ -123,7 +123,7 @@ def conv(
 ) -> Any:
     """Standard convolution with everything that `depthwise_conv` can do, to compare with.
 
-    A kernel of ones, the pointwise convolution, is computed as a matrix product.
+    A kernel of size 1 everywhere, the pointwise convolution, is computed as a matrix product.
 
     Args:
         inputs: As for `depthwise_conv`.
