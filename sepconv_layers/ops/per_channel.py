@@ -1,43 +1,30 @@
-"""A product with one weight per channel, with a gradient that XLA computes fast on a CPU."""
+"""Sums over all positions of a channel, in a form that XLA computes fast on a CPU."""
 
 from typing import Any
 
 import keras
 
-from sepconv_layers.ops.geometry import Geometry
-
-# Numbers of slices to add up at once, in two rounds. More win little and take long to compile;
-# after one round alone, XLA fuses the slices into the sum again, and nothing is won.
-SLICES = (4, 3, 2)
-ROUNDS = 2
+SLICES = (8, 7, 6, 5, 4, 3, 2)
+ROWS = 8
 
 
-def weigh(inputs: Any, weights: Any, geometry: Geometry) -> Any:
-    """Multiplies each channel with its weight."""
+def sum_per_channel(values: Any, channel_axis: int) -> Any:
+    """Sums over all axes but that of the channels, the last one or the second.
 
-    @keras.ops.custom_gradient
-    def product(inputs: Any, weights: Any) -> tuple:
-        # PyTorch's `custom_gradient` passes all arguments, and the upstream gradient by name.
-        def gradients(*args: Any, upstream: Any = None) -> tuple:
-            upstream = args[0] if upstream is None else upstream
-            to_inputs = upstream * geometry.per_channel(weights)
-            return to_inputs, _sum_per_channel(upstream * inputs, geometry)
-
-        return inputs * geometry.per_channel(weights), gradients
-
-    return product(inputs, weights)
-
-
-def _sum_per_channel(products: Any, geometry: Geometry) -> Any:
-    """Sums over all positions.
-
-    XLA on a CPU runs a sum over all axes but the last one by one number at a time, while adding up
-    slices is vectorised: what is left for the sum is a small part.
+    XLA on a CPU runs such a sum one number at a time. Adding up a few slices is vectorised, with
+    whatever computes `values` fused into it. A product with ones adds up the rest: with one row of
+    ones it would be a loop again, with eight it is left to a library for matrix products.
     """
-    axes = [axis for axis in range(geometry.rank + 2) if axis != geometry.channel_axis]
-    for _ in range(ROUNDS):
-        size, axis = max((products.shape[axis] or 1, axis) for axis in axes)
-        slices = next((number for number in SLICES if size % number == 0), 1)
-        first, *others = keras.ops.split(products, slices, axis)
-        products = sum(others, first)
-    return keras.ops.sum(products, axis=axes)
+    axes = [axis for axis in range(len(values.shape)) if axis != channel_axis]
+    size, axis = max((values.shape[axis] or 1, axis) for axis in axes)
+    slices = next((number for number in SLICES if size % number == 0), 1)
+    first, *others = keras.ops.split(values, slices, axis)
+    values = sum(others, first)
+    shape = keras.ops.shape(values)
+    if channel_axis == 1:
+        rows = keras.ops.reshape(values, (*shape[:2], -1))
+        ones = keras.ops.ones((keras.ops.shape(rows)[2], ROWS), values.dtype)
+        return keras.ops.sum((rows @ ones)[:, :, 0], axis=0)
+    rows = keras.ops.reshape(values, (-1, shape[-1]))
+    ones = keras.ops.ones((ROWS, keras.ops.shape(rows)[0]), values.dtype)
+    return (ones @ rows)[0]
