@@ -16,8 +16,7 @@ def sum_per_channel(values: Any, channel_axis: int) -> Any:
     ones it would be a loop again, with eight it is left to a library for matrix products.
     """
     axes = [axis for axis in range(len(values.shape)) if axis != channel_axis]
-    size, axis = max((values.shape[axis] or 1, axis) for axis in axes)
-    slices = next((number for number in SLICES if size % number == 0), 1)
+    slices, axis = max((_slices(values.shape[axis]), axis) for axis in axes)
     first, *others = keras.ops.split(values, slices, axis)
     values = sum(others, first)
     shape = keras.ops.shape(values)
@@ -28,3 +27,8 @@ def sum_per_channel(values: Any, channel_axis: int) -> Any:
     rows = keras.ops.reshape(values, (-1, shape[-1]))
     ones = keras.ops.ones((ROWS, keras.ops.shape(rows)[0]), values.dtype)
     return (ones @ rows)[0]
+
+
+def _slices(size: int | None) -> int:
+    """The number of equal slices to make of an axis."""
+    return next((number for number in SLICES if size and size % number == 0), 1)

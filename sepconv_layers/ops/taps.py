@@ -32,7 +32,7 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
             upstream = args[0] if upstream is None else upstream
             return (
                 _input_gradient(inputs, kernel, upstream, geometry),
-                _kernel_gradient(inputs, kernel, upstream, geometry),
+                _kernel_gradient(inputs, upstream, geometry),
             )
 
         every = itertools.product(*map(range, geometry.kernel_size))
@@ -50,28 +50,48 @@ def _weighted_sum(parts: Iterable[tuple[Any, Any]], geometry: Geometry) -> Any:
     return outputs
 
 
-def _kernel_gradient(inputs: Any, kernel: Any, upstream: Any, geometry: Geometry) -> Any:
-    sums = [
-        sum_per_channel(geometry.tap(inputs, index) * upstream, geometry.channel_axis)
-        for index in itertools.product(*map(range, geometry.kernel_size))
-    ]
-    return keras.ops.reshape(keras.ops.stack(sums), kernel.shape)
+def _padded_upstream(inputs: Any, upstream: Any, geometry: Geometry) -> tuple[Any, list[int]]:
+    """The upstream gradient between zeros, as far as the kernel reaches, and that reach.
+
+    XLA computes a tensor that it pads and then slices only once. It would compute the upstream
+    gradient itself, with all the arithmetic that leads to it, again for each tap.
+    """
+    reach = [e // s for e, s in zip(geometry.extent, geometry.strides, strict=True)]
+    sizes, outputs = keras.ops.shape(inputs), keras.ops.shape(upstream)
+    pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(sizes)
+    for axis, before, stride in zip(geometry.spatial_axes, reach, geometry.strides, strict=True):
+        pad_width[axis] = (before, -(-sizes[axis] // stride) - outputs[axis])
+    return keras.ops.pad(upstream, pad_width), reach
+
+
+def _kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
+    outputs = keras.ops.shape(upstream)
+    padded, reach = _padded_upstream(inputs, upstream, geometry)
+    sums, last = [], geometry.spatial_axes[-1]
+    for index in itertools.product(*map(range, geometry.kernel_size)):
+        at_inputs = [slice(None)] * len(outputs)
+        at_upstream = [slice(None)] * len(outputs)
+        for i, axis in enumerate(geometry.spatial_axes):
+            stride, offset = geometry.strides[i], index[i] * geometry.dilation_rate[i]
+            # One zero more on either side, where there are inputs to meet it: a slice that has
+            # nothing of the padding would be one of the unpadded tensor again.
+            before = int(axis == last and offset >= stride)
+            after = int(axis == last and not before and geometry.extent[i] - offset >= stride)
+            start, size = reach[i] - before, before + outputs[axis] + after
+            at_upstream[axis] = slice(start, start + size)
+            start = offset - stride * before
+            at_inputs[axis] = slice(start, start + stride * (size - 1) + 1, stride)
+        products = inputs[tuple(at_inputs)] * padded[tuple(at_upstream)]
+        sums.append(sum_per_channel(products, geometry.channel_axis))
+    return keras.ops.reshape(
+        keras.ops.stack(sums), (*geometry.kernel_size, inputs.shape[geometry.channel_axis], 1)
+    )
 
 
 def _input_gradient(inputs: Any, kernel: Any, upstream: Any, geometry: Geometry) -> Any:
-    """A convolution of the padded upstream gradient for each phase of the strides.
-
-    Left to itself, XLA would compute the upstream gradient again for each tap: a tensor that is
-    padded, and then sliced more than once, it computes only once.
-    """
-    shape = keras.ops.shape(inputs)
-    reach = [e // s for e, s in zip(geometry.extent, geometry.strides, strict=True)]
-    pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(shape)
-    for axis, before, stride in zip(geometry.spatial_axes, reach, geometry.strides, strict=True):
-        after = -(-shape[axis] // stride) - keras.ops.shape(upstream)[axis]
-        pad_width[axis] = (before, after)
-    upstream = keras.ops.pad(upstream, pad_width)
-    # From here on: how the flipped kernel moves over the padded upstream gradient.
+    """An unstrided convolution of the upstream gradient for each phase of the strides."""
+    padded, reach = _padded_upstream(inputs, upstream, geometry)
+    # How the flipped kernel moves over it.
     moving = geometry.replace(
         kernel_size=tuple(r + 1 for r in reach),
         strides=(1,) * geometry.rank,
@@ -85,10 +105,10 @@ def _input_gradient(inputs: Any, kernel: Any, upstream: Any, geometry: Geometry)
             steps = [divmod(o, s) for o, s in zip(offsets, geometry.strides, strict=True)]
             if [rest for _, rest in steps] == list(which):
                 back = [r - step for r, (step, _) in zip(reach, steps, strict=True)]
-                parts.append((moving.tap(upstream, back), kernel[index]))
+                parts.append((moving.tap(padded, back), kernel[index]))
         if parts:
             return _weighted_sum(parts, geometry)
-        return keras.ops.zeros_like(moving.tap(upstream, reach))
+        return keras.ops.zeros_like(moving.tap(padded, reach))
 
     def interleave(which: tuple[int, ...]) -> Any:
         """All phases that begin with these, in one tensor."""
@@ -98,14 +118,14 @@ def _input_gradient(inputs: Any, kernel: Any, upstream: Any, geometry: Geometry)
         phases = [interleave((*which, i)) for i in range(stride)]
         if stride == 1:
             return phases[0]
-        merged = keras.ops.stack(phases, axis + 1)
         sizes = list(keras.ops.shape(phases[0]))
         sizes[axis] = sizes[axis] * stride
-        return keras.ops.reshape(merged, sizes)
+        return keras.ops.reshape(keras.ops.stack(phases, axis + 1), sizes)
 
     gradient = interleave(())
-    slices = [slice(None)] * len(shape)
+    sizes = keras.ops.shape(inputs)
+    slices = [slice(None)] * len(sizes)
     for axis, stride in zip(geometry.spatial_axes, geometry.strides, strict=True):
         if stride > 1:
-            slices[axis] = slice(0, shape[axis])
+            slices[axis] = slice(0, sizes[axis])
     return gradient[tuple(slices)]
