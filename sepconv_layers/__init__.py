@@ -25,6 +25,7 @@ from sepconv_layers.comparison import Comparison, compare
 from sepconv_layers.cost import Profile, profile
 from sepconv_layers.initializers import DepthwiseVarianceScaling
 from sepconv_layers.layers import (
+    BatchNormalization,
     Conv1D,
     Conv2D,
     Conv3D,
@@ -43,6 +44,7 @@ from sepconv_layers.layers import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchNormalization",
     "Comparison",
     "Conv1D",
     "Conv2D",

@@ -1,6 +1,7 @@
 """What all blocks share: arguments, configuration, shapes, and the folding of stages."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import keras
 
 from sepconv_layers import layers
-from sepconv_layers.layers.base import channels_of, number_that, positive_int
+from sepconv_layers.layers.base import BaseConv, channels_of, number_that, positive_int
 from sepconv_layers.ops.geometry import Geometry
 
 Normalization = str | Callable[[], keras.layers.Layer] | None
@@ -68,8 +69,8 @@ class Block(keras.layers.Layer):
             ndim=self.rank + 2, axes={self.geometry.channel_axis: channels}
         )
 
-    def call(self, inputs: Any) -> Any:
-        return self._fold(self.stages, inputs)
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self._fold(self.stages, inputs, training)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         stages = self.stages or self._make_stages(self._check(input_shape))
@@ -103,9 +104,19 @@ class Block(keras.layers.Layer):
                 stage.build(shape)
             shape = stage.compute_output_shape(shape)
 
-    def _fold(self, stages: Sequence[keras.layers.Layer], inputs: Any) -> Any:
-        for stage in stages:
-            inputs = stage(inputs)
+    def _fold(
+        self, stages: Sequence[keras.layers.Layer], inputs: Any, training: bool | None
+    ) -> Any:
+        is_applied = False
+        for stage, after in itertools.zip_longest(stages, stages[1:]):
+            if is_applied:
+                inputs, is_applied = stage(inputs, is_applied=True), False
+                continue
+            is_pair = isinstance(stage, BaseConv) and isinstance(after, layers.BatchNormalization)
+            if is_pair and not training and stage.should_scale(inputs.shape):
+                inputs, is_applied = stage(inputs, scale_and_shift=after.scale_and_shift), True
+            else:
+                inputs = stage(inputs)
         # A normalisation that the user makes may compute in another type than the block.
         return keras.ops.cast(inputs, self.compute_dtype)
 
@@ -139,7 +150,7 @@ class Block(keras.layers.Layer):
         axis = self.geometry.channel_axis
         common = {"dtype": self.dtype_policy, "name": f"{name}_norm"}
         if self.normalization == "batch":
-            return [keras.layers.BatchNormalization(axis, momentum=BATCH_NORM_MOMENTUM, **common)]
+            return [layers.BatchNormalization(axis, momentum=BATCH_NORM_MOMENTUM, **common)]
         if self.normalization == "group":
             groups = math.gcd(channels, MAX_GROUPS)
             return [keras.layers.GroupNormalization(groups, axis, **common)]
@@ -197,12 +208,12 @@ class ShortcutBlock(Block):
         self._build_all(self.shortcut or [], input_shape)
         self._build_all([self.drop, *self.tail], self.compute_output_shape(input_shape))
 
-    def call(self, inputs: Any) -> Any:
-        outputs = super().call(inputs)
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        outputs = super().call(inputs, training)
         if self.shortcut is not None:
-            shortcut = self._fold(self.shortcut, self._shortcut_input(inputs))
+            shortcut = self._fold(self.shortcut, self._shortcut_input(inputs), training)
             outputs = self.drop(outputs) + shortcut
-        return self._fold(self.tail, outputs)
+        return self._fold(self.tail, outputs, training)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "drop_path": self.drop_path}

@@ -1,5 +1,6 @@
 """Keras layers: depthwise, separable and standard convolutions, and what blocks add to them."""
 
+from sepconv_layers.layers.batch_normalization import BatchNormalization
 from sepconv_layers.layers.conv import Conv1D, Conv2D, Conv3D
 from sepconv_layers.layers.depthwise_conv import DepthwiseConv1D, DepthwiseConv2D, DepthwiseConv3D
 from sepconv_layers.layers.drop_path import DropPath
@@ -7,6 +8,7 @@ from sepconv_layers.layers.separable_conv import SeparableConv1D, SeparableConv2
 from sepconv_layers.layers.squeeze_excite import SqueezeExcite1D, SqueezeExcite2D, SqueezeExcite3D
 
 __all__ = [
+    "BatchNormalization",
     "Conv1D",
     "Conv2D",
     "Conv3D",

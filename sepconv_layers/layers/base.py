@@ -1,5 +1,6 @@
 """What all convolution layers share: arguments, shapes, bias, activation and configuration."""
 
+import math
 import numbers
 import operator
 from collections.abc import Callable, Sequence
@@ -7,7 +8,9 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.ops import runtime
 from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.per_channel import add_per_channel
 
 _WEIGHT_OPTIONS = {
     "initializer": keras.initializers,
@@ -104,10 +107,35 @@ class BaseConv(keras.layers.Layer):
             ndim=self.rank + 2, axes={self.geometry.channel_axis: channels_of(self, input_shape)}
         )
 
-    def _finish_call(self, outputs: Any) -> Any:
+    def call(self, inputs: Any, scale_and_shift: Callable[[], tuple] | None = None) -> Any:
+        """Convolves, and does the work of a batch normalisation that follows, if it is given."""
+        if scale_and_shift is not None:
+            scale, shift = scale_and_shift()
+            return add_per_channel(self._convolve(inputs, scale), shift, self.geometry)
+        outputs = self._convolve(inputs)
         if self.use_bias:
-            outputs = outputs + self.geometry.per_channel(self.bias)
+            outputs = add_per_channel(outputs, self.bias, self.geometry)
         return outputs if self.activation is None else self.activation(outputs)
+
+    def _convolve(self, inputs: Any, scale: Any = None) -> Any:
+        """Convolves with the kernels, the last one scaled for each output channel."""
+        raise NotImplementedError
+
+    def should_scale(self, input_shape: Sequence[int | None]) -> bool:
+        """Whether to scale the kernel instead of the output: where it can be, and is less work.
+
+        Scaling a kernel is done again in each call. What XLA compiles scales outputs for nothing,
+        and in half precision a scaled kernel would be rounded once more.
+        """
+        if self.use_bias or self.activation not in (None, keras.activations.linear):
+            return False
+        if runtime.compiled() or self.compute_dtype not in ("float32", "float64"):
+            return False
+        shape = self.compute_output_shape(input_shape)
+        positions = math.prod(shape[axis] or math.inf for axis in self.geometry.spatial_axes)
+        filters = shape[self.geometry.channel_axis]
+        last_kernel = [weight for weight in self.weights if len(weight.shape) > 1][-1]
+        return math.prod(last_kernel.shape) <= filters * positions
 
     @property
     def _arguments(self) -> dict[str, Any]:

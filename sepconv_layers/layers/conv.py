@@ -98,8 +98,9 @@ class Conv(BaseConv):
         self.kernel = self._add_weight("kernel", shape, "kernel")
         self._finish_build(input_shape, self.filters)
 
-    def call(self, inputs: Any) -> Any:
-        return self._finish_call(ops.conv(inputs, self.kernel, **self._arguments))
+    def _convolve(self, inputs: Any, scale: Any = None) -> Any:
+        kernel = self.kernel if scale is None else self.kernel * scale
+        return ops.conv(inputs, kernel, **self._arguments)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         channels_of(self, input_shape)

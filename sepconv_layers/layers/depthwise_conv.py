@@ -103,8 +103,11 @@ class DepthwiseConv(BaseConv):
         self.kernel = self._add_weight("kernel", shape, "depthwise")
         self._finish_build(input_shape, filters)
 
-    def call(self, inputs: Any) -> Any:
-        return self._finish_call(ops.depthwise_conv(inputs, self.kernel, **self._arguments))
+    def _convolve(self, inputs: Any, scale: Any = None) -> Any:
+        kernel = self.kernel
+        if scale is not None:
+            kernel = kernel * keras.ops.reshape(scale, kernel.shape[-2:])
+        return ops.depthwise_conv(inputs, kernel, **self._arguments)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         filters = channels_of(self, input_shape) * self.depth_multiplier

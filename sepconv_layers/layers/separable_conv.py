@@ -124,11 +124,9 @@ class SeparableConv(BaseConv):
         )
         self._finish_build(input_shape, self.filters)
 
-    def call(self, inputs: Any) -> Any:
-        outputs = ops.separable_conv(
-            inputs, self.depthwise_kernel, self.pointwise_kernel, **self._arguments
-        )
-        return self._finish_call(outputs)
+    def _convolve(self, inputs: Any, scale: Any = None) -> Any:
+        pointwise = self.pointwise_kernel if scale is None else self.pointwise_kernel * scale
+        return ops.separable_conv(inputs, self.depthwise_kernel, pointwise, **self._arguments)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         channels_of(self, input_shape)

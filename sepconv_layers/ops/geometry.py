@@ -145,22 +145,28 @@ class Geometry:
 
     def pad(self, inputs: Any) -> tuple[Any, "Geometry"]:
         """Returns the input with its padding made explicit, and the geometry that is then left."""
-        if self.padding == "valid":
-            return inputs, self
-        shape = keras.ops.shape(inputs)
-        pad_width: list[tuple[Any, Any]] = [(0, 0)] * (self.rank + 2)
+        widths = self.pad_widths(keras.ops.shape(inputs))
+        if any(not isinstance(zeros, int) or zeros > 0 for width in widths for zeros in width):
+            pad_width: list[tuple[Any, Any]] = [(0, 0)] * (self.rank + 2)
+            pad_width[self.spatial_axes[0] : self.spatial_axes[-1] + 1] = widths
+            inputs = keras.ops.pad(inputs, pad_width)
+        return inputs, self.replace(padding="valid")
+
+    def pad_widths(self, shape: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """Zeros before and after each spatial axis; where a size is unknown, tensors may be."""
+        widths: list[tuple[Any, Any]] = []
         for axis, extent, stride, mode in zip(
             self.spatial_axes, self.extent, self.strides, self._modes(), strict=True
         ):
-            if mode == "causal":
-                pad_width[axis] = (extent, 0)
+            if mode == "valid":
+                widths.append((0, 0))
+            elif mode == "causal":
+                widths.append((extent, 0))
             elif stride == 1 or extent == 0:
-                pad_width[axis] = (extent // 2, extent - extent // 2)
+                widths.append((extent // 2, extent - extent // 2))
             else:
-                pad_width[axis] = _same_padding(shape[axis], extent, stride)
-        if any(not isinstance(zeros, int) or zeros > 0 for width in pad_width for zeros in width):
-            inputs = keras.ops.pad(inputs, pad_width)
-        return inputs, self.replace(padding="valid")
+                widths.append(_same_padding(shape[axis], extent, stride))
+        return widths
 
     def tap(self, inputs: Any, index: Sequence[int]) -> Any:
         """Slices out of a padded input what the kernel element at `index` meets.

@@ -4,13 +4,19 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.ops.channels_last import torch_conv
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.polyphase import polyphase
 
 
 def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Depthwise convolution by the backend's kernel, whatever that can't do put around it."""
-    if keras.backend.backend() != "tensorflow":
+    backend = keras.backend.backend()
+    if backend == "torch":
+        *kernel_size, channels, multiplier = kernel.shape
+        grouped = keras.ops.reshape(kernel, (*kernel_size, 1, channels * multiplier))
+        return torch_conv(inputs, grouped, geometry, groups=channels)
+    if backend != "tensorflow":
         return _depthwise(inputs, kernel, geometry)
     if geometry.rank == 3:
         return _tensorflow_3d(inputs, kernel, geometry)

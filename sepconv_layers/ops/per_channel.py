@@ -1,8 +1,10 @@
-"""Sums over all positions of a channel, in a form that XLA computes fast on a CPU."""
+"""Sums and additions with one number for each channel, in the forms that backends do well."""
 
 from typing import Any
 
 import keras
+
+from sepconv_layers.ops.geometry import Geometry
 
 SLICES = (8, 7, 6, 5, 4, 3, 2)
 ROWS = 8
@@ -32,3 +34,12 @@ def sum_per_channel(values: Any, channel_axis: int) -> Any:
 def _slices(size: int | None) -> int:
     """The number of equal slices to make of an axis."""
     return next((number for number in SLICES if size and size % number == 0), 1)
+
+
+def add_per_channel(values: Any, vector: Any, geometry: Geometry) -> Any:
+    """Adds its number to each channel."""
+    if keras.backend.backend() == "tensorflow" and geometry.data_format == "channels_last":
+        import tensorflow as tf
+
+        return tf.nn.bias_add(values, vector)  # which its graphs fuse with what is around it
+    return values + geometry.per_channel(vector)

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops import runtime
+from sepconv_layers.ops.channels_last import torch_conv
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.pointwise import pointwise
 from sepconv_layers.ops.polyphase import polyphase
@@ -16,6 +17,8 @@ def standard(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         # As in `DepthwiseConv`. No number is computed: any kernel element gives shape and gradient.
         inputs, geometry = geometry.pad(inputs)
         return pointwise(inputs, kernel[(0,) * geometry.rank], geometry)
+    if keras.backend.backend() == "torch":
+        return torch_conv(inputs, kernel, geometry)
     if geometry.padding == "causal":
         inputs, geometry = geometry.pad(inputs)
     if keras.backend.backend() == "tensorflow":

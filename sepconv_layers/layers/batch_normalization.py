@@ -1,0 +1,70 @@
+"""Batch normalisation that costs little beside a separable convolution."""
+
+from typing import Any
+
+import keras
+
+from sepconv_layers.ops.normalization import batch_norm
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation by the backend's fused kernel in training.
+
+    A drop-in for `keras.layers.BatchNormalization`: same arguments, weights, statistics and
+    outputs. Beside a separable convolution, which has few multiplications, the many small
+    operations of which Keras makes a training step are what costs: on TensorFlow without XLA and on
+    PyTorch this layer leaves them to one kernel. In inference, the blocks fold it into the
+    convolution before it.
+
+    Args:
+        *args: As for `keras.layers.BatchNormalization`.
+        **kwargs: As for `keras.layers.BatchNormalization`.
+
+    Input shape:
+        Any, with the channels in `axis`.
+
+    Output shape:
+        That of the input.
+
+    Raises:
+        ValueError: As `keras.layers.BatchNormalization` does.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import BatchNormalization
+        >>> layer = BatchNormalization(momentum=0.9)
+        >>> y = layer(np.arange(12, dtype="float32").reshape(2, 3, 2), training=True)
+        >>> bool(abs(np.mean(y)) < 1e-6)
+        True
+
+    Reference:
+        [Ioffe and Szegedy, "Batch Normalization", 2015](https://arxiv.org/abs/1502.03167).
+    """
+
+    def call(
+        self, inputs: Any, training: bool | None = None, mask: Any = None, is_applied: bool = False
+    ) -> Any:
+        if is_applied:  # by the convolution before, with what `scale_and_shift` gives
+            return inputs
+        fused = None
+        last = self.axis in (-1, len(inputs.shape) - 1)
+        if training and self.trainable and last and mask is None:
+            if not (self.synchronized or self.renorm):
+                gamma = keras.ops.ones_like(self.moving_mean) if not self.scale else self.gamma
+                beta = keras.ops.zeros_like(self.moving_mean) if not self.center else self.beta
+                fused = batch_norm(inputs, gamma, beta, self.epsilon)
+        if fused is None:
+            return super().call(inputs, training=training, mask=mask)
+        outputs, *moments = fused
+        for moving, now in zip((self.moving_mean, self.moving_variance), moments, strict=True):
+            moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
+        return outputs
+
+    def scale_and_shift(self) -> tuple[Any, Any]:
+        """What inference multiplies each channel with, and then adds."""
+        scale = keras.ops.rsqrt(self.moving_variance + self.epsilon)
+        if self.scale:
+            scale = scale * self.gamma
+        shift = -self.moving_mean * scale
+        return scale, shift + self.beta if self.center else shift

@@ -1,0 +1,53 @@
+"""Batch normalisation in training, by the kernels in which a backend fuses it."""
+
+import math
+from typing import Any
+
+import keras
+
+from sepconv_layers.ops import runtime
+
+
+def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any] | None:
+    """Normalises each channel, the last axis, by its mean and variance over all others.
+
+    Keras computes this by a dozen operations on tensors of the size of the input, forward and
+    backward. XLA fuses them; elsewhere the backend's own kernel does the work in one.
+
+    Returns:
+        The outputs, the mean and the variance; `None` where there is no such kernel.
+    """
+    backend = keras.backend.backend()
+    if keras.backend.standardize_dtype(inputs.dtype) != "float32" or runtime.compiled():
+        return None
+    if backend == "tensorflow":
+        return _tensorflow(inputs, gamma, beta, epsilon)
+    return _torch(inputs, gamma, beta, epsilon) if backend == "torch" else None
+
+
+def _tensorflow(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
+    import tensorflow as tf
+
+    shape = tf.shape(inputs)
+    channels = inputs.shape[-1]
+    images = tf.reshape(inputs, (shape[0], -1, 1, channels))
+    outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+        images, gamma, beta, epsilon=epsilon, is_training=True
+    )
+    # It gives the unbiased estimate, Keras's moving variance is of the batches themselves.
+    count = tf.cast(tf.size(images) // channels, variance.dtype)
+    outputs = tf.reshape(outputs, shape)
+    outputs.set_shape(inputs.shape)
+    return outputs, mean, variance * (count - 1) / count
+
+
+def _torch(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
+    import torch
+
+    batch, *spatial, channels = inputs.shape
+    images = inputs.reshape(batch, math.prod(spatial), 1, channels).permute(0, 3, 1, 2)
+    outputs, mean, inverse_deviation = torch.native_batch_norm(
+        images, gamma, beta, None, None, True, 0.0, epsilon
+    )
+    variance = inverse_deviation.detach() ** -2 - epsilon
+    return outputs.permute(0, 2, 3, 1).reshape(inputs.shape), mean.detach(), variance
