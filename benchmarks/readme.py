@@ -2,9 +2,12 @@
 
     python -m benchmarks.readme
 
-A table stands between `<!-- FOLDER OF THE RECORD -->` and `<!-- end -->`.
+A table stands between `<!-- results/RECORD -->` and `<!-- end -->`: the record is the folder of a
+comparison, or the file of a benchmark.
 """
 
+import importlib
+import json
 import re
 from pathlib import Path
 
@@ -18,7 +21,13 @@ def render(text: str) -> str:
     """The text with each table as its record has it."""
 
     def table(match: re.Match) -> str:
-        markdown = Comparison.load(ROOT / match[1]).to_markdown()
+        path = ROOT / match[1]
+        if path.is_dir():
+            markdown = Comparison.load(path).to_markdown()
+        else:
+            record = json.loads(path.read_text("utf-8"))
+            benchmark = importlib.import_module(f"benchmarks.{record['benchmark']}")
+            markdown = benchmark.table(record["rows"])
         return f"<!-- {match[1]} -->\n{markdown}\n<!-- end -->"
 
     return re.sub(r"<!-- (results/\S+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)

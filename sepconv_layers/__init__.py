@@ -1,6 +1,6 @@
 """Keras layers and blocks that make depthwise-separable convolution deliver."""
 
-from sepconv_layers import ops
+from sepconv_layers import comparison, ops
 from sepconv_layers.blocks import (
     ConvBlock1D,
     ConvBlock2D,
@@ -80,6 +80,7 @@ __all__ = [
     "SqueezeExcite2D",
     "SqueezeExcite3D",
     "compare",
+    "comparison",
     "ops",
     "profile",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sepconv_layers as sl
-from tests.backends import SHORT, output_of
+from tests.backends import MODES, SHORT, output_of, run_with_gradients
 from tests.cases import RANKS, SIZES
 
 # More than there are positions in a row: where the numbers agree, Keras takes the bias of a
@@ -201,3 +201,74 @@ def test_the_initialiser_names_a_bad_argument(argument, value, expected):
 def test_the_initialiser_names_a_shape_that_is_not_of_a_depthwise_kernel():
     with pytest.raises(ValueError, match=r"`shape`.*kernel_size.*Received: shape=\(4, 2\)"):
         sl.DepthwiseVarianceScaling()((4, 2))
+
+
+def normalised(cls, axis, x, upstream):
+    """Outputs, statistics and gradients of a training step of a batch normalisation."""
+    rng = np.random.default_rng(1)
+    layer = cls(axis, momentum=0.8, epsilon=1e-2)
+    layer.build(x.shape)
+    layer.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in layer.weights])
+    gamma, beta = layer.gamma.value, layer.beta.value
+
+    def step(x, gamma, beta):
+        with keras.StatelessScope([(layer.gamma, gamma), (layer.beta, beta)]) as scope:
+            outputs = layer(x, training=True)
+        moving = [scope.get_current_value(v) for v in (layer.moving_mean, layer.moving_variance)]
+        return keras.ops.concatenate(
+            [keras.ops.ravel(outputs), *map(keras.ops.stop_gradient, moving)]
+        )
+
+    arrays = [keras.ops.convert_to_numpy(it) for it in (x, gamma, beta)]
+    padded = np.concatenate([upstream.ravel(), np.zeros(2 * len(arrays[1]))])
+    return [run_with_gradients(step, arrays, padded, mode, "float32") for mode in MODES]
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("rank", RANKS)
+def test_batch_normalisation_trains_like_that_of_keras(rank, data_format):
+    x = inputs(rank, data_format) * 3 + 1
+    upstream = np.random.default_rng(0).normal(size=x.shape)
+    axis = 1 if data_format == "channels_first" else -1
+    ours = normalised(sl.BatchNormalization, axis, x, upstream)
+    theirs = normalised(keras.layers.BatchNormalization, axis, x, upstream)
+    for one, other in zip(ours, theirs, strict=True):
+        for result, expected in zip(one, other, strict=True):
+            np.testing.assert_allclose(result, expected, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"center": False, "scale": False}, {"renorm": True}, {"trainable": False}]
+)
+def test_batch_normalisation_has_the_options_of_keras(arguments):
+    known = inspect.signature(keras.layers.BatchNormalization).parameters
+    if not set(arguments) - {"trainable"} <= set(known):
+        pytest.skip("this Keras does not have it")
+    x = inputs(2)
+    ours, theirs = both("BatchNormalization", **arguments)
+    for _ in range(2):
+        results = [output_of(layer, x, training=True) for layer in (ours, theirs)]
+        np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-4)
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output_of(ours, x), output_of(theirs, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize(
+    "name", ["SeparableConvBlock", "ResidualSeparableConvBlock", "FusedInvertedBottleneckBlock"]
+)
+def test_inference_is_that_of_the_stages_one_by_one(name, rank):
+    x = inputs(rank)
+    block = getattr(sl, f"{name}{rank}D")(CHANNELS)  # with a shortcut that is the input itself
+    block.build(x.shape)
+    rng = np.random.default_rng(0)
+    block.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in block.weights])
+    expected = x
+    for stage in block.stages:
+        expected = output_of(stage, expected)
+    if hasattr(block, "shortcut"):
+        expected = expected + x
+        for stage in block.tail:
+            expected = output_of(stage, expected)
+    np.testing.assert_allclose(output_of(block, x), expected, rtol=2e-4)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import sys
 from typing import NamedTuple
 
 import keras
@@ -150,6 +151,12 @@ def test_depthwise_conv_matches_the_oracle(seed):
 @pytest.mark.parametrize("seed", range(1000, 1000 + CONFIGURATIONS // 15))
 def test_each_lowering_matches_the_oracle(seed, lowering):
     check(problem(seed), mode_of(seed), lowering=lowering)
+
+
+@pytest.mark.parametrize("seed", range(6000, 6000 + CONFIGURATIONS // 15))
+def test_a_large_kernel_is_a_loop_over_its_rows(seed, monkeypatch):
+    monkeypatch.setattr(sys.modules["sepconv_layers.ops.taps"], "WRITTEN_OUT", 3)
+    check(problem(seed), mode_of(seed), lowering="taps")
 
 
 @pytest.mark.parametrize("seed", range(2000, 2000 + CONFIGURATIONS // 15))

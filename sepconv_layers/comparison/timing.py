@@ -48,7 +48,8 @@ def measure(
 
     def best(size: int, call: Callable[..., Any], *arrays: Any) -> dict[str, tuple[float, str]]:
         batch = take(arrays, np.arange(size) % len(y))
-        times = _medians({key: partial(call(it), *batch) for key, it in trainers.items()})
+        calls = {key: partial(call(it), *batch) for key, it in trainers.items()}
+        times = medians(_that_run(calls))
         return {
             conv: min((ms, mode) for (of, mode), ms in times.items() if of == conv)
             for conv in convs
@@ -68,25 +69,53 @@ def measure(
     }
 
 
-def _medians(calls: Mapping[tuple[str, str], Callable[[], Any]]) -> dict[tuple[str, str], float]:
-    """Median milliseconds of each call. They take turns, so that all meet the same machine."""
+def medians(
+    calls: Mapping[Any, Callable[[], Any]], seconds: float | None = None, turns: int = FEWEST_TURNS
+) -> dict[Any, float]:
+    """Median milliseconds of each call. They take turns, so that all meet the same machine.
+
+    Args:
+        calls: What to time: functions that return when their work is done.
+        seconds: How long to measure for each call; by default a second.
+        turns: The fewest turns to take, however long they are.
+
+    Returns:
+        The medians by the keys of `calls`.
+
+    Example:
+        >>> from sepconv_layers import comparison
+        >>> times = comparison.medians({"sum": lambda: sum(range(9))}, seconds=0.01)
+        >>> times["sum"] >= 0
+        True
+    """
     repeats = {}
+    for key, call in calls.items():
+        call()
+        call()
+        repeats[key] = math.ceil(SECONDS_PER_TURN / _seconds(call))
+    times: dict[Any, list[float]] = {key: [] for key in calls}
+    taken, end = 0, time.perf_counter() + (seconds or SECONDS_PER_CALL) * len(calls)
+    while taken < turns or time.perf_counter() < end:
+        taken += 1
+        for key, count in repeats.items():
+            times[key] += [_seconds(calls[key]) for _ in range(count)]
+    return {key: round(1e3 * statistics.median(values), 4) for key, values in times.items()}
+
+
+def _that_run(
+    calls: Mapping[tuple[str, str], Callable[[], Any]],
+) -> dict[tuple[str, str], Callable[[], Any]]:
+    """The calls without those of a mode that a net cannot run in, if it can in a graph."""
+    running = {}
     for (conv, mode), call in calls.items():
         try:
             call()
         except Exception:  # of any kind: there are operations that XLA cannot compile
-            if (conv, "graph") not in repeats:
+            if (conv, "graph") not in running:
                 raise
             continue
-        call()
-        repeats[conv, mode] = math.ceil(SECONDS_PER_TURN / _seconds(call))
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in repeats}
-    turns, end = 0, time.perf_counter() + SECONDS_PER_CALL * len(repeats)
-    while turns < FEWEST_TURNS or time.perf_counter() < end:
-        turns += 1
-        for key, count in repeats.items():
-            times[key] += [_seconds(calls[key]) for _ in range(count)]
-    return {key: round(1e3 * statistics.median(values), 4) for key, values in times.items()}
+        running[conv, mode] = call
+    return running
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -50,7 +50,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         fused = None
         last = self.axis in (-1, len(inputs.shape) - 1)
         if training and self.trainable and last and mask is None:
-            if not (self.synchronized or self.renorm):
+            if not (self.synchronized or getattr(self, "renorm", False)):  # that older Keras lacks
                 gamma = keras.ops.ones_like(self.moving_mean) if not self.scale else self.gamma
                 beta = keras.ops.zeros_like(self.moving_mean) if not self.center else self.beta
                 fused = batch_norm(inputs, gamma, beta, self.epsilon)

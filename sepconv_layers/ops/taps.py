@@ -1,6 +1,7 @@
 """Depthwise convolution as a sum over kernel taps: what a fusing compiler does best."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,6 +9,11 @@ import keras
 
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.per_channel import sum_per_channel
+from sepconv_layers.ops.polyphase import polyphase
+from sepconv_layers.ops.rows import correlate_rows, rows_kernel_gradient
+
+# Number of taps above which a loop goes over the kernel's rows: XLA takes seconds for so many.
+WRITTEN_OUT = 49
 
 
 def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
@@ -21,6 +27,9 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if dtype in ("float16", "bfloat16"):
         inputs, kernel = keras.ops.cast(inputs, "float32"), keras.ops.cast(kernel, "float32")
     *kernel_size, channels, multiplier = kernel.shape
+    is_large = geometry.rank > 1 and math.prod(kernel_size) > WRITTEN_OUT
+    if is_large and max(geometry.strides) > 1:
+        return polyphase(taps, inputs, kernel, geometry)
     if multiplier > 1:
         inputs = keras.ops.repeat(inputs, multiplier, axis=geometry.channel_axis)
         kernel = keras.ops.reshape(kernel, (*kernel_size, channels * multiplier, 1))
@@ -30,11 +39,20 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         # PyTorch's `custom_gradient` passes all arguments, and the upstream gradient by name.
         def gradients(*args: Any, upstream: Any = None) -> tuple:
             upstream = args[0] if upstream is None else upstream
+            if is_large:
+                padded, _ = _padded_upstream(inputs, upstream, geometry)
+                flipped = keras.ops.flip(kernel, tuple(range(geometry.rank)))
+                return (
+                    correlate_rows(padded, flipped, geometry),
+                    rows_kernel_gradient(inputs, upstream, geometry),
+                )
             return (
                 _input_gradient(inputs, kernel, upstream, geometry),
                 _kernel_gradient(inputs, upstream, geometry),
             )
 
+        if is_large:
+            return correlate_rows(inputs, kernel, geometry), gradients
         every = itertools.product(*map(range, geometry.kernel_size))
         shifted = ((geometry.tap(inputs, index), kernel[index]) for index in every)
         return _weighted_sum(shifted, geometry), gradients

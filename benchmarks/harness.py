@@ -1,0 +1,180 @@
+"""What the benchmarks share: a process for each backend, progress, the record and its picture.
+
+A benchmark is a module with `NAME`, `add_arguments`, `cells` (what there is to measure), `measure`
+(the rows of one cell, plain data), `table` (rows as Markdown) and `draw` (rows into a figure).
+"""
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from sepconv_layers import comparison
+
+BACKENDS = ("tensorflow", "jax", "torch")
+# How each backend runs: whether TensorFlow has XLA compile it; the others have one way.
+MODES = {"tensorflow": ("graph", "xla"), "jax": ("xla",), "torch": ("eager",)}
+
+
+def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
+    """Measures on every backend, saves and prints. The record is returned."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser(benchmark).parse_args(argv)
+    versions, rows = {}, []
+    for backend in arguments.backends:
+        if backend == keras.backend.backend():
+            found = {"versions": comparison.versions(), "rows": _rows(benchmark, arguments)}
+        else:
+            found = _in_process_of(backend, benchmark, argv)
+        versions |= found["versions"]
+        rows += found["rows"]
+    if arguments.found_to:
+        Path(arguments.found_to).write_text(json.dumps(found), "utf-8")
+        return found
+    record = {
+        "benchmark": benchmark.NAME,
+        "command": " ".join(["python -m", f"benchmarks.{benchmark.NAME}", *argv]),
+        "device": comparison.device(),
+        "versions": versions,
+        "rows": rows,
+    }
+    save(benchmark, record, Path(arguments.output))
+    print(benchmark.table(rows))
+    return record
+
+
+def save(benchmark: Any, record: dict, directory: Path) -> None:
+    """Writes `<name>-<device>.json` and the picture beside it."""
+    from matplotlib.figure import Figure
+
+    device = re.sub(r"\W+", "-", record["device"]).strip("-").lower()
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{benchmark.NAME}-{device}.json"
+    comparison.write_text(path, json.dumps(record, indent=1) + "\n")
+    figure = Figure(layout="constrained")
+    benchmark.draw(figure, record["rows"])
+    figure.suptitle(f"{benchmark.NAME}: {record['device']}", fontweight="bold")
+    comparison.write(path.with_suffix(".png"), partial(figure.savefig, dpi=110))
+    print(f"Saved in {path} and {path.with_suffix('.png').name}")
+
+
+def _parser(benchmark: Any) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=benchmark.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=installed)
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each measurement")
+    parser.add_argument("--turns", type=int, default=5, help="fewest, for each measurement")
+    parser.add_argument("--output", default="results")
+    parser.add_argument("--found-to", help=argparse.SUPPRESS)
+    benchmark.add_arguments(parser)
+    return parser
+
+
+def _rows(benchmark: Any, arguments: argparse.Namespace) -> list[dict]:
+    # TensorFlow takes several functions that are traced for one that is traced again and again.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    cells, rows = benchmark.cells(arguments), []
+    progress = keras.utils.Progbar(len(cells), unit_name=f"{keras.backend.backend()} cell")
+    for cell in cells:
+        keras.utils.clear_session()
+        rows += benchmark.measure(cell, arguments)
+        progress.add(1)
+    return rows
+
+
+def _in_process_of(backend: str, benchmark: Any, argv: list[str]) -> dict:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "found.json"
+        module = f"benchmarks.{benchmark.NAME}"
+        command = [sys.executable, "-W", "ignore", "-m", module, *argv]
+        subprocess.run(
+            [*command, "--backends", backend, "--found-to", str(path)],
+            env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            check=True,
+        )
+        return json.loads(path.read_text("utf-8"))
+
+
+def forward(function: Callable, mode: str, *arrays: Any) -> Callable[[], Any]:
+    """A call that computes `function(*arrays)` and returns when that is done."""
+    return _call(function, mode, arrays)
+
+
+def with_gradients(function: Callable, mode: str, *arrays: Any) -> Callable[[], Any]:
+    """The same with the gradients of the sum of the outputs towards all arrays."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        def compute(*tensors: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                outputs = function(*tensors)
+            return outputs, tape.gradient(outputs, tensors)
+
+        return _call(compute, mode, arrays)
+    if backend == "jax":
+        import jax
+
+        def compute(*tensors: Any) -> Any:
+            outputs, pull = jax.vjp(function, *tensors)
+            return outputs, pull(jax.numpy.ones_like(outputs))
+
+        return _call(compute, mode, arrays)
+    tensors = [keras.ops.convert_to_tensor(array).requires_grad_() for array in arrays]
+
+    def call() -> None:
+        for tensor in tensors:
+            tensor.grad = None
+        function(*tensors).sum().backward()
+
+    return call
+
+
+def _call(function: Callable, mode: str, arrays: Sequence[Any]) -> Callable[[], Any]:
+    tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return partial(tf.function(function, jit_compile=mode == "xla"), *tensors)
+    if backend == "jax":
+        import jax
+
+        jitted = jax.jit(function)
+        return lambda: jax.block_until_ready(jitted(*tensors))
+    import torch
+
+    def call() -> Any:
+        with torch.no_grad():
+            outputs = function(*tensors)
+        if outputs.device.type == "cuda":
+            torch.cuda.synchronize()
+        return outputs
+
+    return call
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: int = 1) -> str:
+    """A Markdown table, whose first columns are text."""
+    align = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    lines = [header, align, *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def times(value: float | None) -> str:
+    """A ratio as text."""
+    return "–" if value is None else f"{value:.2f}×"

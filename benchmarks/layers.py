@@ -1,0 +1,192 @@
+"""One separable layer on a grid of shapes: ours, `keras.layers`, PyTorch, LiteRT, and a standard
+convolution to the same output.
+
+    python -m benchmarks.layers
+
+Times a forward pass and one with the gradients of input and weights. Where `keras.layers` has no
+separable convolution, in 3D, grouped `Conv3D` and a pointwise one stand for it. Takes 6 minutes on
+two cores.
+"""  # noqa: D205
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+import sepconv_layers as sl
+from benchmarks import harness
+from benchmarks.nets import in_litert
+from sepconv_layers import comparison, profile
+
+NAME = "layers"
+# Input shape, filters, kernel size, strides.
+GRID = (
+    ((8, 98, 40), 64, 9, 1),
+    ((8, 512, 64), 64, 3, 1),
+    ((8, 256, 128), 128, 13, 2),
+    ((8, 64, 64, 32), 64, 3, 1),
+    ((8, 64, 64, 64), 128, 3, 2),
+    ((8, 32, 32, 128), 128, 3, 1),
+    ((8, 8, 8, 512), 512, 3, 1),
+    ((8, 49, 10, 64), 64, 3, 1),
+    ((1, 56, 56, 64), 64, 7, 1),
+    ((2, 16, 16, 16, 32), 64, 3, 1),
+    ((2, 16, 32, 32, 16), 32, 3, 2),
+)
+KINDS = ("forward", "both")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ranks", type=int, nargs="+", default=(1, 2, 3))
+    parser.add_argument("--scale", type=int, default=1, help="divide sizes and channels by this")
+
+
+def cells(arguments: argparse.Namespace) -> list[tuple]:
+    return [cell for cell in GRID if len(cell[0]) - 2 in arguments.ranks]
+
+
+def separable(module: Any, rank: int, channels: int, filters: int, *how: Any) -> list:
+    if rank < 3 or module is sl:
+        return [getattr(module, f"SeparableConv{rank}D")(filters, *how, padding="same")]
+    grouped = keras.layers.Conv3D(channels, *how, padding="same", groups=channels, use_bias=False)
+    return [grouped, keras.layers.Conv3D(filters, 1)]
+
+
+def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
+    (batch, *sizes), filters, kernel_size, strides = cell
+    *spatial, channels = (max(1, size // arguments.scale) for size in sizes)
+    filters, rank = max(1, filters // arguments.scale), len(spatial)
+    how, backend = (filters, kernel_size, strides), keras.backend.backend()
+    x = np.random.default_rng(0).normal(size=(batch, *spatial, channels)).astype("float32")
+    models = {
+        name: keras.Sequential([keras.Input(x.shape[1:]), *layers])
+        for name, layers in {
+            "ours": separable(sl, rank, channels, *how),
+            "keras.layers": separable(keras.layers, rank, channels, *how),
+            "standard": [getattr(keras.layers, f"Conv{rank}D")(*how, padding="same")],
+        }.items()
+    }
+    macs = {name: profile(model).macs for name, model in models.items()}
+    calls: dict[tuple, Callable] = {}
+    for (name, model), mode in itertools.product(models.items(), harness.MODES[backend]):
+        weights = [weight.value for weight in model.trainable_variables]
+
+        def function(x: Any, *weights: Any, model: keras.Model = model) -> Any:
+            return model.stateless_call(list(weights), [], x)[0]
+
+        for kind, build in zip(KINDS, (harness.forward, harness.with_gradients), strict=True):
+            calls[name, mode, kind] = build(function, mode, x, *weights)
+    if backend == "torch":
+        for name in ("PyTorch", "PyTorch standard"):
+            net, images = in_pytorch(name == "PyTorch", x, *how)
+            calls[name, "eager", "forward"] = harness.forward(net, "eager", images)
+            both = harness.with_gradients(lambda x, *_, net=net: net(x), "eager", images)
+            calls[name, "eager", "both"] = both
+    if backend == "tensorflow":
+        calls["LiteRT", "file", "forward"] = in_litert(models["ours"], x)
+    running = {}
+    for key, call in calls.items():
+        try:
+            call()
+        except Exception:  # of any kind: TensorFlow has no gradient of grouped volumes in a graph
+            continue
+        running[key] = call
+    times = comparison.medians(running, arguments.seconds, arguments.turns)
+    where = {"shape": list(x.shape), "filters": filters, "kernel": kernel_size, "strides": strides}
+    return [
+        {"backend": backend, "rank": rank, **where, "mode": mode, "layer": name}
+        | {"macs": macs.get(name)}
+        | {f"{kind}_ms": times.get((name, mode, kind)) for kind in KINDS}
+        for name, mode in dict.fromkeys((name, mode) for name, mode, _ in calls)
+    ]
+
+
+def in_pytorch(
+    is_separable: bool, x: np.ndarray, filters: int, kernel_size: int, strides: int
+) -> tuple[Any, Any]:
+    """The layer as PyTorch users write it, and its input, in the memory format for images."""
+    import torch
+    from torch import nn
+
+    rank, channels = x.ndim - 2, x.shape[-1]
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+    how = {"stride": strides, "padding": kernel_size // 2}
+    layers = [conv(channels, filters, kernel_size, **how)]
+    if is_separable:
+        depthwise = conv(channels, channels, kernel_size, **how, groups=channels, bias=False)
+        layers = [depthwise, conv(channels, filters, 1)]
+    net, images = nn.Sequential(*layers), torch.tensor(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    if rank == 2:
+        net, images = (it.to(memory_format=torch.channels_last) for it in (net, images))
+    return net, images
+
+
+def ratios(rows: list[dict]) -> list[dict]:
+    """Times of the others over ours, for each shape and place."""
+    found = []
+    for row in (row for row in rows if row["layer"] == "ours"):
+        same = ("shape", "filters", "kernel", "strides")
+        peers = [r for r in rows if all(r[key] == row[key] for key in same)]
+        here = [r for r in peers if r["backend"] == row["backend"]]
+        standard = next(r["macs"] for r in here if r["layer"] == "standard")
+        found.append({**row, "mac_ratio": standard / row["macs"]})
+        for kind in KINDS:
+            key = f"{kind}_ms"
+            for name, among in {
+                "keras": [
+                    r for r in here if (r["layer"], r["mode"]) == ("keras.layers", row["mode"])
+                ],
+                "standard": [r for r in here if r["layer"] == "standard"],
+                "PyTorch": [r for r in here if r["layer"] == "PyTorch"],
+                "LiteRT": [r for r in here if r["layer"] == "LiteRT"],
+            }.items():
+                best = min((r[key] for r in among if r[key]), default=None)
+                found[-1][name, kind] = best / row[key] if best and row[key] else None
+    return found
+
+
+def table(rows: list[dict]) -> str:
+    header = ["where", "input, filters, kernel, stride", "ours ms, forward / both"]
+    peers = {"keras": "`keras.layers`", "standard": "standard, best mode"}
+    peers |= {"PyTorch": "PyTorch", "LiteRT": "LiteRT"}
+    header += [f"{name} ÷ ours" for name in peers.values()] + ["MACs, standard ÷ separable"]
+    lines = []
+    for row in ratios(rows):
+        shape = "×".join(map(str, row["shape"]))
+        cells = [f"{row['backend']}, {row['mode']}"]
+        cells.append(f"{shape}, {row['filters']}, {row['kernel']}, {row['strides']}")
+        cells.append(" / ".join(f"{row[f'{kind}_ms'] or float('nan'):.2f}" for kind in KINDS))
+        for name in peers:
+            cells.append(" / ".join(harness.times(row[name, kind]) for kind in KINDS))
+        lines.append([*cells, f"{row['mac_ratio']:.1f}×"])
+    return harness.markdown(header, lines, 2)
+
+
+def draw(figure: Any, rows: list[dict]) -> None:
+    found = ratios(rows)
+    places = list(dict.fromkeys((r["backend"], r["mode"]) for r in found))
+    figure.set_size_inches(4 * len(places), 4)
+    panels = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
+    for axes, place in zip(panels, places, strict=True):
+        here = [row for row in found if (row["backend"], row["mode"]) == place]
+        for name, color in (("keras", "tab:orange"), ("standard", "tab:gray")):
+            for kind, marker in zip(KINDS, "os", strict=True):
+                points = [(row["mac_ratio"], row[name, kind]) for row in here if row[name, kind]]
+                if points:
+                    label = f"{'keras.layers' if name == 'keras' else name}, {kind}"
+                    axes.scatter(*zip(*points, strict=True), marker=marker, color=color,
+                                 alpha=0.7, label=label)  # fmt: skip
+        axes.axhline(1, color="0.7")
+        axes.axline((1, 1), (10, 10), color="0.7", linestyle="--")
+        axes.set(title=", ".join(place), xscale="log", yscale="log", xlabel="ratio of the MACs")
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("time of the other ÷ ours")
+    panels[0].legend(fontsize="small")
+
+
+if __name__ == "__main__":
+    harness.main(sys.modules[__name__])

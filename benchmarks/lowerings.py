@@ -1,0 +1,172 @@
+"""Every lowering of the depthwise convolution, on shapes that the table in `ops` was made from
+and on shapes that it was not: what is fastest, and what `auto` loses against that.
+
+    python -m benchmarks.lowerings
+
+Times a forward pass and one with both gradients. Takes 15 minutes on two cores.
+"""  # noqa: D205
+
+import argparse
+import itertools
+import statistics
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+
+from benchmarks import harness
+from sepconv_layers import comparison, ops
+
+NAME = "lowerings"
+LOWERINGS = {
+    1: ("native", "taps", "auto"),
+    2: ("native", "taps", "auto"),
+    3: ("native", "taps", "planes", "auto"),
+}
+# Rank: shapes with the sizes of kernels to move over them.
+TABLE = {
+    1: [((8, 512, 64), (3, 15))],
+    2: [((8, 32, 32, 64), (3, 5, 7)), ((1, 40, 40, 32), (31,))],
+    3: [((2, 12, 16, 16, 32), (3, 5)), ((1, 8, 16, 16, 16), (7,))],
+}
+HELD_OUT = {
+    1: [((4, 301, 96), (9,))],
+    2: [((4, 19, 45, 112), (3,)), ((2, 57, 23, 40), (4,))],
+    3: [((1, 9, 21, 14, 48), (3,))],
+}
+STRIDES = (1, 2)
+HALF = "bfloat16"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ranks", type=int, nargs="+", default=(1, 2, 3))
+    parser.add_argument("--scale", type=int, default=1, help="divide sizes and channels by this")
+
+
+def cells(arguments: argparse.Namespace) -> list[tuple]:
+    found: list[tuple] = []
+    for mode, rank in itertools.product(harness.MODES[keras.backend.backend()], arguments.ranks):
+        for origin, shapes in (("table", TABLE), ("held out", HELD_OUT)):
+            for (shape, kernels), strides in itertools.product(shapes[rank], STRIDES):
+                for kernel in kernels:
+                    found.append((mode, origin, shape, kernel, strides, "float32"))
+        shape, kernels = TABLE[rank][0]
+        found.append((mode, "table", shape, kernels[0], 1, HALF))
+    return found
+
+
+def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
+    mode, origin, shape, kernel_size, strides, dtype = cell
+    batch, *sizes = shape
+    *spatial, channels = (max(1, size // arguments.scale) for size in sizes)
+    rng, rank = np.random.default_rng(0), len(spatial)
+    kernel_size = max(1, kernel_size // arguments.scale)
+    arrays = [
+        keras.ops.cast(rng.normal(size=shape).astype("float32"), dtype)
+        for shape in ((batch, *spatial, channels), (*(kernel_size,) * rank, channels, 1))
+    ]
+
+    def function(name: str) -> Any:
+        def run(x: Any, kernel: Any) -> Any:
+            with ops.lowering(name):
+                return ops.depthwise_conv(x, kernel, strides, "same")
+
+        return run
+
+    calls = {}
+    for name in LOWERINGS[rank]:
+        for what, build in (("forward", harness.forward), ("both", harness.with_gradients)):
+            call = build(function(name), mode, *arrays)
+            try:
+                call()
+            except Exception:  # of any kind: the native kernels lack gradients and types
+                continue
+            calls[name, what] = call
+    found = comparison.medians(calls, arguments.seconds, arguments.turns)
+    place = {"backend": keras.backend.backend(), "mode": mode, "origin": origin, "rank": rank}
+    what = {"shape": [batch, *spatial, channels], "kernel": kernel_size, "strides": strides}
+    times = {
+        f"{kind}_ms": {name: found.get((name, kind)) for name in LOWERINGS[rank]}
+        for kind in ("forward", "both")
+    }
+    return [{**place, **what, "dtype": dtype, **times}]
+
+
+def loss(row: dict, kind: str) -> float | None:
+    """Time of `auto` over that of the fastest lowering."""
+    found = {name: ms for name, ms in row[kind].items() if ms}
+    auto = found.pop("auto", None)
+    return auto / min(found.values()) if auto and found else None
+
+
+def table(rows: list[dict]) -> str:
+    lines = []
+    for backend, mode, rank in dict.fromkeys((r["backend"], r["mode"], r["rank"]) for r in rows):
+        here = [r for r in rows if (r["backend"], r["mode"], r["rank"]) == (backend, mode, rank)]
+        cells = [f"{backend}, {mode}", f"{rank}D"]
+        for name in ("native", "taps", "planes"):
+            cells.append(
+                " / ".join(
+                    harness.times(
+                        _mean(
+                            [
+                                row[kind][name] / row[kind]["auto"]
+                                for row in here
+                                if _has(row, kind, name)
+                            ]
+                        )
+                    )
+                    for kind in ("forward_ms", "both_ms")
+                )
+            )
+        for origin in ("table", "held out"):
+            of_origin = [row for row in here if row["origin"] == origin]
+            losses = [loss(row, kind) for row in of_origin for kind in ("forward_ms", "both_ms")]
+            cells.append(harness.times(max(filter(None, losses), default=None)))
+        lines.append(cells)
+    header = [
+        "where",
+        "rank",
+        *(f"{name} ÷ auto, forward / both" for name in ("native", "taps", "planes")),
+        "worst auto ÷ best, shapes of the table",
+        "worst auto ÷ best, other shapes",
+    ]
+    return harness.markdown(header, lines, 2)
+
+
+def _has(row: dict, kind: str, name: str) -> bool:
+    return bool(row[kind].get(name) and row[kind].get("auto"))
+
+
+def _mean(ratios: list[float]) -> float | None:
+    return statistics.geometric_mean(ratios) if ratios else None
+
+
+def draw(figure: Any, rows: list[dict]) -> None:
+    places = list(dict.fromkeys((r["backend"], r["mode"]) for r in rows))
+    figure.set_size_inches(4 * len(places), 4)
+    for axes, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
+        here = [row for row in rows if (row["backend"], row["mode"]) == place]
+        for name, color in (
+            ("native", "tab:orange"),
+            ("taps", "tab:blue"),
+            ("planes", "tab:green"),
+        ):
+            points = [
+                (row["both_ms"]["auto"], row["both_ms"][name])
+                for row in here
+                if _has(row, "both_ms", name)
+            ]
+            axes.scatter(
+                *zip(*points, strict=True), s=14, color=color, label=name
+            ) if points else None
+        axes.set(title=", ".join(place), xscale="log", yscale="log", xlabel="auto, ms")
+        axes.axline((1, 1), (10, 10), color="0.7", zorder=0)
+        axes.legend()
+        axes.grid(alpha=0.25)
+    figure.axes[0].set_ylabel("forced lowering, ms (with gradients)")
+
+
+if __name__ == "__main__":
+    harness.main(sys.modules[__name__])

@@ -1,0 +1,275 @@
+"""MobileNet V1 and its twin of standard convolutions: inference and training step, everywhere.
+
+    python -m benchmarks.nets
+
+Ours, the same net of `keras.layers`, in PyTorch and in LiteRT, taking turns in one process for each
+Keras backend. The realised fraction is the speed-up over the standard twin in its best mode,
+divided by the ratio of the MACs. Takes 6 minutes on two cores.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from benchmarks import harness
+from sepconv_layers import ConvBlock2D, SeparableConvBlock2D, comparison, ops, profile
+
+NAME = "nets"
+STEM = 32
+FILTERS_AND_STRIDES = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    *((512, 1),) * 5,
+    (1024, 2),
+    (1024, 1),
+)
+CLASSES = 1000
+KINDS = {"infer": "inference", "train": "training step"}
+COLORS = {"infer": "tab:blue", "train": "tab:orange"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", type=int, default=128, help="height and width of the images")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--width", type=float, default=1.0, help="of all layers")
+
+
+def stages(width: float) -> list[tuple[int, int]]:
+    """Filters and stride of the stem and of each block."""
+    table = ((STEM, 2), *FILTERS_AND_STRIDES)
+    return [(max(1, round(filters * width)), strides) for filters, strides in table]
+
+
+def ours(arguments: argparse.Namespace, block: Callable) -> keras.Model:
+    images = x = keras.Input((arguments.size, arguments.size, 3))
+    (filters, strides), *blocks = stages(arguments.width)
+    x = ConvBlock2D(filters, strides=strides)(x)
+    for filters, strides in blocks:
+        x = block(filters, strides=strides)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, keras.layers.Dense(CLASSES)(x))
+
+
+def of_keras_layers(arguments: argparse.Namespace) -> keras.Model:
+    layers = keras.layers
+
+    def then_norm_act(convolution: keras.layers.Layer, x: Any) -> Any:
+        return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(convolution(x)))
+
+    images = x = keras.Input((arguments.size, arguments.size, 3))
+    (filters, strides), *blocks = stages(arguments.width)
+    common: dict[str, Any] = {"padding": "same", "use_bias": False}
+    x = then_norm_act(layers.Conv2D(filters, 3, strides, **common), x)
+    for filters, strides in blocks:
+        x = then_norm_act(layers.DepthwiseConv2D(3, strides, **common), x)
+        x = then_norm_act(layers.Conv2D(filters, 1, **common), x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, layers.Dense(CLASSES)(x))
+
+
+BUILDERS: dict[str, Callable] = {
+    "separable": partial(ours, block=SeparableConvBlock2D),
+    "standard": partial(ours, block=ConvBlock2D),
+    "keras.layers": of_keras_layers,
+}
+
+
+def cells(arguments: argparse.Namespace) -> list[str]:
+    return list(KINDS)
+
+
+def measure(kind: str, arguments: argparse.Namespace) -> list[dict]:
+    rng, backend = np.random.default_rng(0), keras.backend.backend()
+    x = rng.normal(size=(arguments.batch_size, arguments.size, arguments.size, 3))
+    x, y = x.astype("float32"), rng.integers(CLASSES, size=arguments.batch_size)
+    calls, macs = {}, {}
+    for net, build in BUILDERS.items():
+        for mode in harness.MODES[backend]:
+            model = build(arguments)
+            macs[net] = profile(model).macs
+            model.compile(
+                keras.optimizers.SGD(0.01, momentum=0.9),
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+                jit_compile=mode == "xla",
+            )
+            if kind == "infer":
+                calls[net, mode] = partial(model.predict_on_batch, x)
+            else:
+                calls[net, mode] = partial(model.train_on_batch, x, y)
+    for conv in ("separable", "standard"):
+        if backend == "torch":
+            calls[f"PyTorch {conv}", "eager"] = in_pytorch(arguments, conv, x, y, kind)
+        if backend == "tensorflow" and kind == "infer":
+            calls[f"LiteRT {conv}", "file"] = in_litert(BUILDERS[conv](arguments), x)
+    return [
+        {
+            "backend": backend,
+            "mode": mode,
+            "kind": kind,
+            "net": net,
+            "macs": macs.get(net, macs.get(net.split()[-1])),
+            "batch_size": arguments.batch_size,
+            "ms": ms,
+        }
+        for (net, mode), ms in comparison.medians(calls, arguments.seconds, arguments.turns).items()
+    ]
+
+
+def in_pytorch(
+    arguments: argparse.Namespace, conv: str, x: np.ndarray, y: np.ndarray, kind: str
+) -> Callable[[], Any]:
+    """The net as PyTorch users write it, in the memory format that is its fastest."""
+    import torch
+    from torch import nn
+
+    def then_norm_act(*convolution: Any, **options: Any) -> list[nn.Module]:
+        layer = nn.Conv2d(*convolution, bias=False, **options)
+        return [layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True)]
+
+    (channels, strides), *blocks = stages(arguments.width)
+    layers = then_norm_act(3, channels, 3, strides, 1)
+    for filters, strides in blocks:
+        if conv == "separable":
+            layers += then_norm_act(channels, channels, 3, strides, 1, groups=channels)
+            layers += then_norm_act(channels, filters, 1)
+        else:
+            layers += then_norm_act(channels, filters, 3, strides, 1)
+        channels = filters
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES)]
+    net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    images = torch.tensor(x.transpose(0, 3, 1, 2)).to(memory_format=torch.channels_last)
+    labels, loss = torch.tensor(y), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
+
+    def infer() -> None:
+        with torch.inference_mode():
+            net(images)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        loss(net(images), labels).backward()
+        optimizer.step()
+
+    net.train(kind == "train")
+    return train if kind == "train" else infer
+
+
+def in_litert(model: keras.Model, x: np.ndarray) -> Callable[[], Any]:
+    """The net as a file on LiteRT, with as many threads as there are cores."""
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
+    with ops.lowering("portable"), tempfile.TemporaryDirectory() as directory:
+        saved = Path(directory) / "saved"
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        spec = [keras.InputSpec(shape=x.shape, dtype="float32")]
+        archive.add_endpoint("serve", partial(model, training=False), input_signature=spec)
+        archive.write_out(str(saved), verbose=False)
+        content = tf.lite.TFLiteConverter.from_saved_model(str(saved)).convert()
+    interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+    interpreter.allocate_tensors()
+    (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def call() -> np.ndarray:
+        interpreter.set_tensor(into["index"], x)
+        interpreter.invoke()
+        return interpreter.get_tensor(out["index"])
+
+    return call
+
+
+def gains(rows: list[dict]) -> list[dict]:
+    """Speed-ups of the separable net in each place."""
+    found = []
+    for row in rows:
+        if not row["net"].endswith("separable"):
+            continue
+        prefix = row["net"].removesuffix("separable")
+        same = [
+            other
+            for other in rows
+            if (other["backend"], other["kind"]) == (row["backend"], row["kind"])
+        ]
+        standard = {r["mode"]: r for r in same if r["net"] == f"{prefix}standard"}
+        theirs = {r["mode"]: r["ms"] for r in same if r["net"] == "keras.layers"}
+        best = min(r["ms"] for r in standard.values())
+        macs = standard[row["mode"]]["macs"] / row["macs"]
+        found.append(
+            {
+                "place": f"{prefix or row['backend'] + ', '}{row['mode'] if not prefix else ''}",
+                "kind": row["kind"],
+                "ms": row["ms"],
+                "standard_ms": standard[row["mode"]]["ms"],
+                "best_standard_ms": best,
+                "speedup": standard[row["mode"]]["ms"] / row["ms"],
+                "best_speedup": best / row["ms"],
+                "mac_ratio": macs,
+                "realised": best / row["ms"] / macs,
+                "over_keras": theirs[row["mode"]] / row["ms"] if not prefix else None,
+            }
+        )
+    return found
+
+
+def table(rows: list[dict]) -> str:
+    header = [
+        "where",
+        "what",
+        "separable ms",
+        "standard ms",
+        "standard ms, best mode",
+        "speed-up",
+        "over best mode",
+        "realised fraction",
+        "`keras.layers` ÷ ours",
+    ]
+    lines = [
+        [
+            gain["place"],
+            KINDS[gain["kind"]],
+            *(f"{gain[key]:.1f}" for key in ("ms", "standard_ms", "best_standard_ms")),
+            harness.times(gain["speedup"]),
+            harness.times(gain["best_speedup"]),
+            f"{gain['realised']:.0%}",
+            harness.times(gain["over_keras"]),
+        ]
+        for gain in gains(rows)
+    ]
+    return harness.markdown(header, lines, 2)
+
+
+def draw(figure: Any, rows: list[dict]) -> None:
+    found = gains(rows)
+    places = list(dict.fromkeys(gain["place"] for gain in found))
+    figure.set_size_inches(8, 1.2 + 0.6 * len(places))
+    axes = figure.subplots()
+    for shift, (kind, name) in zip((-0.2, 0.2), KINDS.items(), strict=True):
+        bars = {gain["place"]: gain["best_speedup"] for gain in found if gain["kind"] == kind}
+        where = [places.index(place) + shift for place in bars]
+        drawn = axes.barh(where, list(bars.values()), 0.38, color=COLORS[kind], label=name)
+        axes.bar_label(drawn, fmt="%.1f×", padding=3)
+    ratio = found[0]["mac_ratio"]
+    axes.axvline(ratio, color="0.5", linestyle="--", label="ratio of the MACs")
+    axes.axvline(1, color="0.8")
+    axes.set_yticks(range(len(places)), places)
+    axes.invert_yaxis()
+    axes.set(xlabel="speed-up over the standard twin in its best mode", xlim=(0, 1.35 * ratio))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right")
+
+
+if __name__ == "__main__":
+    harness.main(sys.modules[__name__])
