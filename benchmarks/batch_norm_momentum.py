@@ -59,7 +59,7 @@ def accuracies(
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> dict:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -67,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--output", default="results/batch_norm_momentum.json")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    arguments = make_parser().parse_args(argv)
     dataset, seeds = data.load(arguments.dataset), range(arguments.seeds)
     print(f"Validation accuracy on {dataset.name}, mean of {arguments.seeds} seeds, after steps:")
     print("momentum", *(f"{step:>7}" for step in arguments.steps))

@@ -30,7 +30,7 @@ MODES = {"tensorflow": ("graph", "xla"), "jax": ("xla",), "torch": ("eager",)}
 def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
     """Measures on every backend, saves and prints. The record is returned."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    arguments = _parser(benchmark).parse_args(argv)
+    arguments = make_parser(benchmark).parse_args(argv)
     versions, rows = {}, []
     for backend in arguments.backends:
         if backend == keras.backend.backend():
@@ -69,7 +69,8 @@ def save(benchmark: Any, record: dict, directory: Path) -> None:
     print(f"Saved in {path} and {path.with_suffix('.png').name}")
 
 
-def _parser(benchmark: Any) -> argparse.ArgumentParser:
+def make_parser(benchmark: Any) -> argparse.ArgumentParser:
+    """The arguments that all benchmarks take, and those of this one."""
     parser = argparse.ArgumentParser(
         description=benchmark.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -150,7 +150,8 @@ def draw(figure: Any, rows: list[dict]) -> None:
                 color=COLORS[conv],
                 label=f"{conv}, {backend}",
             )
-            panel[column].set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
+            scale = "log" if min(row[key] for row in rows) > 0 else "linear"
+            panel[column].set(xscale="log", yscale=scale, xlabel=axis, ylabel=label)
             panel[column].grid(alpha=0.25)
     panels[0][0].legend(fontsize="x-small")
 

@@ -67,7 +67,7 @@ def test_nets_in_other_libraries_give_the_outputs_that_they_should(monkeypatch):
     monkeypatch.setattr(nets, "FILTERS_AND_STRIDES", BLOCKS)
     if BACKEND != "tensorflow":
         pytest.skip("LiteRT files are made on TensorFlow")
-    arguments = nets.harness._parser(nets).parse_args(["--size", "16", "--width", "0.5"])
+    arguments = harness.make_parser(nets).parse_args(["--size", "16", "--width", "0.5"])
     x = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype("float32")
     model = nets.BUILDERS["separable"](arguments)
     np.testing.assert_allclose(nets.in_litert(model, x)(), model.predict_on_batch(x), atol=1e-5)

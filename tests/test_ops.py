@@ -290,3 +290,19 @@ def test_operators_stand_in_a_functional_model_and_reload(rank, tmp_path):
     expected = keras.ops.convert_to_numpy(model(arrays))
     assert expected.shape == (2, *(4, 3, 2)[:rank], 2)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(again(arrays)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same", "causal"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_long_kernel_over_a_sequence_matches_the_oracle(mode, padding):
+    rng = np.random.default_rng(0)
+    config = Configuration((11,), (1,), (1,), padding, "channels_last", 3, 2, (17,))
+    arguments = [rng.normal(size=shape) for shape in ((2, 17, 3), (11, 3, 2))]
+    expected = [depthwise(arguments[0], arguments[1], config)]
+    upstream = rng.normal(size=expected[0].shape)
+    if HAVE_TORCH:
+        rng = np.random.default_rng(1)
+        upstream, expected = oracle.torch_with_gradients(
+            lambda *arrays: depthwise(*arrays, config), arguments, rng
+        )
+    check((config, arguments, upstream, expected), mode)

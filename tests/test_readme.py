@@ -8,13 +8,29 @@ import tomllib
 
 import pytest
 
-from benchmarks import readme
+from benchmarks import (
+    batch_norm_momentum,
+    compile_time,
+    harness,
+    layers,
+    lowerings,
+    nets,
+    readme,
+    scaling,
+)
 from examples.vision import train
 
 TEXTS = {
     path.relative_to(readme.ROOT).as_posix(): path.read_text("utf-8") for path in readme.READMES
 }
-PARSERS = {"examples.vision.train": train.make_parser()}
+PARSERS = {
+    "examples.vision.train": train.make_parser(),
+    "benchmarks.batch_norm_momentum": batch_norm_momentum.make_parser(),
+    **{
+        f"benchmarks.{benchmark.NAME}": harness.make_parser(benchmark)
+        for benchmark in (compile_time, layers, lowerings, nets, scaling)
+    },
+}
 MAKEFILE = (readme.ROOT / "Makefile").read_text("utf-8")
 PROJECT = tomllib.loads((readme.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
@@ -51,7 +67,7 @@ def test_every_command_is_one(command):
         assert set(filter(None, extras.split(","))) <= set(PROJECT["optional-dependencies"])
     else:
         assert (program, arguments[0]) == ("python", "-m")
-        PARSERS[arguments[1]].parse_args(arguments[2:])  # what they do, test_examples.py holds
+        PARSERS[arguments[1]].parse_args(arguments[2:])  # what they do, their own tests hold
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -51,8 +51,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         last = self.axis in (-1, len(inputs.shape) - 1)
         if training and self.trainable and last and mask is None:
             if not (self.synchronized or getattr(self, "renorm", False)):  # that older Keras lacks
-                gamma = keras.ops.ones_like(self.moving_mean) if not self.scale else self.gamma
-                beta = keras.ops.zeros_like(self.moving_mean) if not self.center else self.beta
+                shape = self.moving_mean.shape
+                gamma = self.gamma if self.scale else keras.ops.ones(shape)
+                beta = self.beta if self.center else keras.ops.zeros(shape)
                 fused = batch_norm(inputs, gamma, beta, self.epsilon)
         if fused is None:
             return super().call(inputs, training=training, mask=mask)
