@@ -104,6 +104,7 @@ def _cases():
             base = {"filters": 6, "kernel_size": KERNEL}
             yield from _variants(name, base, BLOCK_VARIANTS + OWN_VARIANTS[name], rank)
         yield Case(sl.DropPath, {"rate": 0.3}, rank, 0)
+        yield Case(sl.BatchNormalization, {"momentum": 0.9}, rank, 0)
 
 
 def _variants(name, base, variants, rank):

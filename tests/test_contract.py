@@ -14,6 +14,7 @@ import sepconv_layers as sl
 from tests.backends import BACKEND, SHORT, output_of
 from tests.cases import CASES, CHANNELS, FEW_CASES, PLAIN, RANKS, SIZES
 
+ANY_RANK = (sl.DropPath, sl.BatchNormalization)
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
@@ -306,7 +307,7 @@ def refuses(function, shape, **arguments):
     return True
 
 
-@pytest.mark.parametrize("case", [c for c in PLAIN if c.cls is not sl.DropPath], ids=str)
+@pytest.mark.parametrize("case", [c for c in PLAIN if c.cls not in ANY_RANK], ids=str)
 @pytest.mark.parametrize("why", list(bad_shapes(1)))
 def test_a_layer_refuses_a_bad_input(case, why):
     if why == "no size" and "kernel_size" not in case.arguments:

@@ -47,20 +47,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
     ) -> Any:
         if is_applied:  # by the convolution before, with what `scale_and_shift` gives
             return inputs
+        is_last = self.axis in (-1, len(inputs.shape) - 1)
+        is_plain = mask is None and not self.synchronized
+        is_plain = is_plain and not getattr(self, "renorm", False)  # which older Keras lacks
         fused = None
-        last = self.axis in (-1, len(inputs.shape) - 1)
-        if training and self.trainable and last and mask is None:
-            if not (self.synchronized or getattr(self, "renorm", False)):  # that older Keras lacks
-                shape = self.moving_mean.shape
-                gamma = self.gamma if self.scale else keras.ops.ones(shape)
-                beta = self.beta if self.center else keras.ops.zeros(shape)
-                fused = batch_norm(inputs, gamma, beta, self.epsilon)
+        if training and self.trainable and is_last and is_plain:
+            shape = self.moving_mean.shape
+            gamma = self.gamma if self.scale else keras.ops.ones(shape)
+            beta = self.beta if self.center else keras.ops.zeros(shape)
+            # As Keras does: squares of half-precision numbers overflow.
+            dtype = keras.backend.result_type(inputs.dtype, "float32")
+            fused = batch_norm(keras.ops.cast(inputs, dtype), gamma, beta, self.epsilon)
         if fused is None:
             return super().call(inputs, training=training, mask=mask)
         outputs, *moments = fused
         for moving, now in zip((self.moving_mean, self.moving_variance), moments, strict=True):
             moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
-        return outputs
+        return keras.ops.cast(outputs, self.compute_dtype)
 
     def scale_and_shift(self) -> tuple[Any, Any]:
         """What inference multiplies each channel with, and then adds."""

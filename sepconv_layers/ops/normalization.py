@@ -6,23 +6,49 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops import runtime
+from sepconv_layers.ops.per_channel import sum_per_channel
 
 
 def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any] | None:
     """Normalises each channel, the last axis, by its mean and variance over all others.
 
     Keras computes this by a dozen operations on tensors of the size of the input, forward and
-    backward. XLA fuses them; elsewhere the backend's own kernel does the work in one.
+    backward. XLA fuses them but for the sums, which that of TensorFlow does slowly on a CPU (that
+    of JAX leaves them to a library); elsewhere the backend's own kernel does the work in one.
 
     Returns:
-        The outputs, the mean and the variance; `None` where there is no such kernel.
+        The outputs, the mean and the variance; `None` where there is nothing better than Keras.
     """
     backend = keras.backend.backend()
-    if keras.backend.standardize_dtype(inputs.dtype) != "float32" or runtime.compiled():
+    if keras.backend.standardize_dtype(inputs.dtype) != "float32" or backend == "jax":
         return None
-    if backend == "tensorflow":
+    if backend == "torch":
+        return _torch(inputs, gamma, beta, epsilon)
+    if not runtime.compiled():
         return _tensorflow(inputs, gamma, beta, epsilon)
-    return _torch(inputs, gamma, beta, epsilon) if backend == "torch" else None
+    return _xla(inputs, gamma, beta, epsilon) if runtime.device() == "cpu" else None
+
+
+def _xla(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
+    ops, axis = keras.ops, len(inputs.shape) - 1
+    share = 1 / ops.cast(math.prod(ops.shape(inputs)[:-1]), "float32")
+    mean = ops.stop_gradient(sum_per_channel(inputs, axis) * share)
+    variance = ops.stop_gradient(sum_per_channel(ops.square(inputs - mean), axis) * share)
+
+    @ops.custom_gradient
+    def normalize(inputs: Any, gamma: Any, beta: Any, mean: Any, variance: Any) -> tuple:
+        scale = ops.rsqrt(variance + epsilon)
+        normal = (inputs - mean) * scale
+
+        def gradients(upstream: Any) -> tuple:
+            to_beta = sum_per_channel(upstream, axis)
+            to_gamma = sum_per_channel(upstream * normal, axis)
+            to_inputs = gamma * scale * (upstream - share * (to_beta + normal * to_gamma))
+            return to_inputs, to_gamma, to_beta, ops.zeros_like(mean), ops.zeros_like(variance)
+
+        return normal * gamma + beta, gradients
+
+    return normalize(inputs, gamma, beta, mean, variance), mean, variance
 
 
 def _tensorflow(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
