@@ -162,7 +162,7 @@ def _call(function: Callable, mode: str, arrays: Sequence[Any]) -> Callable[[], 
     def call() -> Any:
         with torch.no_grad():
             outputs = function(*tensors)
-        if outputs.device.type == "cuda":
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
         return outputs
 

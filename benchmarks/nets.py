@@ -108,6 +108,8 @@ def measure(kind: str, arguments: argparse.Namespace) -> list[dict]:
                 calls[net, mode] = partial(model.predict_on_batch, x)
             else:
                 calls[net, mode] = partial(model.train_on_batch, x, y)
+    for mode in harness.MODES[backend]:
+        calls["matrix products", mode] = matrix_products(arguments, kind, mode)
     for conv in ("separable", "standard"):
         if backend == "torch":
             calls[f"PyTorch {conv}", "eager"] = in_pytorch(arguments, conv, x, y, kind)
@@ -125,6 +127,33 @@ def measure(kind: str, arguments: argparse.Namespace) -> list[dict]:
         }
         for (net, mode), ms in comparison.medians(calls, arguments.seconds, arguments.turns).items()
     ]
+
+
+def matrix_products(arguments: argparse.Namespace, kind: str, mode: str) -> Callable[[], Any]:
+    """The products of the pointwise steps alone: what no separable net can be faster than.
+
+    A training step has three for each: the outputs, and the gradients of input and kernel.
+    """
+    rng, size = np.random.default_rng(0), arguments.size
+    ((channels, strides), *blocks), arrays = stages(arguments.width), []
+    size = -(-size // strides)
+    for filters, strides in blocks:
+        size = -(-size // strides)
+        positions = arguments.batch_size * size * size
+        for shape in ((positions, channels), (channels, filters), (positions, filters)):
+            arrays.append(rng.normal(size=shape).astype("float32"))
+        channels = filters
+
+    def products(*arrays: Any) -> list:
+        found = []
+        for x, kernel, upstream in zip(arrays[::3], arrays[1::3], arrays[2::3], strict=True):
+            found.append(x @ kernel)
+            if kind == "train":
+                found.append(upstream @ keras.ops.transpose(kernel))
+                found.append(keras.ops.transpose(x) @ upstream)
+        return found
+
+    return harness.forward(products, mode, *arrays)
 
 
 def in_pytorch(
@@ -205,11 +234,12 @@ def gains(rows: list[dict]) -> list[dict]:
         ]
         standard = {r["mode"]: r for r in same if r["net"] == f"{prefix}standard"}
         theirs = {r["mode"]: r["ms"] for r in same if r["net"] == "keras.layers"}
+        products = {r["mode"]: r["ms"] for r in same if r["net"] == "matrix products"}
         best = min(r["ms"] for r in standard.values())
         macs = standard[row["mode"]]["macs"] / row["macs"]
         found.append(
             {
-                "place": f"{prefix or row['backend'] + ', '}{row['mode'] if not prefix else ''}",
+                "place": prefix.strip() or f"{row['backend']}, {row['mode']}",
                 "kind": row["kind"],
                 "ms": row["ms"],
                 "standard_ms": standard[row["mode"]]["ms"],
@@ -218,6 +248,7 @@ def gains(rows: list[dict]) -> list[dict]:
                 "best_speedup": best / row["ms"],
                 "mac_ratio": macs,
                 "realised": best / row["ms"] / macs,
+                "products_ms": None if prefix else products[row["mode"]],
                 "over_keras": theirs[row["mode"]] / row["ms"] if not prefix else None,
             }
         )
@@ -229,6 +260,7 @@ def table(rows: list[dict]) -> str:
         "where",
         "what",
         "separable ms",
+        "its matrix products alone, ms",
         "standard ms",
         "standard ms, best mode",
         "speed-up",
@@ -240,7 +272,10 @@ def table(rows: list[dict]) -> str:
         [
             gain["place"],
             KINDS[gain["kind"]],
-            *(f"{gain[key]:.1f}" for key in ("ms", "standard_ms", "best_standard_ms")),
+            *(
+                f"{gain[key]:.1f}" if gain[key] else "–"
+                for key in ("ms", "products_ms", "standard_ms", "best_standard_ms")
+            ),
             harness.times(gain["speedup"]),
             harness.times(gain["best_speedup"]),
             f"{gain['realised']:.0%}",

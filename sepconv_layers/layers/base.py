@@ -9,8 +9,8 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops import runtime
+from sepconv_layers.ops.convolution import Conv, of_layer
 from sepconv_layers.ops.geometry import Geometry
-from sepconv_layers.ops.per_channel import add_per_channel
 
 _WEIGHT_OPTIONS = {
     "initializer": keras.initializers,
@@ -110,14 +110,11 @@ class BaseConv(keras.layers.Layer):
     def call(self, inputs: Any, scale_and_shift: Callable[[], tuple] | None = None) -> Any:
         """Convolves, and does the work of a batch normalisation that follows, if it is given."""
         if scale_and_shift is not None:
-            scale, shift = scale_and_shift()
-            return add_per_channel(self._convolve(inputs, scale), shift, self.geometry)
-        outputs = self._convolve(inputs)
-        if self.use_bias:
-            outputs = add_per_channel(outputs, self.bias, self.geometry)
+            return self._convolve(inputs, *scale_and_shift())
+        outputs = self._convolve(inputs, None, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _convolve(self, inputs: Any, scale: Any = None) -> Any:
+    def _convolve(self, inputs: Any, scale: Any, bias: Any) -> Any:
         """Convolves with the kernels, the last one scaled for each output channel."""
         raise NotImplementedError
 
@@ -136,6 +133,15 @@ class BaseConv(keras.layers.Layer):
         filters = shape[self.geometry.channel_axis]
         last_kernel = [weight for weight in self.weights if len(weight.shape) > 1][-1]
         return math.prod(last_kernel.shape) <= filters * positions
+
+    def _run(self, operation: type[Conv], tensors: tuple, bias: Any) -> Any:
+        """Runs an operation of `ops` with the layer's arguments."""
+        return of_layer(
+            operation,
+            tensors,
+            bias if bias is None else keras.ops.cast(bias, self.compute_dtype),
+            *self._arguments.values(),
+        )
 
     @property
     def _arguments(self) -> dict[str, Any]:

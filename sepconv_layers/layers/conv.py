@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from sepconv_layers import ops
 from sepconv_layers.layers.base import BaseConv, channels_of, positive_int
+from sepconv_layers.ops import convolution
 
 
 class Conv(BaseConv):
@@ -98,9 +98,9 @@ class Conv(BaseConv):
         self.kernel = self._add_weight("kernel", shape, "kernel")
         self._finish_build(input_shape, self.filters)
 
-    def _convolve(self, inputs: Any, scale: Any = None) -> Any:
+    def _convolve(self, inputs: Any, scale: Any, bias: Any) -> Any:
         kernel = self.kernel if scale is None else self.kernel * scale
-        return ops.conv(inputs, kernel, **self._arguments)
+        return self._run(convolution.Conv, (inputs, kernel), bias)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         channels_of(self, input_shape)

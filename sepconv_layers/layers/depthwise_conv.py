@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 
-from sepconv_layers import ops
 from sepconv_layers.initializers import DepthwiseVarianceScaling
 from sepconv_layers.layers.base import BaseConv, channels_of, positive_int
+from sepconv_layers.ops import convolution
 
 
 class DepthwiseConv(BaseConv):
@@ -103,11 +103,11 @@ class DepthwiseConv(BaseConv):
         self.kernel = self._add_weight("kernel", shape, "depthwise")
         self._finish_build(input_shape, filters)
 
-    def _convolve(self, inputs: Any, scale: Any = None) -> Any:
+    def _convolve(self, inputs: Any, scale: Any, bias: Any) -> Any:
         kernel = self.kernel
         if scale is not None:
             kernel = kernel * keras.ops.reshape(scale, kernel.shape[-2:])
-        return ops.depthwise_conv(inputs, kernel, **self._arguments)
+        return self._run(convolution.DepthwiseConv, (inputs, kernel), bias)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         filters = channels_of(self, input_shape) * self.depth_multiplier

@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 
-from sepconv_layers import ops
 from sepconv_layers.initializers import DepthwiseVarianceScaling
 from sepconv_layers.layers.base import BaseConv, channels_of, positive_int
+from sepconv_layers.ops import convolution
 
 
 class SeparableConv(BaseConv):
@@ -124,9 +124,10 @@ class SeparableConv(BaseConv):
         )
         self._finish_build(input_shape, self.filters)
 
-    def _convolve(self, inputs: Any, scale: Any = None) -> Any:
+    def _convolve(self, inputs: Any, scale: Any, bias: Any) -> Any:
         pointwise = self.pointwise_kernel if scale is None else self.pointwise_kernel * scale
-        return ops.separable_conv(inputs, self.depthwise_kernel, pointwise, **self._arguments)
+        tensors = (inputs, self.depthwise_kernel, pointwise)
+        return self._run(convolution.SeparableConv, tensors, bias)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         channels_of(self, input_shape)

@@ -1,12 +1,14 @@
 """The public operations: arguments checked, symbolic inputs handled, work given to a lowering."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import keras
 
 from sepconv_layers.ops.choice import choose, forced_lowering
 from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.per_channel import add_bias
 from sepconv_layers.ops.pointwise import pointwise
 from sepconv_layers.ops.standard import standard
 from sepconv_layers.ops.taps import taps
@@ -166,10 +168,10 @@ class Conv(keras.Operation):
         self.data_format = data_format
         self.dilation_rate = dilation_rate
 
-    def call(self, *tensors: Any) -> Any:
+    def call(self, *tensors: Any, bias: Any = None) -> Any:
         tensors = _as_tensors(*tensors)
         geometry, _ = self._check(*tensors)
-        return self._compute(geometry, *tensors)
+        return self._compute(geometry, *tensors, bias=bias)
 
     def compute_output_spec(self, inputs: Any, *kernels: Any) -> keras.KerasTensor:
         _, shape = self._check(inputs, *kernels)
@@ -215,12 +217,12 @@ class Conv(keras.Operation):
         (kernel,) = kernels
         return kernel.shape[-1]
 
-    def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any) -> Any:
+    def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any, bias: Any = None) -> Any:
         (kernel,) = kernels
         # An exporter keeps a convolution quantised channel by channel, a matrix product it may not.
         if max(geometry.kernel_size) == 1 and forced_lowering() != "portable":
-            return pointwise(inputs, kernel, geometry)
-        return standard(inputs, kernel, geometry)
+            return pointwise(inputs, kernel, geometry, bias)
+        return add_bias(standard(inputs, kernel, geometry), bias, geometry)
 
 
 class DepthwiseConv(Conv):
@@ -230,11 +232,11 @@ class DepthwiseConv(Conv):
         (kernel,) = kernels
         return kernel.shape[-2] * kernel.shape[-1]
 
-    def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any) -> Any:
+    def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any, bias: Any = None) -> Any:
         (kernel,) = kernels
         # The oneDNN kernels of TensorFlow give an empty batch the shape of the input.
         lower = taps if inputs.shape[0] == 0 else choose(geometry)
-        return lower(inputs, kernel, geometry)
+        return add_bias(lower(inputs, kernel, geometry), bias, geometry)
 
 
 class SeparableConv(DepthwiseConv):
@@ -252,18 +254,30 @@ class SeparableConv(DepthwiseConv):
             )
         return pointwise_kernel.shape[-1]
 
-    def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any) -> Any:
+    def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any, bias: Any = None) -> Any:
         depthwise_kernel, pointwise_kernel = kernels
         outputs = super()._compute(geometry, inputs, depthwise_kernel)
         mixing = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
-        return Conv._compute(self, mixing, outputs, pointwise_kernel)
+        return Conv._compute(self, mixing, outputs, pointwise_kernel, bias=bias)
 
 
 def _run(operation: type[Conv], tensors: tuple, *arguments: Any) -> Any:
     """Computes at once, or with a symbolic input becomes part of a functional model."""
     if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
         return operation(*arguments).symbolic_call(*tensors)
-    return operation(*arguments).call(*tensors)
+    return of_layer(operation, tensors, None, *arguments)
+
+
+def of_layer(operation: type[Conv], tensors: tuple, bias: Any, *arguments: Any) -> Any:
+    """Computes with a bias, or `None`, for which some backends' kernels have a place."""
+    frozen: list[Any] = [tuple(value) if isinstance(value, list) else value for value in arguments]
+    return _made(operation, *frozen).call(*tensors, bias=bias)
+
+
+@functools.lru_cache(maxsize=1024)
+def _made(operation: type[Conv], *arguments: Hashable) -> Conv:
+    """An operation that computes. To make one takes Keras longer than a small convolution."""
+    return operation(*arguments)
 
 
 def _as_tensors(*values: Any) -> tuple:

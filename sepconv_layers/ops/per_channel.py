@@ -36,10 +36,12 @@ def _slices(size: int | None) -> int:
     return next((number for number in SLICES if size and size % number == 0), 1)
 
 
-def add_per_channel(values: Any, vector: Any, geometry: Geometry) -> Any:
-    """Adds its number to each channel."""
+def add_bias(values: Any, bias: Any, geometry: Geometry) -> Any:
+    """Adds its number to each channel; `None` for nothing."""
+    if bias is None:
+        return values
     if keras.backend.backend() == "tensorflow" and geometry.data_format == "channels_last":
         import tensorflow as tf
 
-        return tf.nn.bias_add(values, vector)  # which its graphs fuse with what is around it
-    return values + geometry.per_channel(vector)
+        return tf.nn.bias_add(values, bias)  # which its graphs fuse with what is around it
+    return values + geometry.per_channel(bias)

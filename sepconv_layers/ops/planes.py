@@ -20,13 +20,23 @@ def planes(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         inputs = keras.ops.moveaxis(inputs, 1, -1)
         outputs = planes(inputs, kernel, geometry.replace(data_format="channels_last"))
         return keras.ops.moveaxis(outputs, -1, 1)
-    inputs, geometry = geometry.pad(inputs)
-    along_depth, plane = geometry.axes(slice(0, 1)), geometry.axes(slice(1, None))
+    plane = geometry.axes(slice(1, None))
+    if geometry.padding == "causal":  # which is a matter of the depth alone
+        plane = plane.replace(padding="same")
+    along_depth = geometry.replace(
+        kernel_size=(geometry.kernel_size[0], 1, 1),
+        strides=(geometry.strides[0], 1, 1),
+        dilation_rate=(geometry.dilation_rate[0], 1, 1),
+    )
+    batch, size, *rest = keras.ops.shape(inputs)
+    images = keras.ops.reshape(inputs, (batch * size, *rest))
     outputs = None
     for depth in range(geometry.kernel_size[0]):
-        volume = along_depth.tap(inputs, (depth,))
-        batch, size, *rest = keras.ops.shape(volume)
-        part = native(keras.ops.reshape(volume, (batch * size, *rest)), kernel[depth], plane)
+        # All planes are convolved and then shifted. To shift them first would copy the input, and
+        # its gradient, for each plane of the kernel: for TensorFlow that is most of the work.
+        part = native(images, kernel[depth], plane)
         part = keras.ops.reshape(part, (batch, size, *keras.ops.shape(part)[1:]))
+        padded, moving = along_depth.pad(part)
+        part = moving.tap(padded, (depth, 0, 0))
         outputs = part if outputs is None else outputs + part
     return outputs
