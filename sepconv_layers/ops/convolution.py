@@ -1,7 +1,7 @@
 """The public operations: arguments checked, symbolic inputs handled, work given to a lowering."""
 
 import functools
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -270,12 +270,16 @@ def _run(operation: type[Conv], tensors: tuple, *arguments: Any) -> Any:
 
 def of_layer(operation: type[Conv], tensors: tuple, bias: Any, *arguments: Any) -> Any:
     """Computes with a bias, or `None`, for which some backends' kernels have a place."""
-    frozen: list[Any] = [tuple(value) if isinstance(value, list) else value for value in arguments]
-    return _made(operation, *frozen).call(*tensors, bias=bias)
+    wanted: list[Any] = [operation, *arguments]
+    try:
+        made = _made(*wanted)
+    except TypeError:  # of what has no hash: a list, or something wrong that the check will name
+        made = operation(*arguments)
+    return made.call(*tensors, bias=bias)
 
 
 @functools.lru_cache(maxsize=1024)
-def _made(operation: type[Conv], *arguments: Hashable) -> Conv:
+def _made(operation: type[Conv], *arguments: Any) -> Conv:
     """An operation that computes. To make one takes Keras longer than a small convolution."""
     return operation(*arguments)
 
