@@ -18,7 +18,14 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
     matrix = keras.ops.reshape(kernel, (channels, filters))
     if geometry.data_format == "channels_last":
         sizes = keras.ops.shape(inputs)[:-1]
-        rows = _product(keras.ops.reshape(inputs, (-1, channels)), matrix, bias)
+        rows = keras.ops.reshape(inputs, (-1, channels))
+        if keras.backend.backend() == "torch" and bias is not None:
+            import torch
+
+            rows = torch.addmm(bias, rows, matrix)  # both in one kernel
+        else:
+            # `keras.ops` would round float64 to float32. Rows have no spatial axes.
+            rows = add_bias(rows @ matrix, bias, geometry.axes(slice(0, 0)))
         return keras.ops.reshape(rows, (*sizes, filters))
     batch, channels, *spatial = keras.ops.shape(inputs)
     positions = 1
@@ -27,20 +34,3 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
     columns = keras.ops.reshape(inputs, (batch, channels, positions))
     outputs = keras.ops.transpose(matrix) @ columns
     return add_bias(keras.ops.reshape(outputs, (batch, filters, *spatial)), bias, geometry)
-
-
-def _product(rows: Any, matrix: Any, bias: Any) -> Any:
-    """`rows @ matrix + bias`, where a backend can in one kernel."""
-    backend = keras.backend.backend()
-    if backend == "torch" and bias is not None:
-        import torch
-
-        return torch.addmm(bias, rows, matrix)
-    outputs = rows @ matrix  # `keras.ops` would round float64 to float32
-    if bias is None:
-        return outputs
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.nn.bias_add(outputs, bias)
-    return outputs + bias
