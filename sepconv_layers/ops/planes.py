@@ -11,6 +11,10 @@ from sepconv_layers.ops.native import native
 def planes(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Convolves each plane of a volume natively, and adds up what the kernel's planes give.
 
+    The planes of all volumes stand in one row, so that a kernel's plane meets a piece of the row
+    that begins later: no copy, where a slice along the depth would be one for each plane of the
+    kernel, and a slower one in its gradient. What straddles two volumes is cut out at the end.
+
     With one or two dimensions the input is a single plane, and this is the native lowering.
     """
     if geometry.rank < 3:
@@ -23,20 +27,30 @@ def planes(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     plane = geometry.axes(slice(1, None))
     if geometry.padding == "causal":  # which is a matter of the depth alone
         plane = plane.replace(padding="same")
-    along_depth = geometry.replace(
-        kernel_size=(geometry.kernel_size[0], 1, 1),
-        strides=(geometry.strides[0], 1, 1),
-        dilation_rate=(geometry.dilation_rate[0], 1, 1),
-    )
-    batch, size, *rest = keras.ops.shape(inputs)
-    images = keras.ops.reshape(inputs, (batch * size, *rest))
+    (before, after), *_ = geometry.pad_widths(keras.ops.shape(inputs))
+    stride, extent, dilation = geometry.strides[0], geometry.extent[0], geometry.dilation_rate[0]
+    batch, depth, *image = keras.ops.shape(inputs)
+    padded = before + depth + after
+    size = (padded - extent - 1) // stride + 1  # of the output's depth
+    each = -(-padded // stride)  # planes of a volume in the row: those, and some that straddle
+    length = batch * each - extent // stride
+    length = max(length, 0) if isinstance(length, int) else keras.ops.maximum(length, 0)
+
+    widths = [(0, 0), (before, after + each * stride - padded), (0, 0), (0, 0), (0, 0)]
+    volumes = keras.ops.reshape(keras.ops.pad(inputs, widths), (batch * each, stride, *image))
+    rows = keras.ops.unstack(volumes, stride, axis=1)  # one for each phase of the stride
     outputs = None
-    for depth in range(geometry.kernel_size[0]):
-        # All planes are convolved and then shifted. To shift them first would copy the input, and
-        # its gradient, for each plane of the kernel: for TensorFlow that is most of the work.
-        part = native(images, kernel[depth], plane)
-        part = keras.ops.reshape(part, (batch, size, *keras.ops.shape(part)[1:]))
-        padded, moving = along_depth.pad(part)
-        part = moving.tap(padded, (depth, 0, 0))
+    for index in range(geometry.kernel_size[0]):
+        start, phase = divmod(index * dilation, stride)
+        part = native(_cut(rows[phase], 0, start, length), kernel[index], plane)
         outputs = part if outputs is None else outputs + part
-    return outputs
+    outputs = keras.ops.pad(outputs, [(0, batch * each - length), (0, 0), (0, 0), (0, 0)])
+    outputs = keras.ops.reshape(outputs, (batch, each, *keras.ops.shape(outputs)[1:]))
+    return _cut(outputs, 1, 0, size)
+
+
+def _cut(values: Any, axis: int, start: int, size: Any) -> Any:
+    """Cuts a piece out of one axis."""
+    starts, shape = [0] * len(values.shape), list(keras.ops.shape(values))
+    starts[axis], shape[axis] = start, size
+    return keras.ops.slice(values, starts, shape)
