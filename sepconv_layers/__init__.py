@@ -1,6 +1,6 @@
 """Keras layers and blocks that make depthwise-separable convolution deliver."""
 
-from sepconv_layers import comparison, ops
+from sepconv_layers import comparison, models, ops
 from sepconv_layers.blocks import (
     ConvBlock1D,
     ConvBlock2D,
@@ -30,16 +30,23 @@ from sepconv_layers.layers import (
     Conv2D,
     Conv3D,
     DepthwiseConv1D,
+    DepthwiseConv1DTranspose,
     DepthwiseConv2D,
+    DepthwiseConv2DTranspose,
     DepthwiseConv3D,
+    DepthwiseConv3DTranspose,
     DropPath,
     SeparableConv1D,
+    SeparableConv1DTranspose,
     SeparableConv2D,
+    SeparableConv2DTranspose,
     SeparableConv3D,
+    SeparableConv3DTranspose,
     SqueezeExcite1D,
     SqueezeExcite2D,
     SqueezeExcite3D,
 )
+from sepconv_layers.models import load_keras_application
 
 __version__ = "0.1.0"
 
@@ -53,8 +60,11 @@ __all__ = [
     "ConvBlock2D",
     "ConvBlock3D",
     "DepthwiseConv1D",
+    "DepthwiseConv1DTranspose",
     "DepthwiseConv2D",
+    "DepthwiseConv2DTranspose",
     "DepthwiseConv3D",
+    "DepthwiseConv3DTranspose",
     "DepthwiseVarianceScaling",
     "DropPath",
     "FusedInvertedBottleneckBlock1D",
@@ -71,8 +81,11 @@ __all__ = [
     "ResidualSeparableConvBlock2D",
     "ResidualSeparableConvBlock3D",
     "SeparableConv1D",
+    "SeparableConv1DTranspose",
     "SeparableConv2D",
+    "SeparableConv2DTranspose",
     "SeparableConv3D",
+    "SeparableConv3DTranspose",
     "SeparableConvBlock1D",
     "SeparableConvBlock2D",
     "SeparableConvBlock3D",
@@ -81,6 +94,8 @@ __all__ = [
     "SqueezeExcite3D",
     "compare",
     "comparison",
+    "load_keras_application",
+    "models",
     "ops",
     "profile",
 ]

@@ -50,6 +50,8 @@ LAYERS = {
     "Conv": {"filters": 6, "kernel_size": KERNEL},
     "DepthwiseConv": {"kernel_size": KERNEL},
     "SeparableConv": {"filters": 6, "kernel_size": KERNEL},
+    "DepthwiseConvTranspose": {"kernel_size": KERNEL},
+    "SeparableConvTranspose": {"filters": 6, "kernel_size": KERNEL},
     "SqueezeExcite": {},
 }
 BLOCKS = {  # and their twins
@@ -81,14 +83,17 @@ OWN_VARIANTS = {
     "Conv": [],
     "DepthwiseConv": [{"depth_multiplier": 2}],
     "SeparableConv": [{"depth_multiplier": 2}],
+    "DepthwiseConvTranspose": [{"depth_multiplier": 2, "strides": 2, "output_padding": 1}],
+    "SeparableConvTranspose": [{"depth_multiplier": 2, "strides": 3, "output_padding": 1}],
     "SqueezeExcite": [
         {"data_format": "channels_first"},
         {"ratio": 0.5, "gate_activation": "hard_sigmoid", "divisor": 2},
     ],
     "SeparableConvBlock": [{"depth_multiplier": 2}],
-    "ResidualSeparableConvBlock": [{"repeats": 3, "drop_path": 0.2}],
+    "ResidualSeparableConvBlock": [{"repeats": 3, "drop_path": 0.2, "project_shortcut": True}],
     "InvertedBottleneckBlock": [
         {"filters": CHANNELS, "expansion": 2, "se_ratio": 0.25, "drop_path": 0.2},
+        {"se_ratio": 0.5, "gate_activation": "hard_sigmoid"},
         {"expansion": 1},
     ],
 }
@@ -113,7 +118,13 @@ def _variants(name, base, variants, rank):
             key: value[:rank] if isinstance(value, PerAxis) else value
             for key, value in {**base, **variant}.items()
         }
-        yield Case(getattr(sl, f"{name}{rank}D"), arguments, rank, number)
+        yield Case(class_of(name, rank), arguments, rank, number)
+
+
+def class_of(name, rank):
+    """The class of a family for a rank."""
+    family, transposed, _ = name.partition("Transpose")
+    return getattr(sl, f"{family}{rank}D{transposed}")
 
 
 def _one_of_each_class(cases):

@@ -83,8 +83,22 @@ def standard(x, kernel, config):
     return oracle.torch_conv(x, kernel, *where, depthwise=False)
 
 
+def transposed(x, kernel, config):
+    where = (config.strides, config.padding, config.dilation_rate)
+    if isinstance(x, np.ndarray):
+        return oracle.depthwise_conv_transpose(x, kernel, *where)
+    return oracle.torch_conv_transpose(x, kernel, *where)
+
+
+def separable_transposed(x, depthwise_kernel, pointwise_kernel, config):
+    mixing = pointwise_kernel.reshape(pointwise_kernel.shape[-2:])
+    return transposed(x, depthwise_kernel, config) @ mixing
+
+
 FILTERS = 3
 REFERENCES = {
+    ops.depthwise_conv_transpose: transposed,
+    ops.separable_conv_transpose: separable_transposed,
     ops.depthwise_conv: depthwise,
     ops.separable_conv: separable,
     ops.conv: standard,
@@ -103,7 +117,7 @@ def problem(seed, operator=ops.depthwise_conv, round_to="float64"):
         (2, *config.spatial, config.channels),
         (*config.kernel_size, config.channels, config.multiplier),
     ]
-    if operator is ops.separable_conv:
+    if operator in (ops.separable_conv, ops.separable_conv_transpose):
         shapes.append((*(1,) * rank, config.channels * config.multiplier, FILTERS))
     arguments = [rng.normal(size=s).astype(round_to).astype("float64") for s in shapes]
 
@@ -170,12 +184,50 @@ def test_standard_conv_matches_the_oracle(seed):
     check(problem(seed, ops.conv), mode_of(seed), ops.conv)
 
 
+@pytest.mark.parametrize("seed", range(7000, 7000 + CONFIGURATIONS // 3))
+def test_depthwise_conv_transpose_matches_the_oracle(seed):
+    drawn = problem(seed, ops.depthwise_conv_transpose)
+    check(drawn, mode_of(seed), ops.depthwise_conv_transpose)
+
+
+@pytest.mark.parametrize("seed", range(8000, 8000 + CONFIGURATIONS // 15))
+def test_separable_conv_transpose_matches_the_oracle(seed):
+    drawn = problem(seed, ops.separable_conv_transpose)
+    lowering = ("auto", *LOWERINGS)[seed % 5]
+    mode = "eager" if lowering == "native" else mode_of(seed)  # as for unknown sizes below
+    check(drawn, mode, ops.separable_conv_transpose, lowering)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("strides", [1, 2, 3, 4])
+def test_the_output_of_a_transposed_convolution_is_padded_as_in_keras(
+    kernel_size, strides, padding
+):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 5, 1)).astype("float32")
+    kernel = rng.normal(size=(kernel_size, 1, 1)).astype("float32")
+    for output_padding in (None, *range(strides)):
+        if padding == "same" and (kernel_size % 2 or 0) + (output_padding or 0) == 0:
+            continue  # where Keras gives less than the inputs and TensorFlow nothing
+        how = (strides, padding, output_padding)
+        try:
+            expected = keras.ops.conv_transpose(x, kernel, *how)
+        except Exception:  # of any kind: each backend refuses something
+            continue
+        expected = keras.ops.convert_to_numpy(expected)
+        y = keras.ops.convert_to_numpy(ops.depthwise_conv_transpose(x, kernel, *how))
+        assert y.shape == expected.shape, how
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5, err_msg=str(how))
+
+
 @needs_torch
+@pytest.mark.parametrize("operator", [ops.depthwise_conv, ops.depthwise_conv_transpose])
 @pytest.mark.parametrize("seed", range(60))
-def test_both_oracles_agree(seed):
-    config, (x, kernel), _, (expected, *_) = problem(seed)
+def test_both_oracles_agree(seed, operator):
+    config, (x, kernel), _, (expected, *_) = problem(seed, operator)
     last = np.moveaxis(x, 1, -1) if config.data_format == "channels_first" else x
-    defined = config.layout(depthwise(last, kernel, config))
+    defined = config.layout(REFERENCES[operator](last, kernel, config))
     np.testing.assert_allclose(defined, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -195,14 +247,15 @@ def test_low_precision_matches_the_oracle(seed, operator, mode, dtype, tolerance
 # TensorFlow's grouped kernel for volumes, which "native" is there, needs to know its shapes.
 @only_tensorflow
 @pytest.mark.parametrize("lowering", ["auto", "taps", "planes"])
+@pytest.mark.parametrize("operator", [ops.depthwise_conv, ops.depthwise_conv_transpose])
 @pytest.mark.parametrize("seed", range(5000, 5000 + CONFIGURATIONS // 15))
-def test_batch_and_spatial_sizes_may_be_unknown(seed, lowering):
-    config, arguments, *_ = drawn = problem(seed)
+def test_batch_and_spatial_sizes_may_be_unknown(seed, operator, lowering):
+    config, arguments, *_ = drawn = problem(seed, operator)
     unknown = [None] * (len(config.spatial) + 2)
     unknown[1 if config.data_format == "channels_first" else -1] = config.channels
     signature = (unknown, arguments[1].shape)
     mode = "xla" if seed % 5 == 0 else "graph"
-    check(drawn, mode, lowering=lowering, signature=signature)
+    check(drawn, mode, operator, lowering, signature=signature)
 
 
 @pytest.mark.parametrize("rank", RANKS)

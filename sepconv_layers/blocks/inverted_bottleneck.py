@@ -32,6 +32,7 @@ class InvertedFamily(ShortcutBlock):
         expansion: float = 6,
         se_ratio: float = 0.0,
         drop_path: float = 0.0,
+        gate_activation: Any = "sigmoid",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -52,6 +53,7 @@ class InvertedFamily(ShortcutBlock):
         self.se_ratio = number_that(
             lambda ratio: 0 <= ratio <= 1, se_ratio, "se_ratio", "a number in [0, 1]"
         )
+        self.gate_activation = keras.activations.get(gate_activation)
 
     def _widen(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
         """Makes the stages that expand the channels and look around in space."""
@@ -72,6 +74,7 @@ class InvertedFamily(ShortcutBlock):
         return [
             SQUEEZE_EXCITE[self.rank](
                 self.se_ratio,
+                gate_activation=self.gate_activation,
                 data_format=self.data_format,
                 dtype=self.dtype_policy,
                 name="squeeze_excite",
@@ -82,7 +85,12 @@ class InvertedFamily(ShortcutBlock):
         return [] if self._keeps_shape(channels) else None
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "expansion": self.expansion, "se_ratio": self.se_ratio}
+        return {
+            **super().get_config(),
+            "expansion": self.expansion,
+            "se_ratio": self.se_ratio,
+            "gate_activation": keras.activations.serialize(self.gate_activation),
+        }
 
 
 class InvertedBottleneckBlock(InvertedFamily):
@@ -107,6 +115,8 @@ class InvertedBottleneckBlock(InvertedFamily):
         se_ratio: Width of the squeeze over the width inside the block; 0 for no
             squeeze-and-excitation.
         drop_path: Share of samples for which training skips the block, in `[0, 1)`.
+        gate_activation: Activation of the gates of squeeze-and-excitation: `"sigmoid"`, or
+            `"hard_sigmoid"` as in MobileNet V3.
         **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
 
     Input shape:

@@ -31,6 +31,7 @@ class ResidualFamily(ShortcutBlock):
         data_format: str | None = None,
         repeats: int = 2,
         drop_path: float = 0.0,
+        project_shortcut: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -46,6 +47,7 @@ class ResidualFamily(ShortcutBlock):
             **kwargs,
         )
         self.repeats = positive_int(repeats, "repeats")
+        self.project_shortcut = bool(project_shortcut)
 
     def _make_stages(self, channels: int) -> list[keras.layers.Layer]:
         stages: list[keras.layers.Layer] = []
@@ -60,7 +62,8 @@ class ResidualFamily(ShortcutBlock):
         return stages
 
     def _make_shortcut(self, channels: int) -> list[keras.layers.Layer]:
-        if channels == self.filters and max(self.strides) == 1:
+        keeps_shape = channels == self.filters and max(self.strides) == 1
+        if keeps_shape and not self.project_shortcut:
             return []
         return [self._pointwise(self.filters, "shortcut"), *self._norm(self.filters, "shortcut")]
 
@@ -86,7 +89,11 @@ class ResidualFamily(ShortcutBlock):
         return self._act("output")
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "repeats": self.repeats}
+        return {
+            **super().get_config(),
+            "repeats": self.repeats,
+            "project_shortcut": self.project_shortcut,
+        }
 
 
 class ResidualSeparableConvBlock(ResidualFamily):
@@ -109,6 +116,8 @@ class ResidualSeparableConvBlock(ResidualFamily):
         data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
         repeats: Number of convolutions.
         drop_path: Share of samples for which training skips the convolutions, in `[0, 1)`.
+        project_shortcut: Whether the shortcut is a pointwise convolution also where the input has
+            the shape of the output, as in MatchboxNet.
         **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
 
     Input shape:

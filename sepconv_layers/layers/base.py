@@ -134,6 +134,10 @@ class BaseConv(keras.layers.Layer):
         last_kernel = [weight for weight in self.weights if len(weight.shape) > 1][-1]
         return math.prod(last_kernel.shape) <= filters * positions
 
+    def _output_shape(self, input_shape: Sequence[int | None], filters: int) -> tuple:
+        """The shape of the output, or a `ValueError` where it would be empty."""
+        return self.geometry.output_shape(input_shape, filters)
+
     def _run(self, operation: type[Conv], tensors: tuple, bias: Any) -> Any:
         """Runs an operation of `ops` with the layer's arguments."""
         return of_layer(

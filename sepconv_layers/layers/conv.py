@@ -104,7 +104,7 @@ class Conv(BaseConv):
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         channels_of(self, input_shape)
-        return self.geometry.output_shape(input_shape, self.filters)
+        return self._output_shape(input_shape, self.filters)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "filters": self.filters}

@@ -57,6 +57,8 @@ class DepthwiseConv(BaseConv):
         https://arxiv.org/abs/1403.1687).
     """
 
+    _operation: type[convolution.Conv] = convolution.DepthwiseConv
+
     def __init__(
         self,
         kernel_size: int | Sequence[int],
@@ -107,11 +109,11 @@ class DepthwiseConv(BaseConv):
         kernel = self.kernel
         if scale is not None:
             kernel = kernel * keras.ops.reshape(scale, kernel.shape[-2:])
-        return self._run(convolution.DepthwiseConv, (inputs, kernel), bias)
+        return self._run(self._operation, (inputs, kernel), bias)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         filters = channels_of(self, input_shape) * self.depth_multiplier
-        return self.geometry.output_shape(input_shape, filters)
+        return self._output_shape(input_shape, filters)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "depth_multiplier": self.depth_multiplier}

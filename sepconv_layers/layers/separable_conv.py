@@ -63,6 +63,8 @@ class SeparableConv(BaseConv):
         https://arxiv.org/abs/1610.02357).
     """
 
+    _operation: type[convolution.Conv] = convolution.SeparableConv
+
     def __init__(
         self,
         filters: int,
@@ -127,11 +129,11 @@ class SeparableConv(BaseConv):
     def _convolve(self, inputs: Any, scale: Any, bias: Any) -> Any:
         pointwise = self.pointwise_kernel if scale is None else self.pointwise_kernel * scale
         tensors = (inputs, self.depthwise_kernel, pointwise)
-        return self._run(convolution.SeparableConv, tensors, bias)
+        return self._run(self._operation, tensors, bias)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         channels_of(self, input_shape)
-        return self.geometry.output_shape(input_shape, self.filters)
+        return self._output_shape(input_shape, self.filters)
 
     def get_config(self) -> dict:
         return {

@@ -7,11 +7,12 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops.choice import choose, forced_lowering
-from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.geometry import Geometry, standardize_output_padding
 from sepconv_layers.ops.per_channel import add_bias
 from sepconv_layers.ops.pointwise import pointwise
 from sepconv_layers.ops.standard import standard
 from sepconv_layers.ops.taps import taps
+from sepconv_layers.ops.transposed import output_shape, transposed
 
 
 def depthwise_conv(
@@ -151,6 +152,100 @@ def conv(
     return _run(Conv, (inputs, kernel), strides, padding, data_format, dilation_rate)
 
 
+def depthwise_conv_transpose(
+    inputs: Any,
+    kernel: Any,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    output_padding: int | Sequence[int] | None = None,
+    data_format: str | None = None,
+    dilation_rate: int | Sequence[int] = 1,
+) -> Any:
+    """Transposed depthwise convolution: each channel grows by its own kernels.
+
+    Each input, times the kernel, is added to the outputs from its position times the stride on.
+    That is the gradient of `depthwise_conv` towards its input, and what `keras.ops.conv_transpose`
+    does with all channels.
+
+    Args:
+        inputs: As for `depthwise_conv`.
+        kernel: Tensor of shape `(*kernel_size, channels, multiplier)`. Output channel
+            `c * multiplier + j` is input channel `c` with `kernel[..., c, j]`.
+        strides: How much larger the output is, for all or for each dimension.
+        padding: `"valid"`, `"same"` (`strides` times the size of the input), or `"causal"` (the
+            same size, and no output in the first dimension depends on a later input).
+        output_padding: How much longer the output is than the shortest one, for all or for each
+            dimension, and less than the stride; by default such that the sizes are as above.
+        data_format: As for `depthwise_conv`.
+        dilation_rate: As for `depthwise_conv`.
+
+    Returns:
+        A tensor of shape `(batch, *new_spatial, channels * multiplier)` in `data_format`.
+
+    Raises:
+        ValueError: As for `depthwise_conv`.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import ops
+        >>> x, kernel = np.ones((1, 5, 4, 3), "float32"), np.ones((3, 3, 3, 1), "float32")
+        >>> tuple(ops.depthwise_conv_transpose(x, kernel, 2, "same").shape)
+        (1, 10, 8, 3)
+
+    Reference:
+        [Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016](
+        https://arxiv.org/abs/1603.07285).
+    """
+    how = (strides, padding, data_format, dilation_rate, output_padding)
+    return _run(DepthwiseConvTranspose, (inputs, kernel), *how)
+
+
+def separable_conv_transpose(
+    inputs: Any,
+    depthwise_kernel: Any,
+    pointwise_kernel: Any,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    output_padding: int | Sequence[int] | None = None,
+    data_format: str | None = None,
+    dilation_rate: int | Sequence[int] = 1,
+) -> Any:
+    """Transposed depthwise convolution, then a mix of channels.
+
+    Args:
+        inputs: As for `depthwise_conv`.
+        depthwise_kernel: Tensor of shape `(*kernel_size, channels, multiplier)`.
+        pointwise_kernel: Tensor of shape `(*ones, channels * multiplier, filters)`, with a one
+            for each spatial dimension.
+        strides: As for `depthwise_conv_transpose`.
+        padding: As for `depthwise_conv_transpose`.
+        output_padding: As for `depthwise_conv_transpose`.
+        data_format: As for `depthwise_conv`.
+        dilation_rate: As for `depthwise_conv`.
+
+    Returns:
+        A tensor of shape `(batch, *new_spatial, filters)` in `data_format`.
+
+    Raises:
+        ValueError: As for `depthwise_conv`; and if the pointwise kernel does not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import ops
+        >>> y = ops.separable_conv_transpose(
+        ...     np.ones((1, 9, 4), "float32"),
+        ...     np.ones((3, 4, 1), "float32"),
+        ...     np.ones((1, 4, 6), "float32"),
+        ...     strides=2,
+        ... )
+        >>> tuple(y.shape)
+        (1, 19, 6)
+    """
+    tensors = (inputs, depthwise_kernel, pointwise_kernel)
+    how = (strides, padding, data_format, dilation_rate, output_padding)
+    return _run(SeparableConvTranspose, tensors, *how)
+
+
 class Conv(keras.Operation):
     """Standard convolution as an operation, so that it can stand in a functional model."""
 
@@ -211,7 +306,10 @@ class Conv(keras.Operation):
                 f"{geometry.data_format!r}. Received: inputs.shape={shape}, "
                 f"kernel.shape={kernel_shape}."
             )
-        return geometry, geometry.output_shape(shape, self._filters(*kernels))
+        return geometry, self._output_shape(geometry, shape, self._filters(*kernels))
+
+    def _output_shape(self, geometry: Geometry, input_shape: tuple, filters: int) -> tuple:
+        return geometry.output_shape(input_shape, filters)
 
     def _filters(self, *kernels: Any) -> int:
         (kernel,) = kernels
@@ -234,9 +332,12 @@ class DepthwiseConv(Conv):
 
     def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any, bias: Any = None) -> Any:
         (kernel,) = kernels
+        return add_bias(self._convolve(inputs, kernel, geometry), bias, geometry)
+
+    def _convolve(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         # The oneDNN kernels of TensorFlow give an empty batch the shape of the input.
         lower = taps if inputs.shape[0] == 0 else choose(geometry)
-        return add_bias(lower(inputs, kernel, geometry), bias, geometry)
+        return lower(inputs, kernel, geometry)
 
 
 class SeparableConv(DepthwiseConv):
@@ -259,6 +360,37 @@ class SeparableConv(DepthwiseConv):
         outputs = super()._compute(geometry, inputs, depthwise_kernel)
         mixing = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
         return Conv._compute(self, mixing, outputs, pointwise_kernel, bias=bias)
+
+
+class DepthwiseConvTranspose(DepthwiseConv):
+    """Transposed depthwise convolution as an operation."""
+
+    def __init__(
+        self,
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        output_padding: int | Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(strides, padding, data_format, dilation_rate, name)
+        self.output_padding = output_padding
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "output_padding": self.output_padding}
+
+    def _output_shape(self, geometry: Geometry, input_shape: tuple, filters: int) -> tuple:
+        output_padding = standardize_output_padding(self.output_padding, geometry.strides)
+        return output_shape(input_shape, filters, geometry, output_padding)
+
+    def _convolve(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+        output_padding = standardize_output_padding(self.output_padding, geometry.strides)
+        return transposed(inputs, kernel, geometry, output_padding, super()._convolve)
+
+
+class SeparableConvTranspose(DepthwiseConvTranspose, SeparableConv):
+    """Transposed depthwise-separable convolution as an operation."""
 
 
 def _run(operation: type[Conv], tensors: tuple, *arguments: Any) -> Any:
@@ -299,7 +431,13 @@ def _common_dtype(*tensors: Any) -> str:
     return keras.backend.result_type(*dtypes, float)
 
 
-for _operation in (Conv, DepthwiseConv, SeparableConv):
+for _operation in (
+    Conv,
+    DepthwiseConv,
+    SeparableConv,
+    DepthwiseConvTranspose,
+    SeparableConvTranspose,
+):
     keras.saving.register_keras_serializable("sepconv_layers", f"ops.{_operation.__name__}")(
         _operation
     )

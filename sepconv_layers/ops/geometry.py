@@ -30,6 +30,28 @@ def standardize_tuple(value: int | Sequence[int], rank: int, name: str) -> tuple
     return result
 
 
+def standardize_output_padding(
+    value: int | Sequence[int] | None, strides: Sequence[int]
+) -> tuple[int, ...] | None:
+    """Returns one number for each stride, or `None`, or raises a `ValueError`."""
+    if value is None:
+        return None
+    try:
+        found = [value] * len(strides) if isinstance(value, int) else list(value)
+        result = tuple(operator.index(item) for item in found)
+    except TypeError:
+        result = ()
+    if len(result) == len(strides) and all(
+        0 <= more < stride for more, stride in zip(result, strides, strict=True)
+    ):
+        return result
+    raise ValueError(
+        "The `output_padding` argument must be None, or an integer for all or for each dimension, "
+        f"none of them negative and each less than the stride. Received: output_padding={value}, "
+        f"strides={tuple(strides)}."
+    )
+
+
 def standardize_padding(padding: str) -> Padding:
     """Returns the padding mode in lower case, or raises a `ValueError`."""
     lower = padding.lower() if isinstance(padding, str) else padding
@@ -99,6 +121,12 @@ class Geometry:
         """How many input positions the dilated kernel spans, less one."""
         return tuple((k - 1) * d for k, d in zip(self.kernel_size, self.dilation_rate, strict=True))
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The padding mode of each axis: only the first one, time, is ever causal."""
+        others = "same" if self.padding == "causal" else self.padding
+        return (self.padding,) + (others,) * (self.rank - 1)
+
     def replace(self, **changes: Any) -> "Geometry":
         return dataclasses.replace(self, **changes)
 
@@ -127,7 +155,7 @@ class Geometry:
         """
         spatial: list[int | None] = []
         for axis, extent, stride, mode in zip(
-            self.spatial_axes, self.extent, self.strides, self._modes(), strict=True
+            self.spatial_axes, self.extent, self.strides, self.modes, strict=True
         ):
             size = input_shape[axis]
             if size is not None:
@@ -156,7 +184,7 @@ class Geometry:
         """Zeros before and after each spatial axis; where a size is unknown, tensors may be."""
         widths: list[tuple[Any, Any]] = []
         for axis, extent, stride, mode in zip(
-            self.spatial_axes, self.extent, self.strides, self._modes(), strict=True
+            self.spatial_axes, self.extent, self.strides, self.modes, strict=True
         ):
             if mode == "valid":
                 widths.append((0, 0))
@@ -182,11 +210,6 @@ class Geometry:
         if all(part in (slice(None), slice(0, None, 1)) for part in slices):
             return inputs  # the gradient of a slice that leaves nothing out is a copy all the same
         return inputs[tuple(slices)]
-
-    def _modes(self) -> tuple[str, ...]:
-        """The padding mode of each axis: only the first one, time, is ever causal."""
-        others = "same" if self.padding == "causal" else self.padding
-        return (self.padding,) + (others,) * (self.rank - 1)
 
 
 def _same_padding(size: Any, extent: int, stride: int) -> tuple[Any, Any]:

@@ -1,0 +1,327 @@
+"""Nets that find keywords in spectrograms: DS-CNN, MatchboxNet and BC-ResNet, and their twins."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from sepconv_layers import blocks, layers
+from sepconv_layers.blocks.base import BATCH_NORM_MOMENTUM
+from sepconv_layers.layers.base import positive_int
+from sepconv_layers.models.classifier import (
+    check_input_shape,
+    check_width,
+    classifier,
+    divisible,
+    one_of,
+)
+
+SEPARABLE = {"separable": blocks.SeparableConvBlock2D, "standard": blocks.ConvBlock2D}
+RESIDUAL = {
+    "separable": blocks.ResidualSeparableConvBlock1D,
+    "standard": blocks.ResidualConvBlock1D,
+}
+CONV = {"separable": layers.SeparableConv1D, "standard": layers.Conv1D}
+
+# Filters, strides of the stem, strides of the first block, number of blocks.
+DS_CNN = {
+    "s": (64, (2, 2), 1, 4),
+    "m": (172, (2, 1), 2, 4),
+    "l": (276, (2, 1), 2, 5),
+}
+
+
+def ds_cnn(
+    input_shape: Sequence[int | None] = (49, 10, 1),
+    classes: int = 12,
+    size: str = "s",
+    conv: str = "separable",
+    width: float = 1.0,
+    include_top: bool = True,
+    pooling: str | None = None,
+    dropout: float = 0.0,
+    name: str | None = None,
+) -> keras.Model:
+    """DS-CNN of "Hello Edge", small, medium or large: what MLPerf Tiny spots keywords with.
+
+    At 49 frames of 10 MFCCs and 12 classes, millions of MACs: small 2.66, medium 9.82, large 28.33;
+    the paper has 5.4, 19.8 and 56.9 million operations, of which a MAC is two.
+
+    Args:
+        input_shape: Shape of a spectrogram: `(time, frequency, 1)`, or channels first if the Keras
+            configuration says so. Time and frequency may be `None`.
+        classes: Number of classes.
+        size: `"s"`, `"m"` or `"l"`.
+        conv: `"separable"`, or `"standard"` for the twin.
+        width: Multiplier of the number of filters.
+        include_top: Whether to pool and classify; else the output is the last feature map.
+        pooling: Without a top: `"avg"` or `"max"` for pooled features.
+        dropout: Share of the pooled features that training drops.
+        name: Name of the model.
+
+    Returns:
+        A model from spectrograms to logits, with `include_top=False` to features.
+
+    Raises:
+        ValueError: If an argument is not of the kind described.
+
+    Example:
+        >>> from sepconv_layers import models
+        >>> models.ds_cnn((98, 40, 1), classes=10, size="m").output_shape
+        (None, 10)
+
+    Reference:
+        [Zhang et al., "Hello Edge", 2017](https://arxiv.org/abs/1711.07128).
+    """
+    block, width = one_of(SEPARABLE, conv, "conv"), check_width(width)
+    filters, stem_strides, strides, number = one_of(DS_CNN, size, "size")
+    filters = max(1, round(filters * width))
+    inputs = keras.Input(
+        check_input_shape(input_shape, ("time", "frequency", "channels")), name="spectrograms"
+    )
+    x = blocks.ConvBlock2D(filters, (10, 4), strides=stem_strides, name="stem")(inputs)
+    for i in range(number):
+        x = block(filters, strides=1 if i else strides, name=f"block_{i}")(x)
+    name = name or f"ds_cnn_{size}"
+    return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name)
+
+
+MATCHBOXNET_KERNELS = (13, 15, 17)
+
+
+def matchboxnet(
+    input_shape: Sequence[int | None] = (128, 64),
+    classes: int = 30,
+    repeats: int = 2,
+    conv: str = "separable",
+    width: float = 1.0,
+    include_top: bool = True,
+    pooling: str | None = None,
+    dropout: float = 0.0,
+    name: str | None = None,
+) -> keras.Model:
+    """MatchboxNet 3×R×64: residual blocks of long separable convolutions over time.
+
+    With two convolutions in each block, 64 MFCCs and the 30 classes of Speech Commands v1 it has
+    92,766 trainable parameters; the paper has 93 thousand.
+
+    Args:
+        input_shape: Shape of a spectrogram: `(time, frequency)`, or frequency first if the Keras
+            configuration says channels first. Time may be `None`.
+        classes: Number of classes.
+        repeats: Number of convolutions in each of the three blocks, `R` in the paper.
+        conv: `"separable"`, or `"standard"` for the twin.
+        width: Multiplier of all numbers of filters, which are then multiples of 8.
+        include_top: Whether to pool and classify; else the output is the last feature map.
+        pooling: Without a top: `"avg"` or `"max"` for pooled features.
+        dropout: Share of the pooled features that training drops.
+        name: Name of the model.
+
+    Returns:
+        A model from spectrograms to logits, with `include_top=False` to features.
+
+    Raises:
+        ValueError: If an argument is not of the kind described.
+
+    Example:
+        >>> from sepconv_layers import models
+        >>> models.matchboxnet((98, 40), classes=10, repeats=1).output_shape
+        (None, 10)
+
+    Reference:
+        [Majumdar and Ginsburg, "MatchboxNet", 2020](https://arxiv.org/abs/2004.08531).
+    """
+    block, width = one_of(RESIDUAL, conv, "conv"), check_width(width)
+    narrow, wide = divisible(64 * width), divisible(128 * width)
+
+    def outer(x: Any, kernel_size: int, name: str, dilation_rate: int = 1) -> Any:
+        x = CONV[conv](
+            wide,
+            kernel_size,
+            padding="same",
+            dilation_rate=dilation_rate,
+            use_bias=False,
+            name=name,
+        )(x)
+        return _norm_act(x, "relu", name)
+
+    inputs = keras.Input(check_input_shape(input_shape, ("time", "frequency")), name="spectrograms")
+    x = outer(inputs, 11, "first")
+    for number, kernel_size in enumerate(MATCHBOXNET_KERNELS):
+        x = block(
+            narrow,
+            kernel_size,
+            repeats=positive_int(repeats, "repeats"),
+            project_shortcut=True,
+            name=f"block_{number}",
+        )(x)
+    x = outer(x, 29, "wide", dilation_rate=2)
+    x = blocks.ConvBlock1D(wide, kernel_size=1, name="last")(x)
+    name = name or f"matchboxnet_3x{repeats}x{narrow}"
+    return classifier(inputs, x, 1, classes, include_top, pooling, dropout, name)
+
+
+# Filters, number of blocks, strides of the first, dilation over time.
+BC_RESNET = (
+    (8, 2, (1, 1), 1),
+    (12, 2, (2, 1), 2),
+    (16, 4, (2, 1), 4),
+    (20, 4, (1, 1), 8),
+)
+BANDS = 5
+FREQUENCY_STRIDE = 8
+
+
+def bc_resnet(
+    input_shape: Sequence[int | None] = (40, 101, 1),
+    classes: int = 12,
+    conv: str = "separable",
+    width: float = 1.0,
+    include_top: bool = True,
+    pooling: str | None = None,
+    dropout: float = 0.1,
+    name: str | None = None,
+) -> keras.Model:
+    """BC-ResNet: convolutions over frequency, and over time of their average, broadcast back.
+
+    BC-ResNet-1 is `width=1`, with 9,232 trainable parameters at 12 classes (the paper: 9.2
+    thousand); BC-ResNet-8 is `width=8`. In the twin a standard kernel over frequency takes the
+    place of each depthwise one, and a standard kernel over time that of a depthwise and pointwise
+    pair.
+
+    Args:
+        input_shape: Shape of a spectrogram: `(frequency, time, 1)`, with a multiple of 40 of
+            frequencies. Time may be `None`. Channels are last, whatever the Keras configuration
+            says.
+        classes: Number of classes.
+        conv: `"separable"`, or `"standard"` for the twin.
+        width: Multiplier of all numbers of filters, `tau` in the paper.
+        include_top: Whether to pool and classify; else the output is the last feature map.
+        pooling: Without a top: `"avg"` or `"max"` for pooled features.
+        dropout: Share of channels that training drops in each block.
+        name: Name of the model.
+
+    Returns:
+        A model from spectrograms to logits, with `include_top=False` to features.
+
+    Raises:
+        ValueError: If an argument is not of the kind described.
+
+    Example:
+        >>> from sepconv_layers import models
+        >>> models.bc_resnet((40, None, 1), classes=10).output_shape
+        (None, 10)
+
+    Reference:
+        [Kim et al., "Broadcasted Residual Learning for Efficient Keyword Spotting", 2021](
+        https://arxiv.org/abs/2106.04140);
+        [Chang et al., "SubSpectral Normalization", 2021](https://arxiv.org/abs/2103.13620).
+    """
+    one_of(SEPARABLE, conv, "conv")
+    width = check_width(width)
+    shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
+    frequencies = shape[0] if len(shape) == 3 else None
+    multiple = BANDS * FREQUENCY_STRIDE
+    if not isinstance(frequencies, int) or frequencies <= 0 or frequencies % multiple:
+        raise ValueError(
+            "The `input_shape` argument must be (frequency, time, 1), without the batch, with a "
+            f"multiple of {multiple} of frequencies, which are halved three times and normalised "
+            f"in {BANDS} bands. Received: input_shape={input_shape!r}"
+        )
+
+    def scaled(filters: int) -> int:
+        return max(1, round(filters * width))
+
+    inputs = keras.Input(shape, name="spectrograms")
+    x = blocks.ConvBlock2D(scaled(16), 5, strides=(2, 1), data_format="channels_last", name="stem")(
+        inputs
+    )
+    channels = scaled(16)
+    for stage, (filters, number, strides, dilation) in enumerate(BC_RESNET):
+        for i in range(number):
+            block = f"block_{stage}_{i}"
+            x = _broadcasted_residual(
+                x,
+                channels,
+                scaled(filters),
+                strides=(1, 1) if i else strides,
+                dilation=dilation,
+                dropout=dropout,
+                conv=conv,
+                name=block,
+            )
+            channels = scaled(filters)
+    last = scaled(32)
+    x = keras.layers.ZeroPadding2D((0, 2), data_format="channels_last", name="last_padding")(x)
+    if conv == "separable":
+        x = layers.DepthwiseConv2D(5, name="last_depthwise", **PLAIN)(x)
+        x = layers.Conv2D(last, 1, name="last", **PLAIN)(x)
+    else:
+        x = layers.Conv2D(last, 5, name="last", **PLAIN)(x)
+    x = _norm_act(x, "relu", "last")
+    name = name or f"bc_resnet_{width:g}"
+    return classifier(inputs, x, 2, classes, include_top, pooling, 0, name)
+
+
+PLAIN: dict[str, Any] = {"use_bias": False, "data_format": "channels_last"}
+
+
+def _broadcasted_residual(
+    x: Any,
+    channels: int,
+    filters: int,
+    strides: tuple[int, int],
+    dilation: int,
+    dropout: float,
+    conv: str,
+    name: str,
+) -> Any:
+    """A block: over frequency in two dimensions, over time in one, and what is added to that."""
+    shortcut = x if channels == filters else None
+    if shortcut is None:
+        x = layers.Conv2D(filters, 1, name=f"{name}_widen", **PLAIN)(x)
+        x = _norm_act(x, "relu", f"{name}_widen")
+    over_frequency = {"kernel_size": (3, 1), "strides": strides, "padding": "same", **PLAIN}
+    over_time = {"kernel_size": (1, 3), "dilation_rate": (1, dilation), "padding": "same", **PLAIN}
+    if conv == "separable":
+        x = layers.DepthwiseConv2D(name=f"{name}_frequency", **over_frequency)(x)
+    else:
+        x = layers.Conv2D(filters, name=f"{name}_frequency", **over_frequency)(x)
+    x = _sub_spectral_norm(x, f"{name}_frequency")
+    average = keras.layers.AveragePooling2D(
+        (x.shape[1], 1), data_format="channels_last", name=f"{name}_average"
+    )(x)
+    if conv == "separable":
+        y = layers.DepthwiseConv2D(name=f"{name}_time", **over_time)(average)
+        y = _norm_act(y, "silu", f"{name}_time")
+        y = layers.Conv2D(filters, 1, name=f"{name}_mix", **PLAIN)(y)
+    else:
+        y = layers.Conv2D(filters, name=f"{name}_time", **over_time)(average)
+        y = _norm_act(y, "silu", f"{name}_time")
+    if dropout:
+        y = keras.layers.SpatialDropout2D(
+            dropout, data_format="channels_last", name=f"{name}_dropout"
+        )(y)
+    x = keras.layers.Add(name=f"{name}_broadcast")([x, y])
+    if shortcut is not None:
+        x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    return keras.layers.Activation("relu", name=f"{name}_activation")(x)
+
+
+def _sub_spectral_norm(x: Any, name: str) -> Any:
+    """Batch normalisation with statistics and weights for each band of frequencies."""
+    _, frequencies, _, channels = x.shape
+    size = frequencies // BANDS
+    x = keras.layers.Reshape((BANDS, size, -1, channels), name=f"{name}_bands")(x)
+    x = keras.layers.Permute((2, 3, 1, 4), name=f"{name}_bands_last")(x)
+    x = keras.layers.Reshape((size, -1, BANDS * channels), name=f"{name}_band_channels")(x)
+    x = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_norm")(x)
+    x = keras.layers.Reshape((size, -1, BANDS, channels), name=f"{name}_bands_again")(x)
+    x = keras.layers.Permute((3, 1, 2, 4), name=f"{name}_bands_first")(x)
+    return keras.layers.Reshape((frequencies, -1, channels), name=f"{name}_whole")(x)
+
+
+def _norm_act(x: Any, activation: str, name: str) -> Any:
+    axis = 1 if keras.config.image_data_format() == "channels_first" else -1
+    x = layers.BatchNormalization(axis, momentum=BATCH_NORM_MOMENTUM, name=f"{name}_norm")(x)
+    return keras.layers.Activation(activation, name=f"{name}_activation")(x)

@@ -1,0 +1,281 @@
+"""Nets for images: MobileNet V1, V2 and V3, and their twins of standard convolutions."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+
+from sepconv_layers import blocks
+from sepconv_layers.models.classifier import (
+    FEATURES,
+    check_input_shape,
+    check_width,
+    classifier,
+    divisible,
+    one_of,
+)
+
+SEPARABLE = {"separable": blocks.SeparableConvBlock2D, "standard": blocks.ConvBlock2D}
+INVERTED = {
+    "separable": blocks.InvertedBottleneckBlock2D,
+    "standard": blocks.FusedInvertedBottleneckBlock2D,
+}
+IMAGE = ("height", "width", "channels")
+
+# Filters, strides.
+MOBILENET = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    *[(512, 1)] * 5,
+    (1024, 2),
+    (1024, 1),
+)
+
+
+def mobilenet(
+    input_shape: Sequence[int | None] = (224, 224, 3),
+    classes: int = 1000,
+    conv: str = "separable",
+    width: float = 1.0,
+    include_top: bool = True,
+    pooling: str | None = None,
+    dropout: float = 1e-3,
+    name: str | None = None,
+) -> keras.Model:
+    """MobileNet V1: a standard convolution, then 13 separable ones.
+
+    At 224×224 and 1000 classes: 568.7 million MACs and 4.2 million parameters; with
+    `conv="standard"` 4,867 million and 29.3 million, as in Table 4 of the paper. It equals
+    `keras.applications.MobileNet` where every strided block meets an even size, as with multiples
+    of 32: `load_keras_application` copies its weights.
+
+    Args:
+        input_shape: Shape of an image: `(height, width, channels)`, or channels first if the Keras
+            configuration says so. Height and width may be `None`. The paper scales pixels to
+            `[-1, 1]`.
+        classes: Number of classes.
+        conv: `"separable"`, or `"standard"` for the twin.
+        width: Multiplier of all numbers of filters, `alpha` in the paper.
+        include_top: Whether to pool and classify; else the output is the last feature map.
+        pooling: Without a top: `"avg"` or `"max"` for pooled features.
+        dropout: Share of the pooled features that training drops.
+        name: Name of the model.
+
+    Returns:
+        A model from images to logits, with `include_top=False` to features.
+
+    Raises:
+        ValueError: If an argument is not of the kind described.
+
+    Example:
+        >>> from sepconv_layers import models, profile
+        >>> profile(models.mobilenet()).macs
+        568740352
+
+    Reference:
+        [Howard et al., "MobileNets", 2017](https://arxiv.org/abs/1704.04861).
+    """
+    block, width = one_of(SEPARABLE, conv, "conv"), check_width(width)
+
+    def scaled(filters: int) -> int:
+        return max(1, int(filters * width))
+
+    inputs = keras.Input(check_input_shape(input_shape, IMAGE), name="images")
+    x = blocks.ConvBlock2D(scaled(32), strides=2, activation="relu6", name="stem")(inputs)
+    for number, (filters, strides) in enumerate(MOBILENET):
+        x = block(scaled(filters), strides=strides, activation="relu6", name=f"block_{number}")(x)
+    name = name or "mobilenet"
+    return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name)
+
+
+# Expansion, filters, repeats, strides of the first.
+MOBILENET_V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+def mobilenet_v2(
+    input_shape: Sequence[int | None] = (224, 224, 3),
+    classes: int = 1000,
+    conv: str = "separable",
+    width: float = 1.0,
+    include_top: bool = True,
+    pooling: str | None = None,
+    dropout: float = 0.2,
+    name: str | None = None,
+) -> keras.Model:
+    """MobileNet V2: inverted bottlenecks with linear outputs and shortcuts between them.
+
+    At 224×224 and 1000 classes: 300.8 million MACs and 3.5 million parameters. In the twin one
+    standard convolution does what expansion and depthwise convolution do. It equals
+    `keras.applications.MobileNetV2`: `load_keras_application` copies its weights.
+
+    Args:
+        input_shape: Shape of an image, as for `mobilenet`.
+        classes: Number of classes.
+        conv: `"separable"`, or `"standard"` for the twin.
+        width: Multiplier of all numbers of filters, which are then multiples of 8.
+        include_top: Whether to pool and classify; else the output is the last feature map.
+        pooling: Without a top: `"avg"` or `"max"` for pooled features.
+        dropout: Share of the pooled features that training drops.
+        name: Name of the model.
+
+    Returns:
+        A model from images to logits, with `include_top=False` to features.
+
+    Raises:
+        ValueError: If an argument is not of the kind described.
+
+    Example:
+        >>> from sepconv_layers import models
+        >>> models.mobilenet_v2((96, 96, 3), classes=10, width=0.35).output_shape
+        (None, 10)
+
+    Reference:
+        [Sandler et al., "MobileNetV2", 2018](https://arxiv.org/abs/1801.04381).
+    """
+    block, width = one_of(INVERTED, conv, "conv"), check_width(width)
+    inputs = keras.Input(check_input_shape(input_shape, IMAGE), name="images")
+    stem = divisible(32 * width)
+    x = blocks.ConvBlock2D(stem, strides=2, activation="relu6", name="stem")(inputs)
+    number = 0
+    for expansion, filters, repeats, strides in MOBILENET_V2:
+        for repeat in range(repeats):
+            x = block(
+                divisible(filters * width),
+                strides=1 if repeat else strides,
+                activation="relu6",
+                expansion=expansion,
+                name=f"block_{number}",
+            )(x)
+            number += 1
+    last = divisible(1280 * max(width, 1))
+    x = blocks.ConvBlock2D(last, kernel_size=1, activation="relu6", name="last")(x)
+    name = name or "mobilenet_v2"
+    return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name)
+
+
+class V3(NamedTuple):
+    """A block of MobileNet V3: how wide it is inside, at which width its output."""
+
+    kernel_size: int
+    expansion: float
+    filters: int
+    has_se: bool
+    activation: str
+    strides: int
+
+
+# The numbers of filters between pooling and logits, and the blocks.
+MOBILENET_V3 = {
+    "small": (
+        1024,
+        (
+            V3(3, 1, 16, True, "relu", 2),
+            V3(3, 72 / 16, 24, False, "relu", 2),
+            V3(3, 88 / 24, 24, False, "relu", 1),
+            V3(5, 4, 40, True, "hard_silu", 2),
+            *[V3(5, 6, 40, True, "hard_silu", 1)] * 2,
+            *[V3(5, 3, 48, True, "hard_silu", 1)] * 2,
+            V3(5, 6, 96, True, "hard_silu", 2),
+            *[V3(5, 6, 96, True, "hard_silu", 1)] * 2,
+        ),
+    ),
+    "large": (
+        1280,
+        (
+            V3(3, 1, 16, False, "relu", 1),
+            V3(3, 4, 24, False, "relu", 2),
+            V3(3, 3, 24, False, "relu", 1),
+            V3(5, 3, 40, True, "relu", 2),
+            *[V3(5, 3, 40, True, "relu", 1)] * 2,
+            V3(3, 6, 80, False, "hard_silu", 2),
+            V3(3, 2.5, 80, False, "hard_silu", 1),
+            *[V3(3, 2.3, 80, False, "hard_silu", 1)] * 2,
+            *[V3(3, 6, 112, True, "hard_silu", 1)] * 2,
+            V3(5, 6, 160, True, "hard_silu", 2),
+            *[V3(5, 6, 160, True, "hard_silu", 1)] * 2,
+        ),
+    ),
+}
+SQUEEZE = 0.25
+
+
+def mobilenet_v3(
+    input_shape: Sequence[int | None] = (224, 224, 3),
+    classes: int = 1000,
+    size: str = "large",
+    conv: str = "separable",
+    width: float = 1.0,
+    include_top: bool = True,
+    pooling: str | None = None,
+    dropout: float = 0.2,
+    name: str | None = None,
+) -> keras.Model:
+    """MobileNet V3, small or large: inverted bottlenecks with squeeze-excite and hard swish.
+
+    At 224×224 and 1000 classes, MACs and parameters in millions: large 216.6 and 5.5 (the paper
+    has 219 and 5.4), small 56.5 and 2.6 (the paper: 56 and 2.5). It equals
+    `keras.applications.MobileNetV3Large` and `MobileNetV3Small` behind their rescaling of pixels to
+    `[-1, 1]`: `load_keras_application` copies their weights.
+
+    Args:
+        input_shape: Shape of an image, as for `mobilenet`.
+        classes: Number of classes.
+        size: `"small"` or `"large"`.
+        conv: `"separable"`, or `"standard"` for the twin.
+        width: Multiplier of the numbers of filters, which are then multiples of 8.
+        include_top: Whether to pool and classify; else the output is the last feature map.
+        pooling: Without a top: `"avg"` or `"max"` for pooled features.
+        dropout: Share of the last features that training drops.
+        name: Name of the model.
+
+    Returns:
+        A model from images to logits, with `include_top=False` to features.
+
+    Raises:
+        ValueError: If an argument is not of the kind described.
+
+    Example:
+        >>> from sepconv_layers import models
+        >>> models.mobilenet_v3((96, 96, 3), classes=10, size="small").output_shape
+        (None, 10)
+
+    Reference:
+        [Howard et al., "Searching for MobileNetV3", 2019](https://arxiv.org/abs/1905.02244).
+    """
+    block, width = one_of(INVERTED, conv, "conv"), check_width(width)
+    hidden, table = one_of(MOBILENET_V3, size, "size")
+    inputs = keras.Input(check_input_shape(input_shape, IMAGE), name="images")
+    channels = 16
+    x = blocks.ConvBlock2D(channels, strides=2, activation="hard_silu", name="stem")(inputs)
+    for number, row in enumerate(table):
+        expanded = divisible(channels * row.expansion)
+        channels_before, channels = channels, divisible(row.filters * width)
+        x = block(
+            channels,
+            row.kernel_size,
+            strides=row.strides,
+            activation=row.activation,
+            expansion=expanded / channels_before,
+            se_ratio=divisible(expanded * SQUEEZE) / expanded if row.has_se else 0,
+            gate_activation="hard_sigmoid",
+            name=f"block_{number}",
+        )(x)
+    x = blocks.ConvBlock2D(
+        divisible(channels * 6), kernel_size=1, activation="hard_silu", name="last"
+    )(x)
+    units = divisible(hidden * max(width, 1))
+    hidden_layer = keras.layers.Dense(units, activation="hard_silu", name=FEATURES)
+    name = name or f"mobilenet_v3_{size}"
+    return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name, [hidden_layer])
