@@ -10,10 +10,12 @@ minutes on two cores.
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -97,10 +99,18 @@ def peak(conv: str, point: dict[str, int]) -> float:
     tiny, _ = training_step(conv, {**point, "batch": 1, "resolution": point["kernel"], "width": 8})
     tiny()
     call, _ = training_step(conv, point)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _highest_bytes()
     call()
+    return round((_highest_bytes() - before) / 1e6, 2)
+
+
+def _highest_bytes() -> int:
+    """The most memory that this process has had."""
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux `getrusage` begins with what the parent process had
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
-    return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / 1e6, 2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def exponent(rows: list[dict], key: str) -> float | None:
