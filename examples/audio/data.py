@@ -1,0 +1,470 @@
+"""Spoken keywords as log-mel spectrograms: three corpora, or your own recordings.
+
+`load("mini")` needs no download. The others are read from the folder that the environment variable
+SEPCONV_DATA names:
+
+    $SEPCONV_DATA/audio/free-spoken-digit-dataset-*.tar.gz      or the folder unpacked
+    $SEPCONV_DATA/audio/speech_commands*.tar*                   or the folder unpacked
+
+`load(folder=...)` takes your own recordings, of any sample rate and length:
+
+    FOLDER/WORD/*.wav|flac|ogg                      one folder for each word
+    FOLDER/{train,val,test}/WORD/*.wav|flac|ogg     the same, already split; val and test may be absent
+
+A folder without parts is split by `validation_list.txt` and `testing_list.txt`, if they are there,
+and else by speaker, which is what a file's name begins with, up to the first `_`.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import io
+import json
+import os
+import re
+import sys
+import tarfile
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from examples.audio.features import Settings, log_mel
+
+HELD_OUT = {"test": 0.2, "val": 0.1}
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+PARTS_BY_FOLDER = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+PARTS_BY_FOLDER |= dict.fromkeys(("val", "valid", "validation"), "val")
+LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
+NOISE_FOLDER = "_background_noise_"
+UNKNOWN, SILENCE = "unknown", "silence"
+TARGETS = ("bed", "cat", "happy")  # of the subset; else Google's ten
+TEN = "yes no up down left right on off stop go".split()
+MAX_SAMPLE_RATE = 16_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A recording that has not been read yet."""
+
+    name: str
+    word: str
+    part: str
+    read: Callable[[], bytes]
+    offset: float = 0.0  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Spectrograms `(n, frames, bands)` and labels `(n,)`, by part."""
+
+    name: str
+    train: tuple[np.ndarray, np.ndarray]
+    val: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    classes: tuple[str, ...]
+    settings: Settings
+    note: str
+
+
+def load(
+    name: str = "mini",
+    *,
+    folder: str | os.PathLike | None = None,
+    speaker_independent: bool = False,
+    limit: int | None = None,
+    seconds: float = 1.0,
+    cache: str | os.PathLike | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Loads a corpus, splits it where needed, and shuffles its training part.
+
+    Args:
+        name: "mini", "fsdd" or "speech_commands". Not used if `folder` is given.
+        folder: Your own recordings (see the top of this file).
+        speaker_independent: For "fsdd": hold out whole speakers, not takes of each.
+        limit: Use at most this many training clips, in the proportions of the words.
+        seconds: Length of a clip: shorter ones are padded on both sides, longer ones cut.
+        cache: Folder to keep spectrograms in; by default one for all runs of this user.
+        seed: Of splits and of the order.
+
+    Returns:
+        A `Dataset`.
+
+    Raises:
+        ValueError: If an argument, a folder or a file does not hold what is described here.
+        RuntimeError: If a corpus is not in SEPCONV_DATA.
+    """
+    _expect(limit is None or limit > 0, "`limit` must be a positive integer or None", limit)
+    _expect(seconds >= 0.1, "`seconds` must be 0.1 or more", seconds)
+    if folder is None:
+        _expect(name in SOURCES, f"`name` must be one of {', '.join(SOURCES)}", repr(name))
+        made = SOURCES[name](speaker_independent, seed)
+    else:
+        path = Path(folder).expanduser().resolve()
+        _expect(path.is_dir(), "`folder` must be an existing folder", repr(str(folder)))
+        name, made = path.name, _own(path, seed)
+    clips, sample_rate, note = made
+    words = sorted({clip.word for clip in clips if clip.part == "train"})
+    clips = [clip for clip in clips if clip.word in words]
+    settings = Settings(sample_rate, seconds)
+    spectrograms, kept = _cached(clips, settings, Path(cache) if cache else _cache_folder())
+    parts = {}
+    rng = np.random.default_rng(seed)
+    for part in ("train", "val", "test"):
+        index = np.array([i for i, clip in enumerate(kept) if clip.part == part], int)
+        labels = np.array([words.index(kept[i].word) for i in index], "int64")
+        absent = [word for i, word in enumerate(words) if i not in set(labels.tolist())]
+        expected = f"The {part} part must have readable clips of every word"
+        _expect(not absent, expected, f"none of {absent}", "Add clips, or remove the words.")
+        order = rng.permutation(len(index))
+        if part == "train" and limit is not None:
+            expected = f"`limit` must be at least the number of words, {len(words)}"
+            _expect(limit >= len(words), expected, limit)
+            ranks = np.zeros(len(order))
+            for label in range(len(words)):
+                mine = labels[order] == label
+                ranks[mine] = np.arange(mine.sum()) / mine.sum()
+            order = rng.permutation(order[np.argsort(ranks, kind="stable")][:limit])
+        parts[part] = spectrograms[index[order]], labels[order]
+    return Dataset(name, **parts, classes=tuple(words), settings=settings, note=note)
+
+
+def read(source: str | os.PathLike | io.BytesIO, sample_rate: int, **where: float) -> np.ndarray:
+    """A recording as numbers from -1 to 1, one channel, resampled.
+
+    Raises:
+        ValueError: If it cannot be decoded, or is empty.
+    """
+    soundfile, librosa = _require("soundfile"), _require("librosa")
+    try:
+        with soundfile.SoundFile(source) as file:
+            rate = file.samplerate
+            file.seek(round(where.get("offset", 0) * rate))
+            length = where.get("duration")
+            frames = -1 if length is None else round(length * rate)
+            waveform = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
+    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        raise ValueError(f"it cannot be decoded ({error})") from error
+    _expect(len(waveform) > 0, "a recording must not be empty", "no samples")
+    _expect(bool(np.isfinite(waveform).all()), "samples must be finite", "others")
+    return librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate)
+
+
+def fit_length(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """Pads on both sides with zeros, or cuts the middle out."""
+    missing = samples - len(waveform)
+    if missing < 0:
+        return waveform[-missing // 2 :][:samples]
+    return np.pad(waveform, (missing // 2, missing - missing // 2))
+
+
+def _expect(condition: bool, expected: str, received: object, fix: str = "") -> None:
+    if not condition:
+        raise ValueError(f"{expected}. Received {received}. {fix}".rstrip())
+
+
+def _require(module: str):
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        message = f"{module} is missing: run `pip install 'sepconv-layers[examples]'`."
+        raise ImportError(message) from error
+
+
+# Spectrograms, computed once
+
+
+def _cache_folder() -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "sepconv_layers" / "audio"
+
+
+def _cached(
+    clips: Sequence[Clip], settings: Settings, folder: Path
+) -> tuple[np.ndarray, list[Clip]]:
+    """Spectrograms of all clips that can be read, from the cache if it has them."""
+    contents = [clip.read() for clip in clips]
+    key = hashlib.sha256(repr((settings, log_mel.__module__)).encode())
+    digests: dict[int, bytes] = {}
+    for clip, content in zip(clips, contents, strict=True):
+        if id(content) not in digests:  # many clips may be of one recording
+            digests[id(content)] = hashlib.sha256(content).digest()
+        key.update(digests[id(content)] + repr(clip.offset).encode())
+    path = folder / f"{key.hexdigest()[:24]}.npz"
+    if path.exists():
+        with np.load(path) as file:
+            spectrograms, is_kept = file["spectrograms"], file["is_kept"]
+    else:
+        spectrograms, is_kept = _compute(clips, contents, settings)
+        _write_beside(path, spectrograms, is_kept)
+    kept = [clip for clip, good in zip(clips, is_kept, strict=True) if good]
+    return spectrograms, kept
+
+
+def _compute(
+    clips: Sequence[Clip], contents: Sequence[bytes], settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    spectrograms, is_kept, skipped = [], np.zeros(len(clips), bool), {}
+    progress = keras.utils.Progbar(len(clips), unit_name="clip", verbose=sys.stdout.isatty())
+    for i, (clip, content) in enumerate(zip(clips, contents, strict=True)):
+        try:
+            waveform = read(
+                io.BytesIO(content), settings.sample_rate, offset=clip.offset,
+                duration=settings.seconds if clip.offset else None,
+            )  # fmt: skip
+        except ValueError as error:
+            skipped[clip.name] = error
+            continue
+        spectrograms.append(log_mel(fit_length(waveform, settings.samples), settings))
+        is_kept[i] = True
+        progress.update(i + 1)
+    if skipped:
+        named = "; ".join(f"{name}: {error}" for name, error in list(skipped.items())[:5])
+        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        warnings.warn(f"Skipped {len(skipped)} recordings: {named}{more}.", stacklevel=4)
+    _expect(bool(spectrograms), "There must be recordings that can be decoded", "none")
+    return np.stack(spectrograms), is_kept
+
+
+def _write_beside(path: Path, spectrograms: np.ndarray, is_kept: np.ndarray) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+            np.savez_compressed(file, spectrograms=spectrograms, is_kept=is_kept)
+        os.replace(file.name, path)
+    except OSError as error:  # a cache that cannot be written costs time, nothing else
+        warnings.warn(f"Spectrograms are not kept for the next run: {error}.", stacklevel=4)
+
+
+# Corpora
+
+
+def _mini(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
+    folder = Path(__file__).parent / "mini"
+    about = json.loads((folder / "clips.json").read_text("utf-8"))
+    soundfile = _require("soundfile")
+    clips = []
+    for part, rows in about["clips"].items():
+        waveform, rate = soundfile.read(folder / f"{part}.ogg", dtype="float32")
+        length = round(about["seconds"] * rate)
+        for i, (word, voice) in enumerate(rows):
+            file = io.BytesIO()
+            piece = waveform[i * length : (i + 1) * length]
+            soundfile.write(file, piece, rate, format="WAV", subtype="FLOAT")
+            clips.append(Clip(f"{part} {i} ({voice})", word, part, file.getvalue))
+    return (
+        clips,
+        about["sample_rate"],
+        "Keywords of a speech synthesiser in 44 voices: no real speech",
+    )
+
+
+def _fsdd(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
+    files = dict(_files("free-spoken-digit-dataset", "the Free Spoken Digit Dataset"))
+    found = {}
+    for path, content in files.items():
+        if match := re.search(r"recordings/(\d)_([^_/]+)_(\d+)\.wav$", path):
+            found[path] = (*match.groups(), content)
+    speakers = sorted({speaker for _, speaker, _, _ in found.values()})
+    _expect(len(found) > 0, "The corpus must hold recordings/DIGIT_SPEAKER_INDEX.wav", "none")
+    clips = []
+    for path, (digit, speaker, index, content) in sorted(found.items()):
+        if speaker_independent:
+            part = {speakers[-1]: "test", speakers[-2]: "val"}.get(speaker, "train")
+        else:
+            part = "test" if int(index) < 5 else "val" if int(index) < 10 else "train"
+        clips.append(Clip(path, digit, part, _constant(content)))
+    split = f"{speakers[-1]} held out for testing" if speaker_independent else "official split"
+    return clips, 8_000, f"Free Spoken Digit Dataset, {split}; CC BY-SA 4.0"
+
+
+def _speech_commands(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
+    files = {}
+    for path, content in _files("speech_commands", "Google's Speech Commands"):
+        files["/".join(Path(path).parts[-2:]) if "/" in path else path] = content
+    lists = {
+        part: set(content().decode().split())
+        for part, name in LISTS.items()
+        for path, content in files.items()
+        if path.split("/")[-1] == name
+    }
+    by_word: dict[str, list[str]] = {}
+    for path in sorted(files):
+        if Path(path).suffix in SUFFIXES and "/" in path:
+            by_word.setdefault(path.split("/")[0], []).append(path)
+    noises = by_word.pop(NOISE_FOLDER, [])
+    targets = TEN if all(len(by_word.get(word, ())) > 100 for word in TEN) else TARGETS
+    _expect(
+        all(word in by_word for word in targets),
+        f"Speech Commands must have a folder for each of {', '.join(targets)}",
+        sorted(by_word),
+    )
+    rng = np.random.default_rng(seed)
+    clips: list[Clip] = []
+    others: dict[str, list[Clip]] = {part: [] for part in ("train", "val", "test")}
+    for word, paths in by_word.items():
+        for path in paths:
+            part = _part_in(lists, path) if lists else which_part(path)
+            clip = Clip(path, word if word in targets else UNKNOWN, part, files[path])
+            (clips if word in targets else others[part]).append(clip)
+    for part, unknown in others.items():
+        per_word = sum(clip.part == part for clip in clips) // len(targets)
+        chosen = rng.permutation(len(unknown))[:per_word]
+        clips += [unknown[i] for i in chosen]
+        clips += list(_silences(noises, files, part, min(per_word, len(chosen)), rng))
+    note = f"Google Speech Commands, {', '.join(targets)}, {UNKNOWN} and {SILENCE}; CC BY 4.0"
+    return clips, 16_000, note
+
+
+def _silences(
+    noises: Sequence[str], files: dict, part: str, count: int, rng: np.random.Generator
+) -> Iterator[Clip]:
+    """Pieces of the recordings of noise: of each, the parts have stretches of their own."""
+    first, last = {"train": (0.01, 0.6), "val": (0.62, 0.78), "test": (0.8, 0.96)}[part]
+    soundfile = _require("soundfile")
+    contents = {path: files[path]() for path in noises}
+    for i in range(count if noises else 0):
+        path = noises[i % len(noises)]
+        length = soundfile.info(io.BytesIO(contents[path])).duration
+        offset = float(rng.uniform(first, last)) * length
+        yield Clip(f"{path} at {offset:.2f} s", SILENCE, part, _constant(contents[path]), offset)
+
+
+def _part_in(lists: dict[str, set], path: str) -> str:
+    name = str(Path(path).with_suffix(".wav"))
+    return next((part for part, names in lists.items() if name in names), "train")
+
+
+def which_part(path: str) -> str:
+    """The part of a file of Speech Commands, by the hash of its speaker."""
+    speaker = re.sub(r"_nohash_.*$", "", Path(path).name)
+    percent = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (2**27) * 100 / (2**27 - 1)
+    return "val" if percent < 10 else "test" if percent < 20 else "train"
+
+
+SOURCES = {"mini": _mini, "fsdd": _fsdd, "speech_commands": _speech_commands}
+
+
+def _files(prefix: str, what: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Path and content of all files of a corpus, in an archive or in a folder."""
+    root = os.environ.get("SEPCONV_DATA")
+    places = sorted(Path(root).expanduser().glob(f"audio/{prefix}*")) if root else []
+    if not places:
+        raise RuntimeError(
+            f"{what} was not found. Get it, and set SEPCONV_DATA to a folder that holds "
+            f"audio/{prefix}*, an archive or the folder unpacked. Received SEPCONV_DATA={root!r}."
+        )
+    if places[0].is_dir():
+        for path in sorted(places[0].rglob("*")):
+            if path.is_file():
+                yield path.relative_to(places[0].parent).as_posix(), path.read_bytes
+        return
+    with tarfile.open(places[0]) as archive:
+        for member in archive:
+            if member.isfile():
+                yield member.name, _constant(archive.extractfile(member).read())
+
+
+def _constant(content: bytes | Callable[[], bytes]) -> Callable[[], bytes]:
+    return content if callable(content) else lambda: content
+
+
+# Your own recordings
+
+
+def _own(root: Path, seed: int) -> tuple[list[Clip], int, str]:
+    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
+    parts = {name: PARTS_BY_FOLDER.get(name.lower()) for name in folders}
+    is_split = len({part for part in parts.values() if part}) > 1
+    roots = {parts[name]: path for name, path in folders.items() if parts[name]}
+    if not is_split:
+        roots = {"train": root}
+    _expect("train" in roots, f"`folder` {root} must have a folder `train`", sorted(folders))
+    found: dict[str, dict[str, list[Path]]] = {}
+    for part, place in roots.items():
+        words = {path.name: _recordings(path) for path in sorted(place.iterdir()) if path.is_dir()}
+        found[part] = {word: paths for word, paths in words.items() if paths}
+        found[part].pop(NOISE_FOLDER, None)
+    words = list(found["train"])
+    fix = f"Recordings end in {', '.join(SUFFIXES)}."
+    if len(words) == 1:
+        fix = f"If {words[0]!r} holds the folders of the words, give that folder."
+    expected = (
+        f"`folder` {roots['train']} must hold a folder of recordings for each word, two at least"
+    )
+    _expect(len(words) > 1, expected, f"the words {words}", fix)
+    for part, by_word in found.items():
+        unknown = sorted(set(by_word) - set(words))
+        expected = f"`folder` {roots[part]} must have the words of the training part, {words}"
+        _expect(not unknown, expected, f"also {unknown}", "Rename or remove the folders.")
+    clips = [
+        Clip(path.relative_to(root).as_posix(), word, part, path.read_bytes)
+        for part, by_word in found.items()
+        for word, paths in by_word.items()
+        for path in paths
+    ]
+    clips = _hold_out(clips, root, [part for part in HELD_OUT if part not in roots], seed)
+    soundfile = _require("soundfile")
+    rate = MAX_SAMPLE_RATE
+    for clip in clips:
+        try:
+            rate = min(rate, soundfile.info(io.BytesIO(clip.read())).samplerate)
+            break
+        except soundfile.LibsndfileError:
+            continue
+    return clips, rate, f"Own recordings, {root.name}"
+
+
+def _hold_out(clips: list[Clip], root: Path, absent: list[str], seed: int) -> list[Clip]:
+    """Moves the absent parts out of train: by lists, else whole speakers, else word by word."""
+    lists = {
+        part: set((root / name).read_text("utf-8").split())
+        for part, name in LISTS.items()
+        if part in absent and (root / name).exists()
+    }
+    if lists:
+        named = {str(Path(n).with_suffix("")): part for part, ns in lists.items() for n in ns}
+        clips = [
+            dataclasses.replace(clip, part=named.get(str(Path(clip.name).with_suffix("")), "train"))
+            for clip in clips
+        ]
+        absent = [part for part in absent if part not in lists]
+    rng = np.random.default_rng(seed)
+    for part in absent:
+        left = [clip for clip in clips if clip.part == "train"]
+        groups = [(_speaker(clip), clip.word) for clip in left]
+        speakers = sorted({speaker for speaker, _ in groups if speaker})
+        if len(speakers) > 4 and all(speaker for speaker, _ in groups):
+            count = max(1, round(HELD_OUT[part] * len(speakers)))
+            out = set(rng.permutation(speakers)[:count].tolist())
+            chosen = {clip.name for clip in left if _speaker(clip) in out}
+        else:
+            chosen = set()
+            for word in {clip.word for clip in left}:
+                names = sorted(clip.name for clip in left if clip.word == word)
+                _expect(
+                    len(names) > 2, f"Word {word!r} must have at least 3 recordings", len(names)
+                )
+                count = max(1, round(HELD_OUT[part] * len(names)))
+                chosen |= set(rng.permutation(names)[:count].tolist())
+        clips = [
+            dataclasses.replace(clip, part=part) if clip.name in chosen else clip for clip in clips
+        ]
+    return clips
+
+
+def _speaker(clip: Clip) -> str:
+    name, separator, _ = Path(clip.name).stem.partition("_")
+    return name if separator else ""
+
+
+def _recordings(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )

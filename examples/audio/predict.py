@@ -1,0 +1,108 @@
+"""What a trained model hears in recordings.
+
+    python -m examples.audio.predict MODEL FILE...
+        the likeliest words of each file
+    python -m examples.audio.predict MODEL FILE --stream
+        what is said when, in a long recording
+
+MODEL is a `*-waveform.keras` of a run, or the folder of the run.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import sepconv_layers  # noqa: F401 - so that Keras knows its layers
+from examples.audio import data
+
+HOP_SECONDS = 0.1
+SMOOTHED = 3  # windows that a detection is the average of
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.audio.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="a *-waveform.keras, or the folder of a run")
+    parser.add_argument("files", nargs="+", metavar="file", help="WAV, FLAC, OGG or MP3")
+    parser.add_argument("--top", type=int, default=3, help="how many words; default: 3")
+    parser.add_argument("--stream", action="store_true", help="run over a long recording")
+    parser.add_argument("--threshold", type=float, default=0.7, help="of --stream; default: 0.7")
+    arguments = parser.parse_args(argv)
+    try:
+        model, about = load(Path(arguments.model))
+        for file in arguments.files:
+            if not Path(file).is_file():
+                raise ValueError(f"{file} is no file")
+            try:
+                waveform = data.read(file, about["sample_rate"])
+            except ValueError as error:
+                raise ValueError(f"{file}: {error}") from error
+            if arguments.stream:
+                for start, end, word, probability in detections(
+                    model, about, waveform, arguments.threshold
+                ):
+                    print(f"{file}: {start:7.2f} to {end:7.2f} s  {word} {probability:.2f}")
+                continue
+            (row,) = probabilities(model, data.fit_length(waveform, about["samples"])[None])
+            best = np.argsort(row)[::-1][: arguments.top]
+            words = "  ".join(f"{about['classes'][i]} {row[i]:.3f}" for i in best)
+            print(f"{file}: {words}")
+    except (ImportError, ValueError) as error:
+        parser.error(str(error))
+
+
+def load(path: Path) -> tuple[keras.Model, dict]:
+    """The model, and what its numbers mean."""
+    if path.is_dir():
+        found = sorted(path.glob("*-waveform.keras"))
+        if not found:
+            raise ValueError(f"{path} must hold a *-waveform.keras. Received: none")
+        path = found[0]
+    beside = path.with_suffix(".json")
+    if not path.is_file() or not beside.is_file():
+        raise ValueError(f"{path} and {beside.name} beside it must exist, as a run writes them")
+    return keras.saving.load_model(path), json.loads(beside.read_text("utf-8"))
+
+
+def probabilities(model: keras.Model, waveforms: np.ndarray) -> np.ndarray:
+    logits = model.predict(waveforms, verbose=0)
+    odds = np.exp(logits - logits.max(-1, keepdims=True))
+    return odds / odds.sum(-1, keepdims=True)
+
+
+def detections(
+    model: keras.Model, about: dict, waveform: np.ndarray, threshold: float
+) -> list[tuple[float, float, str, float]]:
+    """Beginning and end in seconds, word and probability of what stands out in a recording."""
+    samples, hop = about["samples"], round(HOP_SECONDS * about["sample_rate"])
+    waveform = np.pad(waveform, (samples // 2, samples))
+    starts = range(0, max(len(waveform) - samples, 0) + 1, hop)
+    odds = probabilities(model, np.stack([waveform[i : i + samples] for i in starts]))
+    kernel = np.ones(SMOOTHED) / SMOOTHED
+    odds = np.apply_along_axis(lambda row: np.convolve(row, kernel, "same"), 0, odds)
+    loud = np.array([np.sqrt(np.mean(waveform[i : i + samples] ** 2)) for i in starts])
+    is_loud = loud > 0.1 * loud.max()
+    found: list[list] = []
+    for i, row in enumerate(odds):
+        word = int(row.argmax())
+        name = about["classes"][word]
+        if not is_loud[i] or row[word] < threshold or name in (data.UNKNOWN, data.SILENCE):
+            continue
+        centre = i * hop / about["sample_rate"]  # the padding is half a window
+        if found and found[-1][2] == name and centre - found[-1][1] < 2.5 * HOP_SECONDS:
+            found[-1][1], found[-1][3] = centre, max(found[-1][3], float(row[word]))
+        else:
+            found.append([centre, centre, name, float(row[word])])
+    return [tuple(item) for item in found]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,197 @@
+"""Keyword spotting: a depthwise-separable net against its standard-convolution twin.
+
+    python -m examples.audio.train
+        eight words of a speech synthesiser, no download: 1 minute on two cores
+    python -m examples.audio.train --dataset fsdd [--speaker-independent]
+    python -m examples.audio.train --dataset speech_commands
+    python -m examples.audio.train --data FOLDER       one folder of recordings for each word
+
+Both nets get the same data, budget and seeds. The comparison is printed and written to `--output`,
+beside the trained models: those that end in `-waveform` take recordings. The same command goes on
+where an interrupted run stopped.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from examples.audio import data, features
+from sepconv_layers import Comparison, compare, comparison, models
+
+CONVS = ("separable", "standard")
+NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
+EPOCHS = {"mini": 15}
+DEFAULT_EPOCHS = 30
+LEARNING_RATE = 1e-2
+
+
+def build(
+    conv: str,
+    net: str,
+    spectrograms: np.ndarray,
+    classes: int,
+    width: float = 1.0,
+    mfcc: bool | None = None,
+) -> keras.Model:
+    """A net for log-mel spectrograms like these, which it normalises by itself."""
+    _, frames, bands = spectrograms.shape
+    if mfcc is None:
+        mfcc = net == "ds_cnn"
+    moments = spectrograms.reshape(-1, bands)
+    inputs = keras.Input((frames, bands), name="log_mel")
+    normalise = {"mean": moments.mean(0), "variance": moments.var(0) + 1e-3}
+    x = keras.layers.Normalization(**normalise)(inputs)
+    if mfcc:
+        bands = features.COEFFICIENTS
+        x = features.fixed_product(features.cosine_transform(x.shape[-1]), "mfcc")(x)
+    make = {"classes": classes, "conv": conv, "width": width}
+    if net == "ds_cnn":
+        x = keras.layers.Reshape((frames, bands, 1))(x)
+        x = models.ds_cnn((frames, bands, 1), dropout=0.2, **make)(x)
+    elif net == "matchboxnet":
+        x = models.matchboxnet((frames, bands), **make)(x)
+    else:
+        x = keras.layers.Permute((2, 1))(x)
+        x = keras.layers.Reshape((bands, frames, 1))(x)
+        x = models.bc_resnet((bands, frames, 1), **make)(x)
+    return keras.Model(inputs, x, name=net)
+
+
+def main(argv: Sequence[str] | None = None) -> Comparison:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.speaker_independent and arguments.dataset != "fsdd":
+        parser.error("--speaker-independent is a split of --dataset fsdd")
+    try:
+        dataset = data.load(
+            arguments.dataset or "mini",
+            folder=arguments.data,
+            speaker_independent=arguments.speaker_independent,
+            limit=arguments.limit,
+            seconds=arguments.seconds,
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        parser.error(str(error))
+    name = dataset.name + "_speakers" * arguments.speaker_independent
+    spectrograms, classes = dataset.train[0], dataset.classes
+    print(f"{name}: {dataset.note}")
+    print(f"{len(spectrograms):,} training clips, words: {', '.join(classes)}")
+    output = Path(arguments.output or f"runs/audio/{name}")
+    found = compare(
+        lambda conv: build(
+            conv, arguments.net, spectrograms, len(classes), arguments.width, arguments.mfcc
+        ),
+        dataset,
+        convs=CONVS if arguments.conv == "both" else (arguments.conv,),
+        epochs=arguments.epochs or EPOCHS.get(name, DEFAULT_EPOCHS),
+        batch_size=arguments.batch_size,
+        seeds=arguments.seeds,
+        learning_rate=LEARNING_RATE,
+        label_smoothing=0.1,
+        augmentation=features.augmentation(spectrograms),
+        output=output,
+        task="Keyword spotting",
+        dataset=name,
+        command=shlex.join(["python", "-m", "examples.audio.train", *argv]),
+    )
+    for conv, model in found.models.items():
+        save_for_waveforms(model, dataset, output / f"{conv}-waveform.keras")
+    confusion = {conv: confusion_of(model, dataset) for conv, model in found.models.items()}
+    save_confusion(confusion, classes, output)
+    print(
+        f"\n{found}\n\nSaved in {output}: report.md, comparison.png, confusion.png, results.json,"
+    )
+    print(f"models, and models for waveforms. Try: python -m examples.audio.predict {output} FILE")
+    return found
+
+
+def save_for_waveforms(model: keras.Model, dataset: data.Dataset, path: Path) -> None:
+    """Writes front end and net as one model, and beside it what its numbers mean."""
+    front = features.front_end(dataset.settings)
+    whole = keras.Model(front.input, model(front.output), name=f"{model.name}_waveform")
+    comparison.write(path, whole.save)
+    settings = dataset.settings
+    about = {
+        "classes": dataset.classes,
+        "sample_rate": settings.sample_rate,
+        "samples": settings.samples,
+    }
+    comparison.write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
+
+
+def confusion_of(model: keras.Model, dataset: data.Dataset) -> list[list[int]]:
+    """How often a word, by row, was taken for another, by column, on the test part."""
+    x, y = dataset.test
+    said = model.predict(x, verbose=0).argmax(-1)
+    counts = np.zeros((len(dataset.classes),) * 2, int)
+    np.add.at(counts, (y, said), 1)
+    return counts.tolist()
+
+
+def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> None:
+    from matplotlib.figure import Figure
+
+    text = json.dumps({"classes": classes, "confusion": confusion}, indent=1)
+    comparison.write_text(output / "confusion.json", text + "\n")
+    figure = Figure(figsize=(4.5 * len(confusion), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(confusion), squeeze=False)[0]
+    for axes, (conv, counts) in zip(panels, confusion.items(), strict=True):
+        axes.imshow(counts, cmap="Blues")
+        for row, column in np.ndindex(len(classes), len(classes)):
+            if counts[row][column]:
+                dark = counts[row][column] > 0.5 * np.max(counts)
+                axes.text(column, row, counts[row][column], ha="center", va="center",
+                          fontsize="small", color="white" if dark else "black")  # fmt: skip
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set(title=conv, xlabel="taken for", ylabel="word")
+    comparison.write(output / "confusion.png", partial(figure.savefig, dpi=110))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.audio.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--dataset", choices=data.SOURCES, help="a corpus; default: mini")
+    source.add_argument("--data", metavar="FOLDER", help="your own recordings")
+    positive, factor = _positive(int), _positive(float)
+    parser.add_argument("--speaker-independent", action="store_true", help="for fsdd")
+    parser.add_argument("--net", choices=NETS, default="ds_cnn", help="default: ds_cnn")
+    parser.add_argument("--mfcc", action=argparse.BooleanOptionalAction, default=None,
+                        help="10 coefficients in place of log-mel bands; default: for ds_cnn")  # fmt: skip
+    parser.add_argument("--conv", choices=(*CONVS, "both"), default="both")
+    parser.add_argument("--epochs", type=positive, help="default: 15 for mini, else 30")
+    parser.add_argument("--seeds", type=positive, default=3, help="trainings per net; default: 3")
+    parser.add_argument("--batch-size", type=positive, default=64, help="default: 64")
+    parser.add_argument("--width", type=factor, default=1.0, help="on all widths; default: 1")
+    parser.add_argument("--limit", type=positive, help="largest number of training clips")
+    parser.add_argument("--seconds", type=factor, default=1.0, help="length of a clip; default: 1")
+    parser.add_argument("--output", metavar="FOLDER", help="default: runs/audio/DATASET")
+    return parser
+
+
+def _positive(kind: Callable) -> Callable:
+    """A type for `add_argument`."""
+
+    def number(text: str):
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be positive, received {text}")
+        return value
+
+    return number
+
+
+if __name__ == "__main__":
+    main()
