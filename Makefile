@@ -18,8 +18,9 @@ TORCH := torch==2.13.0$(if $(filter Darwin,$(shell uname -s)),,+cpu)
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1:	/p' Makefile
 
-demo: .venv/.examples  ## train both twins on handwritten digits and compare them, into demo/vision
+demo: .venv/.examples  ## train twins on handwritten digits and on spoken words and compare them, into demo
 	$(BIN)/python -m examples.vision.train --output demo/vision
+	$(BIN)/python -m examples.audio.train --output demo/audio
 
 test: .venv/.torch  ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest --numprocesses 2 --timeout 600 --doctest-modules sepconv_layers tests

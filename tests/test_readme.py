@@ -18,12 +18,16 @@ from benchmarks import (
     readme,
     scaling,
 )
+from examples.audio import predict
+from examples.audio import train as audio
 from examples.vision import train
 
 TEXTS = {
     path.relative_to(readme.ROOT).as_posix(): path.read_text("utf-8") for path in readme.READMES
 }
 PARSERS = {
+    "examples.audio.predict": predict.make_parser(),
+    "examples.audio.train": audio.make_parser(),
     "examples.vision.train": train.make_parser(),
     "benchmarks.batch_norm_momentum": batch_norm_momentum.make_parser(),
     **{

@@ -1,0 +1,1 @@
+"""Keyword spotting: separable against standard convolutions."""

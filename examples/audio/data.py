@@ -9,7 +9,7 @@ SEPCONV_DATA names:
 `load(folder=...)` takes your own recordings, of any sample rate and length:
 
     FOLDER/WORD/*.wav|flac|ogg                      one folder for each word
-    FOLDER/{train,val,test}/WORD/*.wav|flac|ogg     the same, already split; val and test may be absent
+    FOLDER/{train,val,test}/WORD/*.wav|flac|ogg     the same, split; val and test may be absent
 
 A folder without parts is split by `validation_list.txt` and `testing_list.txt`, if they are there,
 and else by speaker, which is what a file's name begins with, up to the first `_`.

@@ -24,7 +24,7 @@ HOP_SECONDS = 0.1
 SMOOTHED = 3  # windows that a detection is the average of
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m examples.audio.predict",
         description=__doc__,
@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--top", type=int, default=3, help="how many words; default: 3")
     parser.add_argument("--stream", action="store_true", help="run over a long recording")
     parser.add_argument("--threshold", type=float, default=0.7, help="of --stream; default: 0.7")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser()
     arguments = parser.parse_args(argv)
     try:
         model, about = load(Path(arguments.model))

@@ -27,8 +27,8 @@ from sepconv_layers import Comparison, compare, comparison, models
 
 CONVS = ("separable", "standard")
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
-EPOCHS = {"mini": 15}
-DEFAULT_EPOCHS = 30
+EPOCHS = {"mini": 10}
+DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
 
 
@@ -168,10 +168,13 @@ def make_parser() -> argparse.ArgumentParser:
     positive, factor = _positive(int), _positive(float)
     parser.add_argument("--speaker-independent", action="store_true", help="for fsdd")
     parser.add_argument("--net", choices=NETS, default="ds_cnn", help="default: ds_cnn")
-    parser.add_argument("--mfcc", action=argparse.BooleanOptionalAction, default=None,
-                        help="10 coefficients in place of log-mel bands; default: for ds_cnn")  # fmt: skip
+    parser.add_argument(
+        "--mfcc",
+        action=argparse.BooleanOptionalAction,
+        help="10 coefficients in place of log-mel bands; default: for ds_cnn",
+    )
     parser.add_argument("--conv", choices=(*CONVS, "both"), default="both")
-    parser.add_argument("--epochs", type=positive, help="default: 15 for mini, else 30")
+    parser.add_argument("--epochs", type=positive, help="default: 10 for mini, else 20")
     parser.add_argument("--seeds", type=positive, default=3, help="trainings per net; default: 3")
     parser.add_argument("--batch-size", type=positive, default=64, help="default: 64")
     parser.add_argument("--width", type=factor, default=1.0, help="on all widths; default: 1")

@@ -1,0 +1,322 @@
+"""The audio example: its data, its front end, and its commands from recordings to words."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import soundfile
+
+from examples.audio import data, features, predict, train
+from sepconv_layers.comparison import timing
+
+WORDS = ("high", "low")
+RATE = 8_000
+
+
+def tone(word, seed, seconds=0.5, rate=RATE):
+    """A word that is not hard to tell from the other one."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    pitch = {"high": 1500, "low": 300, "noise": 60}[word] * rng.uniform(0.9, 1.1)
+    return 0.3 * np.sin(2 * np.pi * pitch * time) + 0.02 * rng.normal(size=len(time))
+
+
+def write_words(folder, names, suffix="wav", **how):
+    for word in WORDS:
+        (folder / word).mkdir(parents=True, exist_ok=True)
+        for seed, name in enumerate(names):
+            path = folder / word / f"{name}.{suffix}"
+            soundfile.write(path, tone(word, seed, **how), how.get("rate", RATE))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch, tmp_path):
+    """A cache of its own, and brief timing: how times are measured is not the matter here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    backend = keras.backend.backend()
+    monkeypatch.setitem(timing.MODES, backend, dict(list(timing.MODES[backend].items())[:1]))
+    monkeypatch.setattr(timing, "SECONDS_PER_CALL", 0.01)
+    monkeypatch.setattr(timing, "SECONDS_PER_TURN", 0.001)
+
+
+def speech():
+    """Recordings of speech: real ones where they are at hand."""
+    name = (
+        "fsdd" if list(Path(os.environ.get("SEPCONV_DATA", "none")).glob("audio/free*")) else "mini"
+    )
+    clips, rate, _ = data.SOURCES[name](False, 0)
+    settings = features.Settings(rate)
+    waveforms = [data.read(_file(clip), rate) for clip in clips[::97]]
+    return np.stack([data.fit_length(x, settings.samples) for x in waveforms]), settings
+
+
+def _file(clip):
+    import io
+
+    return io.BytesIO(clip.read())
+
+
+def test_the_front_end_of_a_model_is_that_of_librosa():
+    waveforms, settings = speech()
+    offline = np.stack([features.log_mel(x, settings) for x in waveforms])
+    assert offline.shape == (len(waveforms), settings.frames, settings.bands)
+    inside = features.front_end(settings).predict(waveforms, verbose=0)
+    assert np.abs(inside - offline).max() < 1e-3 * np.abs(offline).max()
+    energy, expected = np.exp(inside), np.exp(offline)
+    loud = expected > 1e-3
+    assert (np.abs(energy - expected)[loud] < 2e-3 * expected[loud]).all()
+
+
+def test_the_cosine_transform_is_that_of_librosa():
+    import scipy.fft
+
+    x = np.random.default_rng(0).normal(size=(3, 40))
+    expected = scipy.fft.dct(x, norm="ortho")[:, : features.COEFFICIENTS]
+    np.testing.assert_allclose(x @ features.cosine_transform(40), expected, atol=1e-5)
+
+
+def test_augmentation_changes_training_inputs_alone():
+    x = np.random.default_rng(0).normal(-3, 1, (4, 20, 8)).astype("float32")
+    layer = features.augmentation(x)
+    np.testing.assert_array_equal(np.asarray(keras.ops.convert_to_numpy(layer(x))), x)
+    changed = keras.ops.convert_to_numpy(layer(x, training=True))
+    assert changed.shape == x.shape and np.isfinite(changed).all()
+    assert all(not np.allclose(one, other) for one, other in zip(changed, x, strict=True))
+    again = layer.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+
+
+def test_mini_holds_whole_voices_out():
+    clips, *_ = data.SOURCES["mini"](False, 0)
+    voices = {
+        part: {re.search(r"\((.*)\)", clip.name)[1] for clip in clips if clip.part == part}
+        for part in ("train", "val", "test")
+    }
+    assert min(map(len, voices.values())) >= 6
+    assert sum(map(len, voices.values())) == len(set.union(*voices.values()))
+    size = sum(path.stat().st_size for path in (Path(data.__file__).parent / "mini").iterdir())
+    assert size < 3e6
+
+
+@pytest.mark.parametrize(("suffix", "rate"), [("wav", 8_000), ("flac", 22_050), ("ogg", 16_000)])
+def test_recordings_of_any_kind_and_length(tmp_path, suffix, rate):
+    names = [f"speaker{i}_{take}" for i in range(6) for take in range(2)]
+    folder = write_words(tmp_path / "words", names, suffix, seconds=0.3, rate=rate)
+    long = np.stack([tone("high", 1, 2.0, rate)] * 2, axis=1)  # two channels
+    soundfile.write(folder / "high" / f"speaker0_long.{suffix}", long, rate)
+    dataset = data.load(folder=folder)
+    assert dataset.classes == WORDS
+    assert dataset.settings.sample_rate == min(rate, 16_000)
+    sizes = [len(getattr(dataset, part)[1]) for part in ("train", "val", "test")]
+    assert sum(sizes) == 25 and min(sizes) >= 4
+    assert dataset.train[0].shape[1:] == (49, 40)
+
+
+def test_whole_speakers_are_held_out(tmp_path):
+    folder = write_words(tmp_path, [f"s{i}_{take}" for i in range(10) for take in range(2)])
+    clips, *_ = data._own(folder, seed=0)
+    speakers = {
+        part: {data._speaker(clip) for clip in clips if clip.part == part}
+        for part in ("train", "val", "test")
+    }
+    assert {part: len(names) for part, names in speakers.items()} == {
+        "train": 7, "val": 1, "test": 2
+    }  # fmt: skip
+    assert sum(map(len, speakers.values())) == 10 == len(set.union(*speakers.values()))
+
+
+def test_lists_split_a_folder(tmp_path):
+    folder = write_words(tmp_path, [f"s{i}_0" for i in range(6)], "flac")
+    for name, speaker in (("validation", "s1"), ("testing", "s4")):
+        lines = [f"{word}/{speaker}_0.wav" for word in WORDS]
+        (folder / f"{name}_list.txt").write_text("\n".join(lines))
+    dataset = data.load(folder=folder)
+    assert [len(getattr(dataset, part)[1]) for part in ("train", "val", "test")] == [8, 2, 2]
+
+
+def test_what_cannot_be_read_is_named_and_skipped_and_the_rest_is_kept(tmp_path):
+    folder = write_words(tmp_path / "words", [f"s{i}_0" for i in range(6)])
+    (folder / "low" / "s0_broken.wav").write_bytes(b"RIFF no sound")
+    soundfile.write(folder / "low" / "s1_empty.wav", np.zeros(0), RATE)
+    with pytest.warns(UserWarning, match="Skipped 2 recordings.*s0_broken.*s1_empty"):
+        dataset = data.load(folder=folder)
+    assert len(dataset.train[1]) + len(dataset.val[1]) + len(dataset.test[1]) == 12
+    (cached,) = (tmp_path / "cache" / "sepconv_layers" / "audio").glob("*.npz")
+    before = cached.stat().st_mtime_ns
+    again = data.load(folder=folder)
+    assert cached.stat().st_mtime_ns == before
+    np.testing.assert_array_equal(again.train[0], dataset.train[0])
+    soundfile.write(folder / "low" / "s1_0.wav", tone("low", 99), RATE)
+    (folder / "low" / "s0_broken.wav").unlink()
+    (folder / "low" / "s1_empty.wav").unlink()
+    data.load(folder=folder)
+    assert len(list(cached.parent.glob("*.npz"))) == 2  # other content, other spectrograms
+
+
+def empty(folder):
+    for word in WORDS:
+        (folder / word).mkdir()
+
+
+def one_word(folder):
+    write_words(folder, ["a_0", "b_0"])
+    for path in (folder / "low").iterdir():
+        path.unlink()
+
+
+def strange_words(folder):
+    write_words(folder / "train", ["a_0"])
+    write_words(folder / "test", ["b_0"])
+    (folder / "test" / "high").rename(folder / "test" / "medium")
+
+
+def unreadable(folder):
+    for word in WORDS:
+        (folder / word).mkdir()
+        for name in ("a", "b", "c"):
+            (folder / word / f"{name}.wav").write_bytes(b"no sound")
+
+
+@pytest.mark.filterwarnings("ignore:Skipped")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (empty, "must hold a folder of recordings for each word"),
+        (one_word, "two at least"),
+        (strange_words, "must have the words of the training part.*medium"),
+        (unreadable, "recordings that can be decoded"),
+    ],
+)
+def test_a_bad_folder_is_a_clear_error(tmp_path, make, message, capsys):
+    folder = tmp_path / "words"
+    folder.mkdir()
+    make(folder)
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--data", str(folder)])
+    assert re.search(message, capsys.readouterr().err.replace("\n", " "))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "`folder` must be an existing folder.*nowhere"),
+        (["--limit", "3"], "`limit` must be at least the number of words, 8"),
+        (["--speaker-independent"], "a split of --dataset fsdd"),
+        (["--seconds", "0.01"], "`seconds` must be 0.1 or more"),
+        (["--epochs", "0"], "--epochs: must be positive"),
+    ],
+)
+def test_a_bad_argument_is_a_clear_error(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train.main(arguments)
+    assert re.search(message, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_a_missing_corpus_is_a_clear_error(monkeypatch, capsys):
+    monkeypatch.delenv("SEPCONV_DATA", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--dataset", "speech_commands"])
+    assert "SEPCONV_DATA" in capsys.readouterr().err
+
+
+def test_the_hash_of_speech_commands_is_that_of_its_lists():
+    root = Path(os.environ.get("SEPCONV_DATA", "none"))
+    archives = list(root.glob("audio/speech_commands*.tar"))
+    if not archives:
+        pytest.skip("needs Speech Commands")
+    with tarfile.open(archives[0]) as archive:
+        base = archive.getnames()[0].split("/")[0]
+        for part, name in data.LISTS.items():
+            listed = archive.extractfile(f"{base}/{name}").read().decode().split()
+            assert {data.which_part(path) for path in listed} == {part}
+
+
+def test_speech_commands_has_words_unknown_and_silence(tmp_path, monkeypatch):
+    folder = tmp_path / "audio" / "speech_commands_v0.02"
+    names = [f"{i:08x}_nohash_{take}" for i in range(30) for take in range(2)]
+    for word, tones in (("bed", "high"), ("cat", "low"), ("happy", "high"), ("tree", "low")):
+        (folder / word).mkdir(parents=True)
+        for seed, name in enumerate(names):
+            soundfile.write(folder / word / f"{name}.wav", tone(tones, seed), 16_000)
+    (folder / data.NOISE_FOLDER).mkdir()
+    soundfile.write(folder / data.NOISE_FOLDER / "hum.wav", tone("noise", 0, 30, 16_000), 16_000)
+    monkeypatch.setenv("SEPCONV_DATA", str(tmp_path))
+    dataset = data.load("speech_commands")
+    assert dataset.classes == ("bed", "cat", "happy", "silence", "unknown")
+    counts = np.bincount(dataset.train[1])
+    assert counts.max() - counts.min() <= 1
+    assert dataset.settings.sample_rate == 16_000
+
+
+APART = """
+import json, sys
+import keras, numpy as np, sepconv_layers, soundfile
+model = keras.saving.load_model(sys.argv[1])
+about = json.load(open(sys.argv[1].replace(".keras", ".json")))
+for path in sys.argv[2:]:
+    x, rate = soundfile.read(path, dtype="float32")
+    assert rate == about["sample_rate"]
+    missing = about["samples"] - len(x)
+    x = np.pad(x, (missing // 2, missing - missing // 2))
+    print(about["classes"][model.predict(x[None], verbose=0).argmax()])
+assert not any(name.startswith("examples") for name in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("net", train.NETS)
+def test_from_recordings_to_words(tmp_path, net, capsys):
+    folder = write_words(
+        tmp_path / "words", [f"s{i}_{take}" for i in range(10) for take in range(4)]
+    )
+    output = tmp_path / "out"
+    brief = ["--epochs", "6", "--seeds", "1", "--batch-size", "16", "--net", net]
+    if net != "ds_cnn":
+        brief += ["--conv", "separable"]
+    comparison = train.main(["--data", str(folder), *brief, "--output", str(output)])
+    assert str(comparison) in capsys.readouterr().out
+    assert comparison.rows[0].accuracy["mean"] > 0.9
+    record = json.loads((output / "results.json").read_text("utf-8"))
+    assert record["task"] == "Keyword spotting"
+    confusion = json.loads((output / "confusion.json").read_text("utf-8"))
+    assert np.sum(confusion["confusion"]["separable"]) == 16
+    assert (output / "confusion.png").stat().st_size > 5000
+
+    files = [tmp_path / f"new_{word}.wav" for word in WORDS]
+    for word, path in zip(WORDS, files, strict=True):
+        soundfile.write(path, tone(word, 77), RATE)
+    predict.main([str(output), *map(str, files)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == list(WORDS)
+    if net != "ds_cnn":
+        return
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", APART, str(output / "separable-waveform.keras")]
+        + list(map(str, files)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == list(WORDS), done.stderr[-2000:]
+    quiet = np.zeros(2 * RATE)
+    long = np.concatenate([quiet, tone("high", 1), quiet, tone("low", 2), quiet])
+    soundfile.write(tmp_path / "long.wav", long, RATE)
+    predict.main([str(output), str(tmp_path / "long.wav"), "--stream", "--threshold", "0.6"])
+    heard = capsys.readouterr().out
+    assert re.search(r"2\.\d\d to +2\.\d\d s  high", heard) or "high" in heard
+    assert heard.index("high") < heard.index("low")
+
+
+def test_predict_says_what_is_wrong(tmp_path, capsys):
+    for arguments in ([str(tmp_path), "x.wav"], [str(tmp_path / "no-waveform.keras"), "x.wav"]):
+        with pytest.raises(SystemExit, match="2"):
+            predict.main(arguments)
+        assert "waveform" in capsys.readouterr().err
