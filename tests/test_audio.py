@@ -1,5 +1,6 @@
 """The audio example: its data, its front end, and its commands from recordings to words."""
 
+import io
 import json
 import os
 import re
@@ -59,8 +60,6 @@ def speech():
 
 
 def _file(clip):
-    import io
-
     return io.BytesIO(clip.read())
 
 
@@ -272,14 +271,19 @@ assert not any(name.startswith("examples") for name in sys.modules)
 
 
 @pytest.mark.parametrize("net", train.NETS)
-def test_from_recordings_to_words(tmp_path, net, capsys):
+def test_every_net_takes_spectrograms(net):
+    x = np.random.default_rng(0).normal(-3, 1, (5, 49, 40)).astype("float32")
+    for conv, mfcc in (("separable", None), ("standard", None), ("separable", False)):
+        model = train.build(conv, net, x, 3, width=0.5, mfcc=mfcc)
+        assert model.predict(x, verbose=0).shape == (5, 3)
+
+
+def test_from_recordings_to_words(tmp_path, capsys):
     folder = write_words(
         tmp_path / "words", [f"s{i}_{take}" for i in range(10) for take in range(4)]
     )
     output = tmp_path / "out"
-    brief = ["--epochs", "6", "--seeds", "1", "--batch-size", "16", "--net", net]
-    if net != "ds_cnn":
-        brief += ["--conv", "separable"]
+    brief = ["--epochs", "6", "--seeds", "1", "--batch-size", "16"]
     comparison = train.main(["--data", str(folder), *brief, "--output", str(output)])
     assert str(comparison) in capsys.readouterr().out
     assert comparison.rows[0].accuracy["mean"] > 0.9
@@ -295,8 +299,6 @@ def test_from_recordings_to_words(tmp_path, net, capsys):
     predict.main([str(output), *map(str, files)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == list(WORDS)
-    if net != "ds_cnn":
-        return
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", APART, str(output / "separable-waveform.keras")]
         + list(map(str, files)),
@@ -309,9 +311,8 @@ def test_from_recordings_to_words(tmp_path, net, capsys):
     quiet = np.zeros(2 * RATE)
     long = np.concatenate([quiet, tone("high", 1), quiet, tone("low", 2), quiet])
     soundfile.write(tmp_path / "long.wav", long, RATE)
-    predict.main([str(output), str(tmp_path / "long.wav"), "--stream", "--threshold", "0.6"])
+    predict.main([str(output), str(tmp_path / "long.wav"), "--stream", "--threshold", "0.9"])
     heard = capsys.readouterr().out
-    assert re.search(r"2\.\d\d to +2\.\d\d s  high", heard) or "high" in heard
     assert heard.index("high") < heard.index("low")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-FLOOR = 1e-6  # energy that is added before the logarithm, that of near silence
+FLOOR = 1e-4  # energy that is added before the logarithm: below it is nothing but rounding
 COEFFICIENTS = 10  # of the cosine transform, as in "Hello Edge"
 
 

@@ -38,14 +38,15 @@ def check_input_shape(input_shape: Any, axes: Sequence[str]) -> tuple[int | None
     All sizes but that of the channels may be `None`.
     """
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
-    channels = -1 if keras.config.image_data_format() == "channels_last" else 0
+    is_last = keras.config.image_data_format() == "channels_last"
+    channels = len(axes) - 1 if is_last else 0
     if len(shape) == len(axes) and all(
-        (size is None and axis != channels % len(shape))
+        (size is None and axis != channels)
         or (isinstance(size, int) and not isinstance(size, bool) and size > 0)
         for axis, size in enumerate(shape)
     ):
         return shape
-    order = [*axes[:-1], axes[-1]] if channels else [axes[-1], *axes[:-1]]
+    order = axes if is_last else (axes[-1], *axes[:-1])
     raise ValueError(
         f"The `input_shape` argument must be ({', '.join(order)}), without the batch: positive "
         "integers, or None for a size, but for that of the channels, that is left open. "
