@@ -162,6 +162,9 @@ def draw(figure: Any, rows: list[dict]) -> None:
             )
             scale = "log" if min(row[key] for row in rows) > 0 else "linear"
             panel[column].set(xscale="log", yscale=scale, xlabel=axis, ylabel=label)
+            values = [row["value"] for row in curve]
+            panel[column].set_xticks(values, values)
+            panel[column].xaxis.minorticks_off()
             panel[column].grid(alpha=0.25)
     panels[0][0].legend(fontsize="x-small")
 
