@@ -27,7 +27,7 @@ from sepconv_layers import Comparison, compare, comparison, models
 
 CONVS = ("separable", "standard")
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
-EPOCHS = {"mini": 10}
+EPOCHS = {"mini": 6}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
 
@@ -174,7 +174,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="10 coefficients in place of log-mel bands; default: for ds_cnn",
     )
     parser.add_argument("--conv", choices=(*CONVS, "both"), default="both")
-    parser.add_argument("--epochs", type=positive, help="default: 10 for mini, else 20")
+    parser.add_argument("--epochs", type=positive, help="default: 6 for mini, else 20")
     parser.add_argument("--seeds", type=positive, default=3, help="trainings per net; default: 3")
     parser.add_argument("--batch-size", type=positive, default=64, help="default: 64")
     parser.add_argument("--width", type=factor, default=1.0, help="on all widths; default: 1")
