@@ -132,6 +132,13 @@ def test_whole_speakers_are_held_out(tmp_path):
     assert sum(map(len, speakers.values())) == 10 == len(set.union(*speakers.values()))
 
 
+def test_a_folder_of_nothing_but_a_training_part_is_split(tmp_path):
+    write_words(tmp_path / "words" / "train", [f"s{i}_0" for i in range(6)])
+    dataset = data.load(folder=tmp_path / "words")
+    assert dataset.classes == WORDS
+    assert [len(getattr(dataset, part)[1]) for part in ("train", "val", "test")] == [8, 2, 2]
+
+
 def test_lists_split_a_folder(tmp_path):
     folder = write_words(tmp_path, [f"s{i}_0" for i in range(6)], "flac")
     for name, speaker in (("validation", "s1"), ("testing", "s4")):

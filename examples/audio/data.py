@@ -17,14 +17,12 @@ and else by speaker, which is what a file's name begins with, up to the first `_
 
 import dataclasses
 import hashlib
-import importlib
 import io
 import json
 import os
 import re
 import sys
 import tarfile
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,11 +31,10 @@ import keras
 import numpy as np
 
 from examples.audio.features import FLOOR, Settings, log_mel
+from examples.sources import HELD_OUT, expect, part_folders, require, subfolders
+from sepconv_layers import comparison
 
-HELD_OUT = {"test": 0.2, "val": 0.1}
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-PARTS_BY_FOLDER = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-PARTS_BY_FOLDER |= dict.fromkeys(("val", "valid", "validation"), "val")
 LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 NOISE_FOLDER = "_background_noise_"
 UNKNOWN, SILENCE = "unknown", "silence"
@@ -98,14 +95,14 @@ def load(
         ValueError: If an argument, a folder or a file does not hold what is described here.
         RuntimeError: If a corpus is not in SEPCONV_DATA.
     """
-    _expect(limit is None or limit > 0, "`limit` must be a positive integer or None", limit)
-    _expect(seconds >= 0.1, "`seconds` must be 0.1 or more", seconds)
+    expect(limit is None or limit > 0, "`limit` must be a positive integer or None", limit)
+    expect(seconds >= 0.1, "`seconds` must be 0.1 or more", seconds)
     if folder is None:
-        _expect(name in SOURCES, f"`name` must be one of {', '.join(SOURCES)}", repr(name))
+        expect(name in SOURCES, f"`name` must be one of {', '.join(SOURCES)}", repr(name))
         made = SOURCES[name](speaker_independent, seed)
     else:
         path = Path(folder).expanduser().resolve()
-        _expect(path.is_dir(), "`folder` must be an existing folder", repr(str(folder)))
+        expect(path.is_dir(), "`folder` must be an existing folder", repr(str(folder)))
         name, made = path.name, _own(path, seed)
     clips, sample_rate, note = made
     words = sorted({clip.word for clip in clips if clip.part == "train"})
@@ -119,11 +116,11 @@ def load(
         labels = np.array([words.index(kept[i].word) for i in index], "int64")
         absent = [word for i, word in enumerate(words) if i not in set(labels.tolist())]
         expected = f"The {part} part must have readable clips of every word"
-        _expect(not absent, expected, f"none of {absent}", "Add clips, or remove the words.")
+        expect(not absent, expected, f"none of {absent}", "Add clips, or remove the words.")
         order = rng.permutation(len(index))
         if part == "train" and limit is not None:
             expected = f"`limit` must be at least the number of words, {len(words)}"
-            _expect(limit >= len(words), expected, limit)
+            expect(limit >= len(words), expected, limit)
             ranks = np.zeros(len(order))
             for label in range(len(words)):
                 mine = labels[order] == label
@@ -133,24 +130,28 @@ def load(
     return Dataset(name, **parts, classes=tuple(words), settings=settings, note=note)
 
 
-def read(source: str | os.PathLike | io.BytesIO, sample_rate: int, **where: float) -> np.ndarray:
-    """A recording as numbers from -1 to 1, one channel, resampled.
+def read(
+    source: str | os.PathLike | io.BytesIO,
+    sample_rate: int,
+    offset: float = 0.0,
+    duration: float | None = None,
+) -> np.ndarray:
+    """A recording, or some seconds of it, as numbers from -1 to 1, one channel, resampled.
 
     Raises:
         ValueError: If it cannot be decoded, or is empty.
     """
-    soundfile, librosa = _require("soundfile"), _require("librosa")
+    soundfile, librosa = require("soundfile"), require("librosa")
     try:
         with soundfile.SoundFile(source) as file:
             rate = file.samplerate
-            file.seek(round(where.get("offset", 0) * rate))
-            length = where.get("duration")
-            frames = -1 if length is None else round(length * rate)
+            file.seek(round(offset * rate))
+            frames = -1 if duration is None else round(duration * rate)
             waveform = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
         raise ValueError(f"it cannot be decoded ({error})") from error
-    _expect(len(waveform) > 0, "a recording must not be empty", "no samples")
-    _expect(bool(np.isfinite(waveform).all()), "samples must be finite", "others")
+    expect(len(waveform) > 0, "a recording must not be empty", "no samples")
+    expect(bool(np.isfinite(waveform).all()), "samples must be finite", "others")
     return librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate)
 
 
@@ -160,19 +161,6 @@ def fit_length(waveform: np.ndarray, samples: int) -> np.ndarray:
     if missing < 0:
         return waveform[-missing // 2 :][:samples]
     return np.pad(waveform, (missing // 2, missing - missing // 2))
-
-
-def _expect(condition: bool, expected: str, received: object, fix: str = "") -> None:
-    if not condition:
-        raise ValueError(f"{expected}. Received {received}. {fix}".rstrip())
-
-
-def _require(module: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        message = f"{module} is missing: run `pip install 'sepconv-layers[examples]'`."
-        raise ImportError(message) from error
 
 
 # Spectrograms, computed once
@@ -200,7 +188,12 @@ def _cached(
             spectrograms, is_kept = file["spectrograms"], file["is_kept"]
     else:
         spectrograms, is_kept = _compute(clips, contents, settings)
-        _write_beside(path, spectrograms, is_kept)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            arrays = {"spectrograms": spectrograms, "is_kept": is_kept}
+            comparison.write(path, lambda beside: np.savez_compressed(beside, **arrays))
+        except OSError as error:  # a cache that cannot be written costs time, nothing else
+            warnings.warn(f"Spectrograms are not kept for the next run: {error}.", stacklevel=3)
     kept = [clip for clip, good in zip(clips, is_kept, strict=True) if good]
     return spectrograms, kept
 
@@ -226,18 +219,8 @@ def _compute(
         named = "; ".join(f"{name}: {error}" for name, error in list(skipped.items())[:5])
         more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         warnings.warn(f"Skipped {len(skipped)} recordings: {named}{more}.", stacklevel=4)
-    _expect(bool(spectrograms), "There must be recordings that can be decoded", "none")
+    expect(bool(spectrograms), "There must be recordings that can be decoded", "none")
     return np.stack(spectrograms), is_kept
-
-
-def _write_beside(path: Path, spectrograms: np.ndarray, is_kept: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            np.savez_compressed(file, spectrograms=spectrograms, is_kept=is_kept)
-        os.replace(file.name, path)
-    except OSError as error:  # a cache that cannot be written costs time, nothing else
-        warnings.warn(f"Spectrograms are not kept for the next run: {error}.", stacklevel=4)
 
 
 # Corpora
@@ -246,7 +229,7 @@ def _write_beside(path: Path, spectrograms: np.ndarray, is_kept: np.ndarray) -> 
 def _mini(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
     folder = Path(__file__).parent / "mini"
     about = json.loads((folder / "clips.json").read_text("utf-8"))
-    soundfile = _require("soundfile")
+    soundfile = require("soundfile")
     clips = []
     for part, rows in about["clips"].items():
         waveform, rate = soundfile.read(folder / f"{part}.ogg", dtype="float32")
@@ -270,14 +253,14 @@ def _fsdd(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
         if match := re.search(r"recordings/(\d)_([^_/]+)_(\d+)\.wav$", path):
             found[path] = (*match.groups(), content)
     speakers = sorted({speaker for _, speaker, _, _ in found.values()})
-    _expect(len(found) > 0, "The corpus must hold recordings/DIGIT_SPEAKER_INDEX.wav", "none")
+    expect(len(found) > 0, "The corpus must hold recordings/DIGIT_SPEAKER_INDEX.wav", "none")
     clips = []
     for path, (digit, speaker, index, content) in sorted(found.items()):
         if speaker_independent:
             part = {speakers[-1]: "test", speakers[-2]: "val"}.get(speaker, "train")
         else:
             part = "test" if int(index) < 5 else "val" if int(index) < 10 else "train"
-        clips.append(Clip(path, digit, part, _constant(content)))
+        clips.append(Clip(path, digit, part, content))
     split = f"{speakers[-1]} held out for testing" if speaker_independent else "official split"
     return clips, 8_000, f"Free Spoken Digit Dataset, {split}; CC BY-SA 4.0"
 
@@ -298,7 +281,7 @@ def _speech_commands(speaker_independent: bool, seed: int) -> tuple[list[Clip], 
             by_word.setdefault(path.split("/")[0], []).append(path)
     noises = by_word.pop(NOISE_FOLDER, [])
     targets = TEN if all(len(by_word.get(word, ())) > 100 for word in TEN) else TARGETS
-    _expect(
+    expect(
         all(word in by_word for word in targets),
         f"Speech Commands must have a folder for each of {', '.join(targets)}",
         sorted(by_word),
@@ -325,7 +308,7 @@ def _silences(
 ) -> Iterator[Clip]:
     """Pieces of the recordings of noise: of each, the parts have stretches of their own."""
     first, last = {"train": (0.01, 0.6), "val": (0.62, 0.78), "test": (0.8, 0.96)}[part]
-    soundfile = _require("soundfile")
+    soundfile = require("soundfile")
     contents = {path: files[path]() for path in noises}
     for i in range(count if noises else 0):
         path = noises[i % len(noises)]
@@ -369,24 +352,18 @@ def _files(prefix: str, what: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
                 yield member.name, _constant(archive.extractfile(member).read())
 
 
-def _constant(content: bytes | Callable[[], bytes]) -> Callable[[], bytes]:
-    return content if callable(content) else lambda: content
+def _constant(content: bytes) -> Callable[[], bytes]:
+    return lambda: content
 
 
 # Your own recordings
 
 
 def _own(root: Path, seed: int) -> tuple[list[Clip], int, str]:
-    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
-    parts = {name: PARTS_BY_FOLDER.get(name.lower()) for name in folders}
-    is_split = len({part for part in parts.values() if part}) > 1
-    roots = {parts[name]: path for name, path in folders.items() if parts[name]}
-    if not is_split:
-        roots = {"train": root}
-    _expect("train" in roots, f"`folder` {root} must have a folder `train`", sorted(folders))
+    roots = part_folders(root)
     found: dict[str, dict[str, list[Path]]] = {}
     for part, place in roots.items():
-        words = {path.name: _recordings(path) for path in sorted(place.iterdir()) if path.is_dir()}
+        words = {word: _recordings(path) for word, path in subfolders(place).items()}
         found[part] = {word: paths for word, paths in words.items() if paths}
         found[part].pop(NOISE_FOLDER, None)
     words = list(found["train"])
@@ -396,11 +373,11 @@ def _own(root: Path, seed: int) -> tuple[list[Clip], int, str]:
     expected = (
         f"`folder` {roots['train']} must hold a folder of recordings for each word, two at least"
     )
-    _expect(len(words) > 1, expected, f"the words {words}", fix)
+    expect(len(words) > 1, expected, f"the words {words}", fix)
     for part, by_word in found.items():
         unknown = sorted(set(by_word) - set(words))
         expected = f"`folder` {roots[part]} must have the words of the training part, {words}"
-        _expect(not unknown, expected, f"also {unknown}", "Rename or remove the folders.")
+        expect(not unknown, expected, f"also {unknown}", "Rename or remove the folders.")
     clips = [
         Clip(path.relative_to(root).as_posix(), word, part, path.read_bytes)
         for part, by_word in found.items()
@@ -408,7 +385,7 @@ def _own(root: Path, seed: int) -> tuple[list[Clip], int, str]:
         for path in paths
     ]
     clips = _hold_out(clips, root, [part for part in HELD_OUT if part not in roots], seed)
-    soundfile = _require("soundfile")
+    soundfile = require("soundfile")
     rate = MAX_SAMPLE_RATE
     for clip in clips:
         try:
@@ -436,9 +413,8 @@ def _hold_out(clips: list[Clip], root: Path, absent: list[str], seed: int) -> li
     rng = np.random.default_rng(seed)
     for part in absent:
         left = [clip for clip in clips if clip.part == "train"]
-        groups = [(_speaker(clip), clip.word) for clip in left]
-        speakers = sorted({speaker for speaker, _ in groups if speaker})
-        if len(speakers) > 4 and all(speaker for speaker, _ in groups):
+        speakers = sorted({_speaker(clip) for clip in left})
+        if len(speakers) > 4 and all(speakers):
             count = max(1, round(HELD_OUT[part] * len(speakers)))
             out = set(rng.permutation(speakers)[:count].tolist())
             chosen = {clip.name for clip in left if _speaker(clip) in out}
@@ -447,7 +423,7 @@ def _hold_out(clips: list[Clip], root: Path, absent: list[str], seed: int) -> li
             for word in {clip.word for clip in left}:
                 names = sorted(clip.name for clip in left if clip.word == word)
                 expected = f"Word {word!r} must have a recording for each part"
-                _expect(len(names) > 1, expected, f"too few to hold out for {part}")
+                expect(len(names) > 1, expected, f"too few to hold out for {part}")
                 count = max(1, round(HELD_OUT[part] * len(names)))
                 chosen |= set(rng.permutation(names)[:count].tolist())
         clips = [

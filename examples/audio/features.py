@@ -5,6 +5,7 @@ the short-time Fourier transform, librosa's mel bands and the logarithm of their
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import keras
@@ -52,6 +53,7 @@ class Settings:
     def frames(self) -> int:
         return (self.samples - self.frame) // self.hop + 1
 
+    @functools.cached_property
     def mel(self) -> np.ndarray:
         """The weights from the power of each frequency to the energy of each band."""
         import librosa
@@ -68,7 +70,7 @@ def log_mel(waveform: np.ndarray, settings: Settings) -> np.ndarray:
     framed = librosa.util.frame(waveform, frame_length=settings.frame, hop_length=settings.hop)
     window = librosa.filters.get_window("hann", settings.frame)
     power = np.abs(np.fft.rfft(framed.T * window, settings.fft)) ** 2
-    return np.log(power @ settings.mel() + FLOOR).astype("float32")
+    return np.log(power @ settings.mel + FLOOR).astype("float32")
 
 
 def front_end(settings: Settings) -> keras.Model:
@@ -92,7 +94,7 @@ def front_end(settings: Settings) -> keras.Model:
     # Power is that of both halves of the spectrum, whose ends occur once.
     halves = np.full((settings.fft // 2 + 1, 1), 0.5)
     halves[[0, -1]] = 1
-    x = fixed_product(halves * settings.mel(), "mel")(x)
+    x = fixed_product(halves * settings.mel, "mel")(x)
     return keras.Model(waveforms, keras.ops.log(x + FLOOR), name="log_mel")
 
 

@@ -21,6 +21,7 @@ import sepconv_layers  # noqa: F401 - so that Keras knows its layers
 from examples.audio import data
 
 HOP_SECONDS = 0.1
+BATCH = 256
 SMOOTHED = 3  # windows that a detection is the average of
 
 
@@ -89,11 +90,13 @@ def detections(
     """Beginning and end in seconds, word and probability of what stands out in a recording."""
     samples, hop = about["samples"], round(HOP_SECONDS * about["sample_rate"])
     waveform = np.pad(waveform, (samples // 2, samples))
-    starts = range(0, max(len(waveform) - samples, 0) + 1, hop)
-    odds = probabilities(model, np.stack([waveform[i : i + samples] for i in starts]))
+    windows = np.lib.stride_tricks.sliding_window_view(waveform, samples)[::hop]
+    # Some at a time: each sample of a recording is in many windows.
+    batches = [windows[i : i + BATCH] for i in range(0, len(windows), BATCH)]
+    odds = np.concatenate([probabilities(model, batch) for batch in batches])
     kernel = np.ones(SMOOTHED) / SMOOTHED
     odds = np.apply_along_axis(lambda row: np.convolve(row, kernel, "same"), 0, odds)
-    loud = np.array([np.sqrt(np.mean(waveform[i : i + samples] ** 2)) for i in starts])
+    loud = np.array([np.sqrt(np.mean(window**2)) for window in windows])
     is_loud = loud > 0.1 * loud.max()
     found: list[list] = []
     for i, row in enumerate(odds):

@@ -1,7 +1,7 @@
 """Keyword spotting: a depthwise-separable net against its standard-convolution twin.
 
     python -m examples.audio.train
-        eight words of a speech synthesiser, no download: 1 minute on two cores
+        eight words of a speech synthesiser, no download: 2 minutes on two cores
     python -m examples.audio.train --dataset fsdd [--speaker-independent]
     python -m examples.audio.train --dataset speech_commands
     python -m examples.audio.train --data FOLDER       one folder of recordings for each word
@@ -15,7 +15,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import keras
 import numpy as np
 
 from examples.audio import data, features
+from examples.command_line import add_budget, positive_number
 from sepconv_layers import Comparison, compare, comparison, models
 
 CONVS = ("separable", "standard")
@@ -165,7 +166,6 @@ def make_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", choices=data.SOURCES, help="a corpus; default: mini")
     source.add_argument("--data", metavar="FOLDER", help="your own recordings")
-    positive, factor = _positive(int), _positive(float)
     parser.add_argument("--speaker-independent", action="store_true", help="for fsdd")
     parser.add_argument("--net", choices=NETS, default="ds_cnn", help="default: ds_cnn")
     parser.add_argument(
@@ -173,27 +173,12 @@ def make_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="10 coefficients in place of log-mel bands; default: for ds_cnn",
     )
-    parser.add_argument("--conv", choices=(*CONVS, "both"), default="both")
-    parser.add_argument("--epochs", type=positive, help="default: 6 for mini, else 20")
-    parser.add_argument("--seeds", type=positive, default=3, help="trainings per net; default: 3")
-    parser.add_argument("--batch-size", type=positive, default=64, help="default: 64")
-    parser.add_argument("--width", type=factor, default=1.0, help="on all widths; default: 1")
-    parser.add_argument("--limit", type=positive, help="largest number of training clips")
-    parser.add_argument("--seconds", type=factor, default=1.0, help="length of a clip; default: 1")
+    add_budget(parser, CONVS, epochs="6 for mini, else 20")
+    parser.add_argument(
+        "--seconds", type=positive_number(float), default=1.0, help="length of a clip; default: 1"
+    )
     parser.add_argument("--output", metavar="FOLDER", help="default: runs/audio/DATASET")
     return parser
-
-
-def _positive(kind: Callable) -> Callable:
-    """A type for `add_argument`."""
-
-    def number(text: str):
-        value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"must be positive, received {text}")
-        return value
-
-    return number
 
 
 if __name__ == "__main__":

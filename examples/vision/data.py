@@ -18,7 +18,6 @@ A part that is absent is held out of the training part, in the proportions of th
 
 import contextlib
 import gzip
-import importlib
 import io
 import os
 import warnings
@@ -31,11 +30,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-HELD_OUT = {"test": 0.2, "val": 0.1}  # fractions of the training part as it was given
+from examples.sources import HELD_OUT, expect, part_folders, require, subfolders
+
 LARGEST_DEFAULT_SIZE = 96
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-PARTS_BY_FOLDER = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-PARTS_BY_FOLDER |= dict.fromkeys(("val", "valid", "validation"), "val")
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error)
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")  # as Pillow names them
 FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
@@ -89,19 +87,19 @@ def load(
     """
     for argument, value in (("limit", limit), ("image_size", image_size)):
         valid = value is None or (isinstance(value, int | np.integer) and value > 0)
-        _expect(valid, f"`{argument}` must be a positive integer or None", repr(value))
+        expect(valid, f"`{argument}` must be a positive integer or None", repr(value))
     size = None if image_size is None else (int(image_size), int(image_size))
     if folder is None:
         names = ", ".join(SOURCES)
         fix = "For your own images, use `folder`."
-        _expect(name in SOURCES, f"`name` must be one of {names}", repr(name), fix)
+        expect(name in SOURCES, f"`name` must be one of {names}", repr(name), fix)
         parts, classes, note = SOURCES[name]()
     else:
         path = Path(folder).expanduser().resolve()
         is_npz = path.is_file() and path.suffix.lower() == ".npz"
         name = path.stem if is_npz else path.name
         expected = "`folder` must be an existing folder of images or .npz file"
-        _expect(is_npz or path.is_dir(), expected, repr(str(folder)))
+        expect(is_npz or path.is_dir(), expected, repr(str(folder)))
         parts, classes, note = _from_npz(path) if is_npz else _from_folder(path)
     is_files = parts["train"][0].ndim == 1
     if is_files:
@@ -115,17 +113,12 @@ def load(
     return Dataset(name, **parts, classes=tuple(classes), note=note)
 
 
-def _expect(condition: bool, expected: str, received: object, fix: str = "") -> None:
-    if not condition:
-        raise ValueError(f"{expected}. Received {received}. {fix}".rstrip())
-
-
 def _split(parts: dict[str, Part], classes: list[str], limit: int | None, seed: int):
     """Holds the absent parts out of train, class by class; then limits and shuffles train."""
     items, labels = parts["train"]
     absent = [part for part in HELD_OUT if part not in parts]
     counts = np.bincount(labels, minlength=len(classes))
-    _expect(
+    expect(
         counts.min() > len(absent),
         f"Class {classes[counts.argmin()]!r} must have at least {1 + len(absent)} training images"
         + f", as {' and '.join(absent)} must be held out of them" * bool(absent),
@@ -133,7 +126,7 @@ def _split(parts: dict[str, Part], classes: list[str], limit: int | None, seed: 
         "Add images or remove the class.",
     )
     expected = f"`limit` must be at least the number of classes, {len(classes)}"
-    _expect(limit is None or limit >= len(classes), expected, limit)
+    expect(limit is None or limit >= len(classes), expected, limit)
     rng = np.random.default_rng(seed)
     chosen: dict[str, list] = {part: [] for part in ("train", *absent)}
     ranks = []
@@ -172,7 +165,7 @@ def _resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _digits() -> Source:
-    digits = _require("sklearn.datasets").load_digits()
+    digits = require("sklearn.datasets").load_digits()
     images = np.rint(digits.images * (255 / 16)).astype("uint8")[..., None]
     note = "Handwritten digits (UCI, from scikit-learn); CC BY 4.0"
     return {"train": (images, digits.target)}, list("0123456789"), note
@@ -239,7 +232,7 @@ def _read_idx(path: Path) -> np.ndarray:
 
 
 def _read_jpegs(jpegs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    Image = _require("PIL.Image")
+    Image = require("PIL.Image")
     images = np.empty((len(offsets) - 1, 32, 32, 3), "uint8")
     for i in range(len(images)):
         images[i] = Image.open(io.BytesIO(jpegs[offsets[i] : offsets[i + 1]].tobytes()))
@@ -262,14 +255,6 @@ def _open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         yield file
 
 
-def _require(module: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        message = f"{module} is missing: run `pip install 'sepconv-layers[examples]'`."
-        raise ImportError(message) from error
-
-
 # Your own images
 
 
@@ -288,7 +273,7 @@ def _from_npz(path: Path) -> Source:
     absent = ", ".join(key for key in wanted if key not in arrays)
     expected = f"{path} must hold x_train, y_train (or train_images, train_labels) and, if you have"
     expected += " them, the same of test and val"
-    _expect(not absent, expected, ", ".join(names) or "nothing", f"Add {absent}.")
+    expect(not absent, expected, ", ".join(names) or "nothing", f"Add {absent}.")
 
     images = {part: arrays[x_key] for part, (x_key, _) in keys.items()}
     labels = {part: arrays[y_key] for part, (_, y_key) in keys.items()}
@@ -296,18 +281,18 @@ def _from_npz(path: Path) -> Source:
         _check_arrays(x_key, images[part], y_key, labels[part])
         like, received = (f"{x.shape[1:]}, {x.dtype}" for x in (images["train"], images[part]))
         expected = f"`{x_key}` must have images of the shape and type of the training part, {like}"
-        _expect(like == received, expected, received)
+        expect(like == received, expected, received)
 
     # Numbers and strings can only be compared as strings.
     as_text = any(y.dtype.kind in "US" for y in labels.values())
     labels = {part: y.reshape(-1).astype("U" if as_text else y.dtype) for part, y in labels.items()}
     classes = np.unique(labels["train"])
     expected = f"`{keys['train'][1]}` must hold at least two classes"
-    _expect(len(classes) > 1, expected, classes.tolist())
+    expect(len(classes) > 1, expected, classes.tolist())
     for part, y in labels.items():
         unknown = np.setdiff1d(y, classes).tolist()
         expected = f"`{keys[part][1]}` must hold labels of the training part, {classes.tolist()}"
-        _expect(not unknown, expected, f"also {unknown}")
+        expect(not unknown, expected, f"also {unknown}")
 
     dtype = np.dtype("float32" if images["train"].dtype.kind == "f" else "uint8")
     scale = dtype.type(255 if max(x.max() for x in images.values()) <= 1 else 1)
@@ -322,36 +307,25 @@ def _check_arrays(x_key: str, x: np.ndarray, y_key: str, y: np.ndarray) -> None:
     received = f"shape {x.shape}, dtype {x.dtype}"
     valid = x.ndim in (3, 4) and 0 not in x.shape
     expected = f"`{x_key}` must be of shape (n, height, width) or (n, height, width, channels)"
-    _expect(valid, f"{expected}, none of them 0", received)
+    expect(valid, f"{expected}, none of them 0", received)
     channels_first = x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4
     fix = f"Use np.moveaxis({x_key}, 1, -1)."
-    _expect(not channels_first, f"`{x_key}` must have its channels last", received, fix)
+    expect(not channels_first, f"`{x_key}` must have its channels last", received, fix)
     expected = f"`{x_key}` must hold numbers from 0 to 255, or from 0 to 1"
-    _expect(x.dtype.kind in "buif", expected, received)
+    expect(x.dtype.kind in "buif", expected, received)
     low, high = x.min(), x.max()
-    _expect(0 <= low and high <= 255, expected, f"{low} to {high}")  # false for NaN, too
+    expect(0 <= low and high <= 255, expected, f"{low} to {high}")  # false for NaN, too
     valid = y.shape in ((len(x),), (len(x), 1)) and y.dtype.kind in "buiUS"
     expected = f"`{y_key}` must hold one integer or string for each of the {len(x)} images"
     fix = f"If the labels are one-hot: np.argmax({y_key}, axis=1). If floats: {y_key}.astype(int)."
-    _expect(valid, expected, f"shape {y.shape}, dtype {y.dtype}", fix)
+    expect(valid, expected, f"shape {y.shape}, dtype {y.dtype}", fix)
 
 
 def _from_folder(root: Path) -> Source:
     """Lists the image files by part and class; in place of images it gives their paths."""
-    folders = _subfolders(root)
-    part_of = {name: PARTS_BY_FOLDER.get(name.lower()) for name in folders}
-    others = [name for name, part in part_of.items() if part is None]
-    roots: dict[str, Path] = {"train": root}
-    # A class may bear the name "train": parts are meant if there are two, or nothing else.
-    if len(set(part_of.values()) - {None}) > 1 or (folders and not others):
-        roots = {part: folders[name] for name, part in part_of.items() if part}
-        expected = f"`folder` {root} must have one folder for each part, train among them"
-        unique = len(roots) == len(folders) - len(others)
-        _expect("train" in roots and unique, expected, sorted(folders))
-        if others:
-            warnings.warn(f"Ignored, beside the parts in {root}: {others}.", stacklevel=3)
+    roots = part_folders(root)
     files = {
-        part: {name: _images(folder) for name, folder in _subfolders(place).items()}
+        part: {name: _images(folder) for name, folder in subfolders(place).items()}
         for part, place in roots.items()
     }
     classes = list(files["train"])
@@ -359,23 +333,17 @@ def _from_folder(root: Path) -> Source:
     fix = f"Images end in {', '.join(SUFFIXES)}."
     if len(classes) == 1:
         fix = f"If {classes[0]!r} holds the class folders, give {roots['train'] / classes[0]}."
-    _expect(len(classes) > 1, f"{expected} least", f"the folders {classes}", fix)
+    expect(len(classes) > 1, f"{expected} least", f"the folders {classes}", fix)
     parts = {}
     for part, by_class in files.items():
         unknown = sorted(set(by_class) - set(classes))
         expected = f"`folder` {roots[part]} must have the classes of the training part, {classes}"
-        _expect(not unknown, expected, f"also {unknown}", "Rename or remove the folders.")
+        expect(not unknown, expected, f"also {unknown}", "Rename or remove the folders.")
         labels = [label for label, name in enumerate(classes) for _ in by_class.get(name, ())]
         _check_all_classes(labels, classes, f"`folder` {roots[part]}")
         paths = [path for name in classes for path in by_class[name]]
         parts[part] = np.array(paths), np.array(labels)
     return parts, classes, f"Own images, {root.name}"
-
-
-def _subfolders(folder: Path) -> dict[str, Path]:
-    paths = sorted(folder.iterdir(), key=lambda path: path.name)
-    skip = (".", "__MACOSX")
-    return {path.name: path for path in paths if path.is_dir() and not path.name.startswith(skip)}
 
 
 def _images(folder: Path) -> list[str]:
@@ -393,12 +361,12 @@ def _check_all_classes(labels, classes: list[str], where: str) -> None:
     absent = [name for label, name in enumerate(classes) if label not in present]
     expected = f"{where} must have readable images of every class"
     fix = f"Images end in {', '.join(SUFFIXES)}; add some, or remove the class everywhere."
-    _expect(not absent, expected, f"none of {absent}", fix)
+    expect(not absent, expected, f"none of {absent}", fix)
 
 
 def _read_headers(parts: dict[str, Part]) -> tuple[dict[str, Part], tuple[int, int], str]:
     """Drops files that are no images; gives the default size and the mode of the rest."""
-    Image = _require("PIL.Image")
+    Image = require("PIL.Image")
     readable, sizes, grey, skipped = {}, [], True, {}
     for part, (files, labels) in parts.items():
         for file in files:
@@ -421,7 +389,7 @@ def _read_headers(parts: dict[str, Part]) -> tuple[dict[str, Part], tuple[int, i
 
 def _decode(parts: dict[str, Part], classes: list[str], size: tuple[int, int], mode: str):
     """Reads the images at one size and with one number of channels."""
-    Image = _require("PIL.Image")
+    Image = require("PIL.Image")
     total = sum(len(files) for files, _ in parts.values())
     progress = keras.utils.Progbar(total, unit_name="image", interval=0.5)
     decoded, skipped = {}, {}
@@ -454,7 +422,7 @@ def _warn_of(skipped: dict) -> None:
 
 
 def _pixels(image, mode: str, size: tuple[int, int]) -> np.ndarray:
-    Image, ImageOps = _require("PIL.Image"), _require("PIL.ImageOps")
+    Image, ImageOps = require("PIL.Image"), require("PIL.ImageOps")
     image.draft(None, (2 * size[1], 2 * size[0]))  # a large JPEG is decoded at a smaller scale
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255

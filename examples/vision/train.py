@@ -13,11 +13,12 @@ beside the trained models. The same command goes on where an interrupted run sto
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 
+from examples.command_line import add_budget, positive_number
 from examples.vision import data
 from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
 
@@ -99,28 +100,12 @@ def make_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", choices=data.SOURCES, help="a public set; default: digits")
     source.add_argument("--data", metavar="PATH", help="your own images: a folder or .npz file")
-    positive, factor = _positive(int), _positive(float)
-    parser.add_argument("--conv", choices=(*BLOCKS, "both"), default="both")
-    parser.add_argument("--epochs", type=positive, help="default: 10 to 20, by data set")
-    parser.add_argument("--seeds", type=positive, default=3, help="trainings per net; default: 3")
-    parser.add_argument("--batch-size", type=positive, default=64, help="default: 64")
-    parser.add_argument("--width", type=factor, default=1.0, help="on all widths; default: 1")
-    parser.add_argument("--limit", type=positive, help="largest number of training images")
-    parser.add_argument("--image-size", type=positive, help="resize to so many pixels a side")
+    add_budget(parser, tuple(BLOCKS), epochs="10 to 20, by data set")
+    parser.add_argument(
+        "--image-size", type=positive_number(int), help="resize to so many pixels a side"
+    )
     parser.add_argument("--output", metavar="FOLDER", help="default: runs/vision/DATASET")
     return parser
-
-
-def _positive(kind: Callable) -> Callable:
-    """A type for `add_argument`."""
-
-    def number(text: str):
-        value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"must be positive, received {text}")
-        return value
-
-    return number
 
 
 if __name__ == "__main__":

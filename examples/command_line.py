@@ -1,0 +1,27 @@
+"""The arguments that all examples take."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+
+def add_budget(parser: argparse.ArgumentParser, convs: Sequence[str], epochs: str) -> None:
+    """Adds which nets to train, and for how long."""
+    positive, factor = positive_number(int), positive_number(float)
+    parser.add_argument("--conv", choices=(*convs, "both"), default="both")
+    parser.add_argument("--epochs", type=positive, help=f"default: {epochs}")
+    parser.add_argument("--seeds", type=positive, default=3, help="trainings per net; default: 3")
+    parser.add_argument("--batch-size", type=positive, default=64, help="default: 64")
+    parser.add_argument("--width", type=factor, default=1.0, help="on all widths; default: 1")
+    parser.add_argument("--limit", type=positive, help="largest number of training samples")
+
+
+def positive_number(kind: Callable) -> Callable:
+    """A type for `add_argument`."""
+
+    def number(text: str):
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be positive, received {text}")
+        return value
+
+    return number
