@@ -59,6 +59,11 @@ def check_width(width: Any) -> float:
     return number_that(lambda number: 0 < number < math.inf, width, "width", "a positive number")
 
 
+def truncated(filters: float) -> int:
+    """A whole number of filters, as MobileNet V1 rounds: down, but to one at least."""
+    return max(1, int(filters))
+
+
 def divisible(filters: float, divisor: int = 8) -> int:
     """The nearest multiple of `divisor`, as MobileNet V2 and V3 round: not a tenth below."""
     rounded = max(divisor, int(filters + divisor / 2) // divisor * divisor)

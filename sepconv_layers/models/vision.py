@@ -13,6 +13,7 @@ from sepconv_layers.models.classifier import (
     classifier,
     divisible,
     one_of,
+    truncated,
 )
 
 SEPARABLE = {"separable": blocks.SeparableConvBlock2D, "standard": blocks.ConvBlock2D}
@@ -80,14 +81,13 @@ def mobilenet(
         [Howard et al., "MobileNets", 2017](https://arxiv.org/abs/1704.04861).
     """
     block, width = one_of(SEPARABLE, conv, "conv"), check_width(width)
-
-    def scaled(filters: int) -> int:
-        return max(1, int(filters * width))
-
     inputs = keras.Input(check_input_shape(input_shape, IMAGE), name="images")
-    x = blocks.ConvBlock2D(scaled(32), strides=2, activation="relu6", name="stem")(inputs)
+    x = blocks.ConvBlock2D(truncated(32 * width), strides=2, activation="relu6", name="stem")(
+        inputs
+    )
     for number, (filters, strides) in enumerate(MOBILENET):
-        x = block(scaled(filters), strides=strides, activation="relu6", name=f"block_{number}")(x)
+        filters = truncated(filters * width)
+        x = block(filters, strides=strides, activation="relu6", name=f"block_{number}")(x)
     name = name or "mobilenet"
     return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name)
 

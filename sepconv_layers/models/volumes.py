@@ -5,7 +5,13 @@ from collections.abc import Sequence
 import keras
 
 from sepconv_layers import blocks
-from sepconv_layers.models.classifier import check_input_shape, check_width, classifier, one_of
+from sepconv_layers.models.classifier import (
+    check_input_shape,
+    check_width,
+    classifier,
+    one_of,
+    truncated,
+)
 
 SEPARABLE = {"separable": blocks.SeparableConvBlock3D, "standard": blocks.ConvBlock3D}
 VOLUME = ("depth", "height", "width", "channels")
@@ -65,13 +71,9 @@ def mobilenet_3d(
         https://arxiv.org/abs/1904.02422).
     """
     block, width = one_of(SEPARABLE, conv, "conv"), check_width(width)
-
-    def scaled(filters: int) -> int:
-        return max(1, int(filters * width))
-
     inputs = keras.Input(check_input_shape(input_shape, VOLUME), name="volumes")
-    x = blocks.ConvBlock3D(scaled(32), strides=(1, 2, 2), name="stem")(inputs)
+    x = blocks.ConvBlock3D(truncated(32 * width), strides=(1, 2, 2), name="stem")(inputs)
     for number, (filters, strides) in enumerate(MOBILENET_3D):
-        x = block(scaled(filters), strides=strides, name=f"block_{number}")(x)
+        x = block(truncated(filters * width), strides=strides, name=f"block_{number}")(x)
     name = name or "mobilenet_3d"
     return classifier(inputs, x, 3, classes, include_top, pooling, dropout, name)

@@ -380,13 +380,15 @@ class DepthwiseConvTranspose(DepthwiseConv):
     def get_config(self) -> dict:
         return {**super().get_config(), "output_padding": self.output_padding}
 
+    def _padding_of(self, geometry: Geometry) -> tuple[int, ...] | None:
+        return standardize_output_padding(self.output_padding, geometry.strides)
+
     def _output_shape(self, geometry: Geometry, input_shape: tuple, filters: int) -> tuple:
-        output_padding = standardize_output_padding(self.output_padding, geometry.strides)
-        return output_shape(input_shape, filters, geometry, output_padding)
+        return output_shape(input_shape, filters, geometry, self._padding_of(geometry))
 
     def _convolve(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-        output_padding = standardize_output_padding(self.output_padding, geometry.strides)
-        return transposed(inputs, kernel, geometry, output_padding, super()._convolve)
+        padding = self._padding_of(geometry)
+        return transposed(inputs, kernel, geometry, padding, super()._convolve)
 
 
 class SeparableConvTranspose(DepthwiseConvTranspose, SeparableConv):
