@@ -19,11 +19,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 
 from sepconv_layers import layers
+from sepconv_layers.files import write
 
 Shape = tuple[int, ...]
 Rule = Callable[..., int]
@@ -197,9 +199,7 @@ class Profile:
         moved.barh(places, [row.bytes / 1e6 for row in rows], color="tab:orange")
         moved.set_xlabel("bytes moved (millions)")
         if path is not None:
-            stem, suffix = os.path.splitext(os.fspath(path))
-            figure.savefig(f"{stem}.partial{suffix}")
-            os.replace(f"{stem}.partial{suffix}", path)
+            write(Path(path), figure.savefig)
         return figure
 
     def _cells(self) -> list[list[str]]:

@@ -17,16 +17,17 @@ PACKAGE = ROOT / "sepconv_layers"
 
 # What each part of the package is built on; what these are built on comes with them.
 BUILT_ON = {
+    "files": [],
     "ops": [],
     "initializers": [],
     "layers": ["ops", "initializers"],
     "blocks": ["layers"],
     "models": ["blocks"],
-    "cost": ["blocks"],
+    "cost": ["blocks", "files"],
     "twins": ["blocks"],
     "convert": ["twins"],
     "streaming": ["blocks"],
-    "export": ["convert"],
+    "export": ["convert", "files"],
     "comparison": ["cost", "twins", "export"],
     "cli": ["comparison", "models", "streaming"],
 }

@@ -15,10 +15,10 @@ import keras
 
 from sepconv_layers.comparison import checks, timing
 from sepconv_layers.comparison.figure import figure_class
-from sepconv_layers.comparison.files import write
 from sepconv_layers.comparison.record import Comparison, Row
 from sepconv_layers.comparison.training import Training, digest_of, run, runs_folder, score
 from sepconv_layers.cost import profile
+from sepconv_layers.files import write
 
 
 def compare(

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from sepconv_layers.comparison.figure import figure_class, plot_accuracy, plot_speedup
-from sepconv_layers.comparison.files import write, write_text
+from sepconv_layers.files import write, write_text
 
 
 @dataclasses.dataclass(frozen=True)

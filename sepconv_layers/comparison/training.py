@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.comparison.files import write, write_text
+from sepconv_layers.files import write, write_text
 
 WARM_UP = 0.1  # of all steps
 CHECKED_SAMPLES = 256

@@ -1,0 +1,191 @@
+"""What all exports share: a sample to try the artefact with, its check, and the record of it."""
+
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from sepconv_layers.files import write
+
+Arrays = list[np.ndarray]
+Runner = Callable[[Arrays], Arrays]
+
+SAMPLES = 8
+TIMED_CALLS = 30
+TIMED_SECONDS = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+    """What was exported, and what came of running it.
+
+    Attributes:
+        path: Where it is.
+        kind: "hub", "litert" or "onnx".
+        bytes: Its size; of a folder, that of all files in it.
+        max_difference: Largest absolute difference of its outputs from those of the model.
+        agreement: Share of samples for which the largest output is the same one.
+        latency_ms: Median milliseconds of a call with one sample, in this process.
+    """
+
+    path: Path
+    kind: str
+    bytes: int
+    max_difference: float
+    agreement: float
+    latency_ms: float
+
+
+def export_checked(
+    kind: str,
+    path: str | os.PathLike,
+    model: Callable[..., Any],
+    sample: Arrays,
+    writer: Callable[[Path], Any],
+    runner: Callable[[Path], Runner],
+    tolerance: float | None,
+) -> Artefact:
+    """Writes an artefact beside its target, runs it, and puts it there if it does what it should.
+
+    Args:
+        kind: What it is.
+        path: Where it goes.
+        model: What it must agree with: a function of the sample's arrays.
+        sample: Inputs to try it with.
+        writer: Writes the artefact.
+        runner: Loads an artefact and returns a function from arrays to arrays.
+        tolerance: Largest difference to allow, over the largest absolute output of the model (or
+            over 1, if that is less); `None` for any.
+
+    Raises:
+        ValueError: If the folder is not there, or the difference is larger than allowed.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"The folder of the `path` argument must exist. Received: path={str(path)!r}. Make the "
+            f"folder {str(path.parent)!r}."
+        )
+    expected = arrays_of(model(*sample))
+    found: dict[str, Any] = {}
+
+    def write_and_check(beside: Path) -> None:
+        writer(beside)
+        run = runner(beside)
+        outputs = run(sample)
+        found.update(_compared(kind, expected, outputs, tolerance))
+        found["latency_ms"] = _median_ms(lambda: run([array[:1] for array in sample]))
+        found["bytes"] = size_of(beside)
+
+    write(path, write_and_check)
+    return Artefact(path=path, kind=kind, **found)
+
+
+def arrays_of(structure: Any) -> Arrays:
+    """All tensors of a structure as NumPy arrays."""
+    return [keras.ops.convert_to_numpy(tensor) for tensor in keras.tree.flatten(structure)]
+
+
+def sample_for(model: keras.Model, sample: Any) -> Arrays:
+    """The sample as a list of arrays, one for each input; random numbers if there is none.
+
+    Raises:
+        ValueError: If it does not fit the model, or the model leaves sizes open and there is none.
+    """
+    inputs = model.inputs
+    if sample is None:
+        rng = np.random.default_rng(0)
+        arrays = []
+        for tensor in inputs:
+            shape = tensor.shape[1:]
+            if None in shape:
+                raise ValueError(
+                    f"The model leaves sizes of its input {tensor.name!r} open, so the `sample` "
+                    "argument must be a batch of inputs to try the artefact with. Received: "
+                    f"sample=None for the shape {tuple(tensor.shape)}."
+                )
+            is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
+            drawn = rng.normal(size=(SAMPLES, *shape)) if is_float else np.ones((SAMPLES, *shape))
+            arrays.append(drawn.astype(tensor.dtype if is_float else "int32"))
+    else:
+        arrays = [np.asarray(array) for array in keras.tree.flatten(sample)]
+    _check_shapes(inputs, arrays)
+    return [
+        array.astype(keras.backend.standardize_dtype(tensor.dtype))
+        for tensor, array in zip(inputs, arrays, strict=True)
+    ]
+
+
+def _check_shapes(inputs: Sequence[Any], arrays: Arrays) -> None:
+    shapes = [tuple(tensor.shape) for tensor in inputs]
+    received = [array.shape for array in arrays]
+    fits = len(shapes) == len(received) and all(
+        len(shape) == len(other) and all(a in (None, b) for a, b in zip(shape, other, strict=True))
+        for shape, other in zip(shapes, received, strict=True)
+    )
+    if not fits or len({shape[0] for shape in received}) > 1 or 0 in received[0]:
+        raise ValueError(
+            f"The `sample` argument must be a batch of inputs of the shapes {shapes}. Received: "
+            f"arrays of the shapes {received}."
+        )
+
+
+def _compared(
+    kind: str, expected: Arrays, outputs: Arrays, tolerance: float | None
+) -> dict[str, float]:
+    shapes = [[array.shape for array in arrays] for arrays in (expected, outputs)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"The {kind} artefact gives outputs of the shapes {shapes[1]} where the model gives "
+            f"{shapes[0]}."
+        )
+    pairs = [
+        (ours.astype("float64"), theirs.astype("float64"))
+        for ours, theirs in zip(expected, outputs, strict=True)
+    ]
+    difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
+    scale = max(1.0, max(float(np.abs(ours).max()) for ours, _ in pairs))
+    if tolerance is not None and not difference <= tolerance * scale:  # nor if it is not a number
+        raise ValueError(
+            f"The {kind} artefact must give what the model gives, with a difference of at most "
+            f"{tolerance} of the largest output, {scale:.3g}. Received: a difference of "
+            f"{difference:.3g}. Nothing was written. With `tolerance=None`, anything is."
+        )
+    same = [
+        (ours.reshape(len(ours), -1).argmax(-1) == theirs.reshape(len(ours), -1).argmax(-1)).mean()
+        for ours, theirs in pairs[:1]
+    ]
+    return {"max_difference": difference, "agreement": float(same[0])}
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _median_ms(call: Callable[[], Any]) -> float:
+    call()
+    times: list[float] = []
+    while len(times) < TIMED_CALLS and sum(times) < TIMED_SECONDS:
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return round(1e3 * statistics.median(times), 4)
+
+
+def require_tensorflow(function: str) -> None:
+    """Raises a `ValueError` on another backend than TensorFlow, whose graphs the exports are."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"`{function}` needs the TensorFlow backend. Received: the backend {backend!r}. Save the "
+            "model by `model.save('model.keras')`, which any backend can load, and export it in a "
+            "process with KERAS_BACKEND=tensorflow."
+        )
