@@ -185,7 +185,7 @@ def require_tensorflow(function: str) -> None:
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise ValueError(
-            f"`{function}` needs the TensorFlow backend. Received: the backend {backend!r}. Save the "
-            "model by `model.save('model.keras')`, which any backend can load, and export it in a "
+            f"`{function}` needs the TensorFlow backend. Received: the backend {backend!r}. Save the"
+            " model by `model.save('model.keras')`, which any backend can load, and export it in a "
             "process with KERAS_BACKEND=tensorflow."
         )
