@@ -185,7 +185,31 @@ def require_tensorflow(function: str) -> None:
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise ValueError(
-            f"`{function}` needs the TensorFlow backend. Received: the backend {backend!r}. Save the"
-            " model by `model.save('model.keras')`, which any backend can load, and export it in a "
-            "process with KERAS_BACKEND=tensorflow."
+            f"`{function}` needs the TensorFlow backend. Received: the backend {backend!r}. Save "
+            "the model by `model.save('model.keras')`, which any backend can load, and export it "
+            "in a process with KERAS_BACKEND=tensorflow."
         )
+
+
+def check_model(model: Any) -> None:
+    """Raises a `ValueError` if it is no Keras model that knows its inputs."""
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise ValueError(
+            "The `model` argument must be a Keras model with known inputs: a functional one, or a "
+            f"built sequential one. Received: model={model!r}"
+        )
+
+
+def check_labels(labels: Sequence[str] | None, model: keras.Model) -> list[str]:
+    """The labels as a list, or a `ValueError` if they are not one for each output."""
+    if labels is None:
+        return []
+    names = [labels] if isinstance(labels, str) else list(labels)
+    classes = model.outputs[0].shape[-1]
+    fits = all(isinstance(name, str) and "\n" not in name for name in names)
+    if len(model.outputs) > 1 or len(names) != classes or not fits:
+        raise ValueError(
+            f"The `labels` argument must be {classes} strings of one line, one for each class of "
+            f"the model's only output. Received: labels={labels!r}"
+        )
+    return names

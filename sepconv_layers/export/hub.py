@@ -1,0 +1,300 @@
+"""Models as reusable SavedModels, the form of TensorFlow Hub, and a layer that takes them back."""
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from sepconv_layers.export.artefact import (
+    Arrays,
+    Artefact,
+    Runner,
+    arrays_of,
+    check_labels,
+    check_model,
+    export_checked,
+    require_tensorflow,
+    sample_for,
+)
+
+LABELS = "labels.txt"
+
+
+def to_hub(
+    model: keras.Model,
+    path: str | os.PathLike,
+    preprocessor: Callable[[Any], Any] | None = None,
+    labels: Sequence[str] | None = None,
+    sample: Any = None,
+    input_signature: Any = None,
+    tolerance: float | None = 1e-3,
+) -> Artefact:
+    """Writes a model as a reusable SavedModel, for inference and for fine-tuning.
+
+    Whoever loads the folder needs TensorFlow, and this package not at all:
+
+    - `hub.load(path)(x)` and `hub.load(path)(x, training=True)`;
+    - `hub.KerasLayer(path, trainable=True)` in a model of tf_keras, `HubLayer` in one of Keras 3;
+    - `keras.layers.TFSMLayer(path, call_endpoint="serving_default")`;
+    - TensorFlow Serving, by the signature `serving_default`, whose inputs and outputs bear the
+      names of the model's; with labels also by `classify`, which gives for each sample the `label`
+      that is the likeliest one, all `labels`, and their `probabilities`.
+
+    Args:
+        model: The model. For the signature `classify` its only output must be logits.
+        path: The folder to write. An older one is replaced, once the new one is found to be good.
+        preprocessor: What turns raw inputs into those of the model: a Keras model, a `tf.Module`,
+            or a function of TensorFlow operations. It becomes part of the artefact.
+        labels: Names of the classes, in the order of the outputs. They become `assets/labels.txt`.
+        sample: A batch of inputs (raw ones, with a preprocessor) to try the artefact with; by
+            default random numbers, which only a model without open sizes can take.
+        input_signature: The `tf.TensorSpec` of the raw inputs, with an open batch; needed for a
+            preprocessor that is no Keras model.
+        tolerance: Largest difference to allow between the model and the artefact, over the largest
+            absolute output (or over 1, if that is less); `None` for any.
+
+    Returns:
+        An `Artefact`.
+
+    Raises:
+        ValueError: If an argument is not of the kind described, the backend is not TensorFlow, or
+            the artefact differs by more than the tolerance; what was at `path` is left there.
+
+    Example:
+        >>> import os, tempfile
+        >>> from sepconv_layers import SeparableConvBlock1D, export
+        >>> model = keras.Sequential([keras.Input((9, 4)), SeparableConvBlock1D(8)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     artefact = export.to_hub(model, os.path.join(folder, "net"))
+        >>> artefact.max_difference < 1e-5
+        True
+
+    Reference:
+        [Reusable SavedModels](https://www.tensorflow.org/hub/reusable_saved_models).
+    """
+    import tensorflow as tf
+
+    require_tensorflow("export.to_hub")
+    check_model(model)
+    names = check_labels(labels, model)
+    signature = _input_signature(model, preprocessor, input_signature)
+    if preprocessor is None or isinstance(preprocessor, keras.Model):
+        sample = sample_for(preprocessor or model, sample)
+    elif sample is None:
+        raise ValueError(
+            "With a preprocessor that is no Keras model, the `sample` argument must be a batch of "
+            "raw inputs to try the artefact with. Received: sample=None."
+        )
+    else:
+        sample = list(sample) if isinstance(signature, list) else [sample]
+
+    def whole(inputs: Any, training: bool = False) -> Any:
+        return model(inputs if preprocessor is None else preprocessor(inputs), training=training)
+
+    def write(beside: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            root = _root(whole, model, preprocessor, signature)
+            signatures = {"serving_default": _serving(root, model, signature)}
+            if names:
+                file = Path(folder) / LABELS
+                file.write_text("\n".join(names) + "\n", "utf-8")
+                root.labels = tf.saved_model.Asset(str(file))
+                signatures["classify"] = _classify(root, names, signature)
+            # Without it, whoever loads the artefact cannot train through our own gradients.
+            options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
+            tf.saved_model.save(root, str(beside), signatures, options)
+
+    def once(*arrays: Any) -> Any:
+        return whole(_packed([tf.convert_to_tensor(array) for array in arrays], signature))
+
+    def load(beside: Path) -> Runner:
+        loaded = tf.saved_model.load(str(beside))
+
+        def run(arrays: Arrays) -> Arrays:
+            tensors = [tf.convert_to_tensor(array) for array in arrays]
+            return arrays_of(loaded(_packed(tensors, signature)))
+
+        return run
+
+    return export_checked("hub", path, once, sample, write, load, tolerance)
+
+
+def _input_signature(model: keras.Model, preprocessor: Any, given: Any) -> Any:
+    """One `tf.TensorSpec`, or a list of them where there are several inputs."""
+    import tensorflow as tf
+
+    if given is None:
+        takes = model if preprocessor is None else preprocessor
+        if not isinstance(takes, keras.Model):
+            raise ValueError(
+                "With a preprocessor that is no Keras model, the `input_signature` argument must "
+                "be the `tf.TensorSpec` of what it takes, such as tf.TensorSpec((None,), tf.string)"
+                ". Received: input_signature=None."
+            )
+        given = [tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in takes.inputs]
+        given = given if len(given) > 1 else given[0]
+    specs = keras.tree.flatten(given)
+    if not all(isinstance(spec, tf.TensorSpec) and spec.shape.rank for spec in specs):
+        raise ValueError(
+            "The `input_signature` argument must be a `tf.TensorSpec` with a batch, or a list of "
+            f"such. Received: input_signature={given!r}."
+        )
+    return given
+
+
+def _root(whole: Callable[..., Any], model: keras.Model, preprocessor: Any, signature: Any) -> Any:
+    """The object of the interface of a reusable SavedModel."""
+    import tensorflow as tf
+
+    root = tf.__internal__.tracking.AutoTrackable()
+    root.__call__ = tf.function(whole)
+    for training in (True, False):
+        root.__call__.get_concrete_function(signature, training=training)
+    parts = [model] if preprocessor is None else [model, preprocessor]
+    weights = [weight for part in parts for weight in getattr(part, "variables", ())]
+    root.variables = [_tensorflow_variable(weight) for weight in weights]
+    trainable = model.trainable_variables
+    root.trainable_variables = [_tensorflow_variable(weight) for weight in trainable]
+    root.regularization_losses = [
+        tf.function(functools.partial(weight.regularizer, weight), input_signature=[])
+        for weight in trainable
+        if weight.regularizer is not None
+    ]
+    if isinstance(preprocessor, tf.Module):
+        root.preprocessor = preprocessor  # with its tables and assets
+    return root
+
+
+def _tensorflow_variable(weight: Any) -> Any:
+    return weight.value if isinstance(weight, keras.Variable) else weight
+
+
+def _serving(root: Any, model: keras.Model, signature: Any) -> Any:
+    """A function with named inputs and outputs."""
+    import tensorflow as tf
+
+    names = getattr(model, "output_names", None) or [model.layers[-1].name]  # if sequential
+
+    @tf.function(input_signature=_named(signature))
+    def serving_default(*inputs: Any) -> dict[str, Any]:
+        outputs = keras.tree.flatten(root.__call__(_packed(list(inputs), signature)))
+        return dict(zip(names, outputs, strict=True))
+
+    return serving_default
+
+
+def _classify(root: Any, names: Sequence[str], signature: Any) -> Any:
+    """A function to labels and their probabilities."""
+    import tensorflow as tf
+
+    labels = tf.constant(list(names))
+
+    @tf.function(input_signature=_named(signature))
+    def classify(*inputs: Any) -> dict[str, Any]:
+        logits = root.__call__(_packed(list(inputs), signature))
+        probabilities = tf.nn.softmax(tf.cast(logits, "float32"))
+        return {
+            "label": tf.gather(labels, tf.argmax(probabilities, -1)),
+            "labels": tf.tile(labels[None], (tf.shape(logits)[0], 1)),
+            "probabilities": probabilities,
+        }
+
+    return classify
+
+
+def _named(signature: Any) -> list[Any]:
+    """The specs as a list, each with a name, for the arguments of a signature."""
+    import tensorflow as tf
+
+    specs = signature if isinstance(signature, list) else [signature]
+    default = ["inputs"] if len(specs) == 1 else [f"inputs_{i}" for i in range(len(specs))]
+    return [
+        tf.TensorSpec(spec.shape, spec.dtype, name=spec.name or name)
+        for spec, name in zip(specs, default, strict=True)
+    ]
+
+
+def _packed(tensors: list[Any], signature: Any) -> Any:
+    """Tensors as `__call__` takes them: a list of several, or the only one."""
+    return tensors if isinstance(signature, list) else tensors[0]
+
+
+@keras.saving.register_keras_serializable("sepconv_layers")
+class HubLayer(keras.layers.TFSMLayer):
+    """What `to_hub` wrote, or another reusable SavedModel, as a layer of a Keras 3 model.
+
+    `hub.KerasLayer` is for Keras 2 only, and `keras.layers.TFSMLayer` runs a signature of
+    inference also in training. This layer trains with the weights, dropout and batch statistics of
+    the artefact, and its regularisation losses.
+
+    Args:
+        filepath: The folder.
+        trainable: Whether training changes its weights, and runs it as in training.
+        **kwargs: `name` and `dtype`, as for every Keras layer.
+
+    Input shape:
+        That of the artefact.
+
+    Output shape:
+        That of the artefact.
+
+    Raises:
+        ValueError: If there is no reusable SavedModel, or the backend is not TensorFlow; also where
+            a model that holds this layer is loaded with `safe_mode=True`, as the folder is not
+            part of its file.
+
+    Example:
+        >>> import os, tempfile
+        >>> from sepconv_layers import SeparableConvBlock1D, export
+        >>> model = keras.Sequential([keras.Input((9, 4)), SeparableConvBlock1D(8)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = export.to_hub(model, os.path.join(folder, "net")).path
+        ...     layer = export.HubLayer(path, trainable=True)
+        >>> len(layer.trainable_variables) == len(model.trainable_variables)
+        True
+    """
+
+    def __init__(self, filepath: str | os.PathLike, trainable: bool = False, **kwargs: Any) -> None:
+        import tensorflow as tf
+
+        require_tensorflow("export.HubLayer")
+        filepath = os.fspath(filepath)
+        if not tf.io.gfile.exists(os.path.join(filepath, "saved_model.pb")):
+            raise ValueError(
+                "The `filepath` argument must be the folder of a SavedModel, with a saved_model.pb."
+                f" Received: filepath={filepath!r}."
+            )
+        try:
+            super().__init__(filepath, call_endpoint="__call__", trainable=trainable, **kwargs)
+        except Exception as error:  # of any kind: of what is truncated, each reader has its own
+            raise ValueError(
+                "The `filepath` argument must be the folder of a reusable SavedModel, such as "
+                f"`export.to_hub` writes. Received: filepath={filepath!r}, which cannot be loaded: "
+                f"{error}"
+            ) from error
+
+    def _add_existing_weight(self, weight: Any) -> None:
+        # Optimizers name their variables after a weight, and do not take its colon.
+        variable = keras.Variable(
+            weight,
+            trainable=weight.trainable,
+            dtype=weight.dtype,
+            name=weight.name.partition(":")[0].replace("/", "_"),
+        )
+        self._track_variable(variable)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        training = bool(training and self.trainable)
+        if training:
+            for loss in getattr(self._reloaded_obj, "regularization_losses", ()):
+                self.add_loss(loss())
+        return self._reloaded_obj(inputs, training=training)
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        del config["call_endpoint"], config["call_training_endpoint"]
+        return config
