@@ -1,12 +1,18 @@
-"""What the data sets of all examples share: clear errors, and folders of a user's own."""
+"""What the data sets of all examples share: clear errors, places, and splits."""
 
 import importlib
+import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+
+Part = tuple[np.ndarray, np.ndarray]  # samples and their labels
 
 HELD_OUT = {"test": 0.2, "val": 0.1}  # fractions of the training part as it was given
 PARTS_BY_FOLDER = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-PARTS_BY_FOLDER |= dict.fromkeys(("val", "valid", "validation"), "val")
+PARTS_BY_FOLDER |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 
 
 def expect(condition: bool, expected: str, received: object, fix: str = "") -> None:
@@ -22,6 +28,13 @@ def require(module: str):
     except ImportError as error:
         message = f"{module} is missing: run `pip install 'sepconv-layers[examples]'`."
         raise ImportError(message) from error
+
+
+def local(place: str) -> Path | None:
+    """A file or folder in the folder that SEPCONV_DATA names, if it is there."""
+    root = os.environ.get("SEPCONV_DATA")
+    path = Path(root or ".").expanduser() / place
+    return path if root and path.exists() else None
 
 
 def subfolders(folder: Path) -> dict[str, Path]:
@@ -46,3 +59,37 @@ def part_folders(root: Path) -> dict[str, Path]:
     if others:
         warnings.warn(f"Ignored, beside the parts in {root}: {others}.", stacklevel=4)
     return roots
+
+
+def split(
+    parts: dict[str, Part], classes: Sequence[str], limit: int | None, seed: int, samples: str
+) -> dict[str, Part]:
+    """Holds the absent parts out of train, class by class; then limits and shuffles train."""
+    items, labels = parts["train"]
+    absent = [part for part in HELD_OUT if part not in parts]
+    counts = np.bincount(labels, minlength=len(classes))
+    fewest = classes[counts.argmin()]
+    expect(
+        counts.min() > len(absent),
+        f"Class {fewest!r} must have at least {1 + len(absent)} training {samples}"
+        + f", as {' and '.join(absent)} must be held out of them" * bool(absent),
+        counts.min(),
+        f"Add {samples} or remove the class.",
+    )
+    expected = f"`limit` must be at least the number of classes, {len(classes)}"
+    expect(limit is None or limit >= len(classes), expected, limit)
+    rng = np.random.default_rng(seed)
+    chosen: dict[str, list] = {part: [] for part in ("train", *absent)}
+    ranks = []
+    for label, count in enumerate(counts):
+        left = rng.permutation(np.flatnonzero(labels == label))
+        for part in absent:
+            held_out, left = np.split(left, [max(1, round(HELD_OUT[part] * count))])
+            chosen[part].append(held_out)
+        chosen["train"].append(left)
+        ranks.append(np.arange(len(left)) / len(left))
+    order = {part: rng.permutation(np.concatenate(chosen[part])) for part in absent}
+    # In the order of the ranks, the first samples of any number have the classes in proportion.
+    by_rank = np.concatenate(chosen["train"])[np.argsort(np.concatenate(ranks), kind="stable")]
+    order["train"] = rng.permutation(by_rank[:limit])
+    return parts | {part: (items[index], labels[index]) for part, index in order.items()}

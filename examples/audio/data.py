@@ -297,7 +297,10 @@ def _speech_commands(speaker_independent: bool, seed: int) -> tuple[list[Clip], 
     for part, unknown in others.items():
         per_word = sum(clip.part == part for clip in clips) // len(targets)
         chosen = rng.permutation(len(unknown))[:per_word]
-        clips += [unknown[i] for i in chosen]
+        # Few recordings of other words: in training each is heard as often as one of a target,
+        # altered each time, for a net that hears them seldom takes them for targets.
+        repeats = max(1, per_word // len(chosen)) if part == "train" and len(chosen) else 1
+        clips += [unknown[i] for i in chosen] * repeats
         clips += list(_silences(noises, files, part, min(per_word, len(chosen)), rng))
     note = f"Google Speech Commands, {', '.join(targets)}, {UNKNOWN} and {SILENCE}; CC BY 4.0"
     return clips, 16_000, note

@@ -30,7 +30,15 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from examples.sources import HELD_OUT, expect, part_folders, require, subfolders
+from examples.sources import (
+    Part,
+    expect,
+    local,
+    part_folders,
+    require,
+    split,
+    subfolders,
+)
 
 LARGEST_DEFAULT_SIZE = 96
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -39,7 +47,6 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")  # as Pillow names them
 FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck".split(",")
 
-Part = tuple[np.ndarray, np.ndarray]  # images (in a folder: their paths) and labels
 Source = tuple[dict[str, Part], list[str], str]  # parts, class names, origin and licence
 
 
@@ -104,44 +111,13 @@ def load(
     is_files = parts["train"][0].ndim == 1
     if is_files:
         parts, default_size, mode = _read_headers(parts)
-    parts = _split(parts, classes, limit, seed)
+    parts = split(parts, classes, limit, seed, "images")
     if is_files:
         parts = _decode(parts, classes, size or default_size, mode)
     elif size is not None:
         parts = {part: (_resize(images, size), labels) for part, (images, labels) in parts.items()}
     parts = {part: (images, labels.astype("int64")) for part, (images, labels) in parts.items()}
     return Dataset(name, **parts, classes=tuple(classes), note=note)
-
-
-def _split(parts: dict[str, Part], classes: list[str], limit: int | None, seed: int):
-    """Holds the absent parts out of train, class by class; then limits and shuffles train."""
-    items, labels = parts["train"]
-    absent = [part for part in HELD_OUT if part not in parts]
-    counts = np.bincount(labels, minlength=len(classes))
-    expect(
-        counts.min() > len(absent),
-        f"Class {classes[counts.argmin()]!r} must have at least {1 + len(absent)} training images"
-        + f", as {' and '.join(absent)} must be held out of them" * bool(absent),
-        counts.min(),
-        "Add images or remove the class.",
-    )
-    expected = f"`limit` must be at least the number of classes, {len(classes)}"
-    expect(limit is None or limit >= len(classes), expected, limit)
-    rng = np.random.default_rng(seed)
-    chosen: dict[str, list] = {part: [] for part in ("train", *absent)}
-    ranks = []
-    for label, count in enumerate(counts):
-        left = rng.permutation(np.flatnonzero(labels == label))
-        for part in absent:
-            held_out, left = np.split(left, [max(1, round(HELD_OUT[part] * count))])
-            chosen[part].append(held_out)
-        chosen["train"].append(left)
-        ranks.append(np.arange(len(left)) / len(left))
-    order = {part: rng.permutation(np.concatenate(chosen[part])) for part in absent}
-    # In the order of the ranks, the first images of any number have the classes in proportion.
-    by_rank = np.concatenate(chosen["train"])[np.argsort(np.concatenate(ranks), kind="stable")]
-    order["train"] = rng.permutation(by_rank[:limit])
-    return parts | {part: (items[index], labels[index]) for part, index in order.items()}
 
 
 def _resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -173,10 +149,10 @@ def _digits() -> Source:
 
 def _fashion_mnist() -> Source:
     place = "keras_home/datasets/fashion-mnist"
-    if local := _local(place):
+    if found := local(place):
         kinds = ("images-idx3", "labels-idx1")
         train, test = (
-            [_read_idx(local / f"{prefix}-{kind}-ubyte.gz") for kind in kinds]
+            [_read_idx(found / f"{prefix}-{kind}-ubyte.gz") for kind in kinds]
             for prefix in ("train", "t10k")
         )
     else:
@@ -188,9 +164,9 @@ def _fashion_mnist() -> Source:
 def _cifar10() -> Source:
     place = "vision/cifar10_jpeg.npz"
     note = "Krizhevsky 2009; no licence stated, for research"
-    if local := _local(place):
+    if found := local(place):
         note = f"CIFAR-10, JPEG copy (lossy), {note}"
-        with _open_npz(local) as file:
+        with _open_npz(found) as file:
             train, test = (
                 (_read_jpegs(file[f"{part}_jpeg"], file[f"{part}_offsets"]), file[f"{part}_labels"])
                 for part in ("train", "test")
@@ -205,12 +181,6 @@ def _cifar10() -> Source:
 
 
 SOURCES = {"digits": _digits, "fashion_mnist": _fashion_mnist, "cifar10": _cifar10}
-
-
-def _local(place: str) -> Path | None:
-    root = os.environ.get("SEPCONV_DATA")
-    path = Path(root or ".").expanduser() / place
-    return path if root and path.exists() else None
 
 
 def _download(name: str, place: str) -> tuple[Part, Part]:

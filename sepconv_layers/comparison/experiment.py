@@ -142,6 +142,9 @@ def compare(
                 macs=profiles[conv].macs,
                 accuracy=_spread([runs[seed]["accuracy"] for seed in seeds]),
                 artefacts={"keras": {"seed": best, **runs[best]["artefact"]}},
+                embedding_params=sum(
+                    cost.params for cost in profiles[conv].rows if cost.kind == "Embedding"
+                ),
                 **times[conv],
             )
             rows.append(row)

@@ -31,6 +31,7 @@ class Row:
         artefacts: Name of a saved form to its `bytes`, and `max_difference` and `agreement` (share
             of equal labels) between the model and what was loaded again. `seed` is whose it is:
             the seed that was best on the validation part.
+        embedding_params: How many of `params` are those of embeddings, which no convolution saves.
     """
 
     conv: str
@@ -43,6 +44,7 @@ class Row:
     train_step_ms: float
     train_mode: str
     artefacts: dict[str, dict[str, Any]]
+    embedding_params: int = 0
 
     def accuracy_text(self, digits: int = 4) -> str:
         """Mean accuracy and, if there are several seeds, its spread."""
@@ -69,6 +71,7 @@ class Comparison:
             one, each in its best mode; `infer` with the largest batch size that was measured.
         realised_fraction: `speedup` divided by `mac_ratio`.
         rows: One `Row` per net.
+        notes: What else was found, a sentence each.
         models: The trained models by `conv`. They are not part of `results.json`, and `save`
             leaves them out.
     """
@@ -85,6 +88,7 @@ class Comparison:
     speedup: dict[str, float]
     realised_fraction: dict[str, float]
     rows: list[Row]
+    notes: list[str] = dataclasses.field(default_factory=list)
     models: dict[str, keras.Model] = dataclasses.field(
         default_factory=dict, repr=False, compare=False
     )
@@ -97,14 +101,14 @@ class Comparison:
             "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])])
             for first, *rest in (header, ["-" * width for width in widths], *body)
         ]
-        return "\n".join([self._title(), *lines, *self._gains()])
+        return "\n".join([self._title(), *lines, *self._gains(), *self.notes])
 
     def to_markdown(self) -> str:
         """The same in Markdown."""
         header, *body = self._cells()
         align = ["---", *["---:"] * (len(header) - 1)]
         table = "\n".join("| " + " | ".join(cells) + " |" for cells in (header, align, *body))
-        return "\n\n".join([table, *self._gains()])
+        return "\n\n".join([table, *self._gains(), *self.notes])
 
     def to_json(self) -> str:
         """The record, without the models."""
@@ -161,16 +165,21 @@ class Comparison:
         sizes = list(self.rows[0].infer_ms)
         infer = [f"inference ms, batch {size}" for size in sizes]
         step = f"training step ms, batch {self.budget['batch_size']}"
-        header = ["net", "test accuracy", "parameters", "MACs", *infer, step, ".keras kB"]
+        kinds = list(self.rows[0].artefacts)
+        has_embedding = any(row.embedding_params for row in self.rows)
+        params = "parameters, embedding + rest" if has_embedding else "parameters"
+        sizes_of = [f"{'.keras' if kind == 'keras' else kind} kB" for kind in kinds]
+        header = ["net", "test accuracy", params, "MACs", *infer, step, *sizes_of]
         return [header] + [
             [
                 row.conv,
                 row.accuracy_text(),
-                f"{row.params:,}",
+                f"{row.embedding_params:,} + " * has_embedding
+                + f"{row.params - row.embedding_params:,}",
                 f"{row.macs / 1e6:,.2f} M",
                 *(f"{row.infer_ms[size]:.2f} ({row.infer_mode[size]})" for size in sizes),
                 f"{row.train_step_ms:.2f} ({row.train_mode})",
-                f"{row.artefacts['keras']['bytes'] / 1e3:,.0f}",
+                *(f"{row.artefacts[kind]['bytes'] / 1e3:,.0f}" for kind in kinds),
             ]
             for row in self.rows
         ]

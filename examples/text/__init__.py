@@ -1,0 +1,1 @@
+"""Text classification: separable against standard 1D convolutions."""

@@ -1,0 +1,87 @@
+"""What a trained model says of texts.
+
+    python -m examples.text.predict MODEL TEXT...
+        the likeliest labels of each text
+    python -m examples.text.predict MODEL < FILE
+        the same for each line
+
+MODEL is a `*-hub` folder of a run, or the folder of the run, whose separable net is taken.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from examples.command_line import positive_number
+from examples.sources import require
+
+BATCH = 256
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.text.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="a *-hub folder, or the folder of a run")
+    parser.add_argument("texts", nargs="*", metavar="text", help="by default the standard input")
+    parser.add_argument("--top", type=positive_number(int), default=3, help="labels; default: 3")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        classify = load(Path(arguments.model))
+        texts = arguments.texts or (line.rstrip("\r\n") for line in sys.stdin)
+        for text, labels, row in answers(classify, texts):
+            best = np.argsort(row)[::-1][: arguments.top]
+            said = "  ".join(f"{labels[i].decode()} {row[i]:.3f}" for i in best)
+            print(f"{said}\t{text}", flush=True)
+    except (ImportError, ValueError) as error:
+        parser.error(str(error))
+
+
+def load(path: Path):
+    """The function from strings to labels and probabilities."""
+    require("tensorflow_text")  # whose operations the artefact has
+    if not (path / "saved_model.pb").exists():
+        found = sorted(path.glob("*-hub"), key=lambda folder: folder.name != "separable-hub")
+        if not found:
+            raise ValueError(f"{path} must be or hold a *-hub folder, as a run writes it")
+        path = found[0]
+    try:
+        signatures = tf.saved_model.load(str(path)).signatures
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(f"{path} cannot be loaded: {error}") from error
+    if "classify" not in signatures:
+        raise ValueError(f"{path} must have the signature 'classify'. Received: {[*signatures]}")
+    return signatures["classify"]
+
+
+def answers(classify, texts: Iterable[str]):
+    """Each text, the labels, and their probabilities."""
+    for batch in batches(texts):
+        found = classify(tf.constant(batch))
+        yield from zip(batch, found["labels"].numpy(), found["probabilities"].numpy(), strict=True)
+
+
+def batches(texts: Iterable[str]):
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

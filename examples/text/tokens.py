@@ -1,0 +1,71 @@
+"""From strings to token numbers by tensorflow-text, in a graph: WordPiece over normalised words.
+
+Text is brought into one form of Unicode, lower case and without accents, is split at blanks,
+punctuation and between Chinese characters, and each word into the longest pieces that are in the
+vocabulary. The vocabulary is learned from the training part.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from examples.sources import require
+
+text = require("tensorflow_text")
+splitter = require("tensorflow_text.python.ops.bert_tokenizer")
+learner = require("tensorflow_text.tools.wordpiece_vocab.wordpiece_tokenizer_learner_lib")
+
+PADDING, UNKNOWN = "[PAD]", "[UNK]"  # tokens 0 and 1
+BATCH = 1024
+MOST_WORDS = 40_000  # to learn from: the most frequent ones
+
+
+class Tokenizer(tf.Module):
+    """Strings `(batch,)` to token numbers `(batch, length)`, padded with zeros to the longest.
+
+    A string without a token becomes one of padding alone.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], max_length: int) -> None:
+        super().__init__(name="tokenizer")
+        self.vocabulary, self.max_length = list(vocabulary), max_length
+        self._pieces = text.FastWordpieceTokenizer(
+            self.vocabulary,
+            token_out_type=tf.int32,
+            unknown_token=UNKNOWN,
+            support_detokenization=False,
+        )
+
+    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+        tokens = self._pieces.tokenize(normalised(texts)).to_tensor()
+        # A column more, so that there is one, and sizes that are known not to be negative.
+        return tf.pad(tokens, [[0, 0], [0, 1]])[:, : self.max_length]
+
+    def arrays(self, texts: np.ndarray) -> np.ndarray:
+        """All texts as one array of the same length."""
+        tokens = np.zeros((len(texts), self.max_length), "int32")
+        for i in range(0, len(texts), BATCH):
+            batch = self(tf.constant(texts[i : i + BATCH].tolist())).numpy()
+            tokens[i : i + BATCH, : batch.shape[1]] = batch
+        return tokens
+
+
+def normalised(texts: tf.Tensor) -> tf.Tensor:
+    """One form of what looks the same: compatible characters, lower case, no accents."""
+    texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")  # replaces what is no UTF-8
+    texts = text.normalize_utf8(texts, "NFKC")
+    return text.FastBertNormalizer(lower_case_nfd_strip_accents=True).normalize(texts)
+
+
+def learn_vocabulary(texts: np.ndarray, size: int) -> list[str]:
+    """A WordPiece vocabulary of about so many tokens, from the words of texts."""
+    split = splitter.BasicTokenizer().tokenize
+    batches = [texts[i : i + BATCH].tolist() for i in range(0, len(texts), BATCH)]
+    counts = learner.count_words(split(normalised(tf.constant(batch))) for batch in batches)
+    counts = dict(counts.most_common(MOST_WORDS))
+    # How often a piece must occur is searched for, in many passes over all words. The words that
+    # occur more often than this are too few, even if each were a token.
+    upper = sorted(counts.values(), reverse=True)[: size // 4][-1]
+    bounds = {"lower_thresh": 2, "upper_thresh": max(2, upper), "num_iterations": 2}
+    return learner.learn(counts, size, [PADDING, UNKNOWN], **bounds)
