@@ -1,6 +1,6 @@
 """Keras layers and blocks that make depthwise-separable convolution deliver."""
 
-from sepconv_layers import comparison, models, ops
+from sepconv_layers import comparison, convert, export, models, ops, streaming
 from sepconv_layers.blocks import (
     ConvBlock1D,
     ConvBlock2D,
@@ -94,8 +94,11 @@ __all__ = [
     "SqueezeExcite3D",
     "compare",
     "comparison",
+    "convert",
+    "export",
     "load_keras_application",
     "models",
     "ops",
     "profile",
+    "streaming",
 ]

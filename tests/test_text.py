@@ -238,7 +238,7 @@ assert not any(name.startswith(("sepconv", "examples")) for name in sys.modules)
 def test_from_strings_to_labels(tmp_path, capsys):
     path, output = tmp_path / "own.tsv", tmp_path / "out"
     path.write_text(tsv(ROWS), "utf-8")
-    brief = ["--epochs", "6", "--seeds", "1", "--batch-size", "8", "--width", "0.25"]
+    brief = ["--epochs", "15", "--seeds", "1", "--batch-size", "8", "--conv", "separable"]
     found = train.main(["--data", str(path), *brief, "--output", str(output)])
     assert str(found) in capsys.readouterr().out
     assert found.rows[0].accuracy["mean"] == 1

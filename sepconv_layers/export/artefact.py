@@ -92,7 +92,7 @@ def arrays_of(structure: Any) -> Arrays:
     return [keras.ops.convert_to_numpy(tensor) for tensor in keras.tree.flatten(structure)]
 
 
-def sample_for(model: keras.Model, sample: Any) -> Arrays:
+def sample_for(model: keras.Model, sample: Any, argument: str = "sample") -> Arrays:
     """The sample as a list of arrays, one for each input; random numbers if there is none.
 
     Raises:
@@ -115,14 +115,14 @@ def sample_for(model: keras.Model, sample: Any) -> Arrays:
             arrays.append(drawn.astype(tensor.dtype if is_float else "int32"))
     else:
         arrays = [np.asarray(array) for array in keras.tree.flatten(sample)]
-    _check_shapes(inputs, arrays)
+    _check_shapes(inputs, arrays, argument)
     return [
         array.astype(keras.backend.standardize_dtype(tensor.dtype))
         for tensor, array in zip(inputs, arrays, strict=True)
     ]
 
 
-def _check_shapes(inputs: Sequence[Any], arrays: Arrays) -> None:
+def _check_shapes(inputs: Sequence[Any], arrays: Arrays, argument: str) -> None:
     shapes = [tuple(tensor.shape) for tensor in inputs]
     received = [array.shape for array in arrays]
     fits = len(shapes) == len(received) and all(
@@ -131,8 +131,8 @@ def _check_shapes(inputs: Sequence[Any], arrays: Arrays) -> None:
     )
     if not fits or len({shape[0] for shape in received}) > 1 or 0 in received[0]:
         raise ValueError(
-            f"The `sample` argument must be a batch of inputs of the shapes {shapes}. Received: "
-            f"arrays of the shapes {received}."
+            f"The `{argument}` argument must be a batch of inputs of the shapes {shapes}. "
+            f"Received: arrays of the shapes {received}."
         )
 
 

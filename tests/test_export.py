@@ -1,0 +1,345 @@
+"""What is exported to LiteRT and ONNX: it runs without this package, and gives what it should."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+import sepconv_layers as sl
+from sepconv_layers import export
+from tests.backends import BACKEND
+from tests.test_convert import arrays_of, as_trained
+
+pytestmark = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="the exports are made of TensorFlow graphs"
+)
+
+LABELS = ["yes", "no", "größer als", "*"]
+
+
+def sequence():
+    x = inputs = keras.Input((20, 4), name="frames")
+    x = sl.SeparableConvBlock1D(8, 5, strides=2, padding="causal")(x)
+    x = sl.ResidualSeparableConvBlock1D(8, dilation_rate=2, drop_path=0.5)(x)
+    x = keras.layers.Dropout(0.5)(keras.layers.GlobalAveragePooling1D()(x))
+    return keras.Model(inputs, keras.layers.Dense(4, name="logits")(x))
+
+
+def image():
+    x = inputs = keras.Input((16, 12, 3), name="images")
+    x = sl.ConvBlock2D(16, strides=2, activation="relu6")(x)
+    x = sl.InvertedBottleneckBlock2D(16, expansion=4, se_ratio=0.25, activation="hard_silu")(x)
+    for strides in (1, 2, 1):
+        x = sl.SeparableConvBlock2D(64, strides=strides)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(4, name="logits")(x))
+
+
+def volume():
+    x = inputs = keras.Input((6, 7, 5, 2), name="volumes")
+    x = sl.SeparableConvBlock3D(6, strides=(2, 1, 2), normalization="layer")(x)
+    x = sl.ResidualSeparableConvBlock3D(6, repeats=1)(x)
+    x = keras.layers.GlobalAveragePooling3D()(x)
+    return keras.Sequential([keras.Model(inputs, x), keras.layers.Dense(4)])
+
+
+def several():
+    """Two inputs in a dictionary, two outputs, unknown sizes, tokens and mixed precision."""
+    dtype = "mixed_float16"
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    image = keras.Input((None, None, 1), name="a_image")
+    x = keras.layers.Embedding(10, 6, dtype=dtype)(tokens)
+    x = keras.layers.GlobalAveragePooling1D()(sl.SeparableConvBlock1D(4, dtype=dtype)(x))
+    y = keras.layers.GlobalMaxPooling2D()(sl.SeparableConvBlock2D(4, dtype=dtype)(image))
+    return keras.Model({"tokens": tokens, "a_image": image}, {"sum": x + y, "image": y})
+
+
+def sample_of(model, count=4, seed=2):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(count, *x.shape[1:])).astype("float32") for x in model.inputs]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("artefacts")
+
+
+@pytest.fixture(scope="module")
+def exported(folder):
+    """Artefacts of all ranks, and what the models give, in files."""
+    found = {}
+    for build in (sequence, image, volume, several):
+        model, name = as_trained(build()), build.__name__
+        labels = None if build is several else LABELS
+        if build is several:
+            rng = np.random.default_rng(0)
+            inputs = sample = {
+                "tokens": rng.integers(0, 10, (4, 9)).astype("int32"),
+                "a_image": rng.normal(size=(4, 7, 6, 1)).astype("float32"),
+            }
+        else:
+            (sample,) = sample_of(model)
+            names = ["inputs"] if build is volume else [model.inputs[0].name]
+            inputs = {names[0]: sample}
+        outputs = arrays_of(model(sample, training=False))
+        artefacts = [
+            export.to_litert(model, folder / f"{name}.tflite", sample=sample, labels=labels),
+            export.to_onnx(model, folder / f"{name}.onnx", sample=sample, labels=labels),
+        ]
+        expected = {f"output_{i}": output for i, output in enumerate(outputs)}
+        np.savez(folder / f"{name}.npz", **inputs, **expected)
+        found[name] = SimpleNamespace(model=model, artefacts=artefacts)
+    return found
+
+
+ELSEWHERE = """
+import sys
+import numpy as np
+import onnxruntime
+from ai_edge_litert.interpreter import Interpreter
+
+for name in sys.argv[1:]:
+    data = dict(np.load(f"{name}.npz"))
+    outputs = [data.pop(key) for key in sorted(data) if key.startswith("output_")]
+    tolerance = 1e-2 if name == "several" else 1e-3  # half-precision
+    # Outputs of both come in the order of their names, or there is one.
+    interpreter = Interpreter(f"{name}.tflite", num_threads=2)
+    run = interpreter.get_signature_runner("serving_default")
+    session = onnxruntime.InferenceSession(f"{name}.onnx", providers=["CPUExecutionProvider"])
+    names = sorted(output.name for output in session.get_outputs())
+    litert = [run(**{key: array[i : i + 1] for key, array in data.items()}) for i in range(4)]
+    litert = [np.concatenate([sample[key] for sample in litert]) for key in names]
+    for count in (4, 1):  # the batch is open
+        onnx = session.run(names, {key: array[:count] for key, array in data.items()})
+        for found, expected in zip(onnx, outputs, strict=True):
+            np.testing.assert_allclose(found, expected[:count], rtol=tolerance, atol=tolerance)
+    for found, expected in zip(litert, outputs, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+    print(name, session.get_modelmeta().custom_metadata_map.get("labels", "").split())
+assert not {"sepconv_layers", "keras", "tensorflow"} & set(sys.modules)
+"""
+
+
+def test_artefacts_of_all_ranks_run_where_there_is_no_keras(exported, folder):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, *exported],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={**environment, "PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.returncode == 0, done.stderr
+    printed = " ".join(LABELS).split()
+    assert done.stdout.splitlines() == [
+        f"{name} {[] if name == 'several' else printed}" for name in exported
+    ]
+
+
+def test_the_record_says_what_was_written(exported):
+    for entry in exported.values():
+        for kind, artefact in zip(("litert", "onnx"), entry.artefacts, strict=True):
+            assert artefact.kind == kind
+            assert artefact.bytes == artefact.path.stat().st_size
+            assert artefact.max_difference < 1e-4
+            assert artefact.agreement == 1
+            assert artefact.latency_ms > 0
+
+
+def interpreter_of(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def test_litert_files_have_built_in_operators_for_one_sample(exported):
+    for name, entry in exported.items():
+        interpreter = interpreter_of(entry.artefacts[0].path)
+        used = {operator["op_name"] for operator in interpreter._get_ops_details()}
+        assert not {op for op in used if op.startswith("Flex") or op == "CUSTOM"}
+        assert "CONV_2D" in used or name == "volume"
+        assert "DEPTHWISE_CONV_2D" in used
+        assert all(details["shape"][0] == 1 for details in interpreter.get_input_details())
+
+
+def test_labels_stand_where_readers_of_litert_metadata_look(exported):
+    from ai_edge_litert import schema_py_generated as schema
+
+    path = exported["image"].artefacts[0].path
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("labels.txt").decode() == "".join(f"{name}\n" for name in LABELS)
+    content = np.frombuffer(path.read_bytes(), "uint8")
+    model = schema.Model.GetRootAs(content)
+    for data in (model.Buffers(i).DataAsNumpy() for i in range(model.BuffersLength())):
+        if isinstance(data, np.ndarray):  # kernels in it can be used where they are
+            assert (data.ctypes.data - content.ctypes.data) % 16 == 0
+    entries = [model.Metadata(i) for i in range(model.MetadataLength())]
+    (entry,) = [entry for entry in entries if entry.Name() == b"TFLITE_METADATA"]
+    metadata = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+    root = Table.root(metadata)
+    assert metadata[4:8] == b"M001"
+    subgraph = root.vector(3)[0]
+    assert [tensor.string(0) for tensor in subgraph.vector(2)] == ["images"]
+    (output,) = subgraph.vector(3)
+    assert output.string(0) == "logits"
+    (file,) = output.vector(6)
+    assert file.string(0) == "labels.txt"
+    assert file.int8(2) == 2  # TENSOR_AXIS_LABELS
+
+
+class Table:
+    """A table of a flatbuffer, read by the numbers of its fields."""
+
+    def __init__(self, content, position):
+        from flatbuffers.table import Table as Reader
+
+        self.reader = Reader(content, position)
+
+    @classmethod
+    def root(cls, content):
+        return cls(content, int.from_bytes(content[:4], "little"))
+
+    def at(self, field):
+        offset = self.reader.Offset(4 + 2 * field)
+        assert offset
+        return self.reader.Pos + offset
+
+    def string(self, field):
+        return self.reader.String(self.at(field)).decode()
+
+    def int8(self, field):
+        return self.reader.Bytes[self.at(field)]
+
+    def vector(self, field):
+        offset = self.at(field) - self.reader.Pos
+        start = self.reader.Vector(offset)
+        tables = range(self.reader.VectorLen(offset))
+        return [Table(self.reader.Bytes, self.reader.Indirect(start + 4 * i)) for i in tables]
+
+
+def test_quantised_files_are_smaller_and_agree(exported, folder):
+    model, plain = exported["image"].model, exported["image"].artefacts[0]
+    (calibration,) = sample_of(model, 30)
+    sizes = {}
+    for quantize in ("float16", "dynamic", "int8"):
+        inputs = calibration if quantize == "int8" else None
+        path = folder / f"{quantize}.tflite"
+        artefact = export.to_litert(model, path, quantize, inputs, sample=calibration)
+        sizes[quantize] = artefact.bytes / plain.bytes
+        assert artefact.agreement > 0.8
+        assert 0 < artefact.max_difference < 0.3
+    assert sizes["float16"] < 0.65
+    assert sizes["dynamic"] < 0.55
+    assert sizes["int8"] < 0.6
+    assert sizes["int8"] < sizes["float16"]
+
+
+def test_int8_files_have_a_scale_for_each_channel_and_integers_at_both_ends(exported, folder):
+    model = exported["image"].model
+    batches = (sample_of(model, 5, seed) for seed in range(4))  # an iterable of lists of arrays
+    (sample,) = sample_of(model, 20)
+    path = folder / "integers.tflite"
+    artefact = export.to_litert(
+        model, path, "int8", batches, sample=sample, quantize_io=True, labels=LABELS
+    )
+    assert artefact.agreement > 0.8
+    interpreter = interpreter_of(path)
+    ends = (*interpreter.get_input_details(), *interpreter.get_output_details())
+    assert {details["dtype"] for details in ends} == {np.int8}
+    kernels = [
+        details
+        for details in interpreter.get_tensor_details()
+        if "depthwise" in details["name"]
+        and details["dtype"] == np.int8
+        and list(details["shape"][:3]) == [1, 3, 3]
+    ]
+    assert kernels
+    for details in kernels:
+        assert len(details["quantization_parameters"]["scales"]) == details["shape"][-1]
+
+
+def test_volumes_can_be_quantised(folder):
+    layers = [keras.Input((6, 5, 4, 2)), sl.SeparableConvBlock3D(4), keras.layers.Flatten()]
+    model = as_trained(keras.Sequential(layers))
+    (calibration,) = sample_of(model, 10)
+    artefact = export.to_litert(model, folder / "volume8.tflite", "int8", calibration)
+    assert artefact.max_difference < 0.3
+
+
+def test_a_failed_export_leaves_the_old_file(exported, tmp_path):
+    model = exported["sequence"].model
+    (calibration,) = sample_of(model)
+    for function, arguments in (
+        (export.to_litert, {"quantize": "int8", "calibration": calibration, "tolerance": 1e-9}),
+        (export.to_onnx, {"tolerance": 0}),
+    ):
+        path = tmp_path / function.__name__
+        path.write_text("old")
+        with pytest.raises(ValueError, match="must give what the model gives"):
+            function(model, path, **arguments)
+        assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("function", [export.to_litert, export.to_onnx])
+def test_what_has_no_operator_is_refused(function, tmp_path):
+    x = keras.Input((4,))
+    model = keras.Model(x, keras.ops.erfinv(x))
+    with pytest.raises(ValueError, match="argument must be a model of operations"):
+        function(model, tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (export.to_litert, {"quantize": "int4"}, "`quantize` argument must be one of"),
+        (export.to_litert, {"quantize": "int8"}, "`calibration` argument must be inputs to"),
+        (export.to_litert, {"calibration": np.ones((2, 20, 4))}, "with quantize=None"),
+        (
+            export.to_litert,
+            {"quantize": "int8", "calibration": np.ones((2, 20, 5))},
+            "`calibration` argument must be a batch of inputs of the shapes",
+        ),
+        (export.to_litert, {"quantize": "int8", "calibration": []}, "must hold inputs"),
+        (export.to_litert, {"quantize": "int8", "calibration": 3}, "an iterable of batches"),
+        (export.to_litert, {"quantize_io": True}, "`quantize_io` argument is for"),
+        (export.to_onnx, {"opset": 3}, "`opset` argument must be an integer from 13"),
+        *(
+            (function, arguments, message)
+            for function in (export.to_litert, export.to_onnx)
+            for arguments, message in (
+                ({"model": sl.Conv1D(4, 3)}, "`model` argument must be a Keras model"),
+                ({"labels": ["one"]}, "`labels` argument must be 4 strings"),
+                ({"sample": np.ones((2, 3))}, "`sample` argument must be a batch"),
+                ({"path": "no/such/folder/net"}, "folder of the `path` argument must exist"),
+            )
+        ),
+    ],
+)
+def test_bad_arguments_are_named(exported, tmp_path, function, arguments, message):
+    defaults = {"model": exported["sequence"].model, "path": tmp_path / "net"}
+    with pytest.raises(ValueError, match=message):
+        function(**{**defaults, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("function", "module"),
+    [
+        (export.to_litert, "ai_edge_litert.interpreter"),
+        (export.to_onnx, "onnx"),
+        (export.to_onnx, "tf2onnx"),
+    ],
+)
+def test_a_missing_package_is_named(exported, tmp_path, monkeypatch, function, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"pip install sepconv-layers\[export\]"):
+        function(exported["sequence"].model, tmp_path / "net")
