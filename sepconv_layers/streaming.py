@@ -8,6 +8,7 @@ far. `RULES` is the table of them.
 
 import dataclasses
 import fnmatch
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -193,7 +194,7 @@ def to_streaming(
 
     Raises:
         ValueError: If a layer cannot run in chunks, an argument is not of the kind described, or
-            `chunk_size` is no multiple of the product of the strides in time.
+            `chunk_size` is no multiple of the model's stride in time.
 
     Example:
         >>> import keras, numpy as np
@@ -279,7 +280,7 @@ class _Builder:
         if isinstance(model, keras.Sequential):
             return self.fold(model.layers, *signals)
         return model._run_through_graph(
-            signals, operation_fn=lambda layer: lambda *args, **kwargs: self(layer, *args, **kwargs)
+            signals, operation_fn=lambda layer: functools.partial(self, layer)
         )
 
     def fold(self, chain: Sequence[keras.layers.Layer], signal: _Signal) -> Any:

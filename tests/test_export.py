@@ -254,24 +254,62 @@ def test_int8_files_have_a_scale_for_each_channel_and_integers_at_both_ends(expo
     interpreter = interpreter_of(path)
     ends = (*interpreter.get_input_details(), *interpreter.get_output_details())
     assert {details["dtype"] for details in ends} == {np.int8}
-    kernels = [
-        details
-        for details in interpreter.get_tensor_details()
-        if "depthwise" in details["name"]
-        and details["dtype"] == np.int8
-        and list(details["shape"][:3]) == [1, 3, 3]
-    ]
+    kernels = kernels_of(interpreter, "DEPTHWISE_CONV_2D")
     assert kernels
     for details in kernels:
+        assert details["dtype"] == np.int8
         assert len(details["quantization_parameters"]["scales"]) == details["shape"][-1]
 
 
-def test_volumes_can_be_quantised(folder):
-    layers = [keras.Input((6, 5, 4, 2)), sl.SeparableConvBlock3D(4), keras.layers.Flatten()]
-    model = as_trained(keras.Sequential(layers))
+def kernels_of(interpreter, operator):
+    """The details of what operators of that name have as their second input."""
+    tensors = {details["index"]: details for details in interpreter.get_tensor_details()}
+    used = interpreter._get_ops_details()
+    return [tensors[op["inputs"][1]] for op in used if op["op_name"] == operator]
+
+
+# With a depth of 1, two of three planes of a kernel meet only padding.
+@pytest.mark.parametrize("depth", [6, 1])
+@pytest.mark.parametrize("quantize", ["float16", "dynamic", "int8"])
+def test_volumes_can_be_quantised(folder, depth, quantize):
+    x = inputs = keras.Input((depth, 5, 4, 2))
+    for strides in (1, 2):
+        x = sl.SeparableConvBlock3D(40, strides=strides)(x)
+    x = keras.layers.GlobalAveragePooling3D()(x)
+    model = as_trained(keras.Model(inputs, keras.layers.Dense(4)(x)))
     (calibration,) = sample_of(model, 10)
-    artefact = export.to_litert(model, folder / "volume8.tflite", "int8", calibration)
-    assert artefact.max_difference < 0.3
+    path = folder / f"volume_{quantize}_{depth}.tflite"
+    batches = calibration if quantize == "int8" else None
+    artefact = export.to_litert(model, path, quantize, batches, sample=calibration)
+    assert artefact.max_difference < 0.1
+    interpreter = interpreter_of(path)
+    matrices = kernels_of(interpreter, "FULLY_CONNECTED")
+    assert len(matrices) == 3  # the pointwise steps too
+    assert "CONV_3D" not in {op["op_name"] for op in interpreter._get_ops_details()}
+    if quantize != "float16":
+        (matrix,) = (details for details in matrices if list(details["shape"]) == [40, 40])
+        assert matrix["dtype"] == np.int8
+        assert len(matrix["quantization_parameters"]["scales"]) == 40
+
+
+@pytest.mark.parametrize("function", [export.to_litert, export.to_onnx])
+def test_the_batch_is_open_or_one_sample(function, tmp_path):
+    def model(batch_size):
+        inputs = keras.Input((9, 4), batch_size=batch_size)
+        return keras.Model(inputs, sl.SeparableConvBlock1D(5)(inputs))
+
+    artefact = function(model(1), tmp_path / "net")
+    assert artefact.max_difference < 1e-5
+    with pytest.raises(ValueError, match=r"of any size, or of one sample.*\(4, 9, 4\).*Build it"):
+        function(model(4), tmp_path / "net")
+
+
+def test_names_in_litert_files_are_those_of_both_ends(exported):
+    interpreter = interpreter_of(exported["image"].artefacts[0].path)
+    ends = (*interpreter.get_input_details(), *interpreter.get_output_details())
+    long = {details["name"] for details in interpreter.get_tensor_details() if details["name"]}
+    named = {name for name in long if not name.isdigit()}
+    assert named == {details["name"] for details in ends}
 
 
 def test_a_failed_export_leaves_the_old_file(exported, tmp_path):

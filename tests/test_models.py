@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from sepconv_layers import models, profile
+from sepconv_layers import models, profile, streaming
 from tests.backends import BACKEND, SHORT
 
 CONVS = ("separable", "standard")
@@ -243,6 +243,7 @@ def test_a_bad_argument_is_named(make, shape, unknown, how):
         "classes": [0, 2.5],
         "input_shape": [(), (*shape, 3, 3), (0, *shape[1:]), None, "images"],
         "pooling": ["sum"],
+        "padding": ["valid", None],
         "size": ["xxl"],
         "repeats": [0],
         "vocabulary_size": [0],
@@ -267,6 +268,25 @@ def test_the_channels_of_the_input_must_be_known(make):
 def test_bc_resnet_refuses_frequencies_that_its_bands_do_not_divide():
     with pytest.raises(ValueError, match="multiple of 40"):
         models.bc_resnet((60, 101, 1))
+
+
+@the_same_everywhere
+@both_forms
+@pytest.mark.parametrize(
+    ("make", "shape", "how"),
+    [(models.ds_cnn, (49, 10, 1), {"width": 0.25}), (models.matchboxnet, (49, 12), {"width": 0.1})],
+)
+def test_causal_nets_of_sounds_give_their_logits_chunk_by_chunk(make, shape, how, conv):
+    model = make(shape, 4, conv=conv, padding="causal", **how)
+    randomise(model)
+    x = batch_of(make, shape, 2)
+    expected = output_of(model, x)
+    made = streaming.to_streaming(model)
+    for size in (7, 20):  # an odd one too, where time has a stride
+        stream = made.stream(batch_size=2)
+        for start in range(0, shape[0], size):
+            logits = stream(x[:, start : start + size])
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 @both_forms

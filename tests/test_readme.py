@@ -21,6 +21,7 @@ from benchmarks import (
 from examples.audio import predict
 from examples.audio import train as audio
 from examples.vision import train
+from sepconv_layers import cli
 
 TEXTS = {
     path.relative_to(readme.ROOT).as_posix(): path.read_text("utf-8") for path in readme.READMES
@@ -69,6 +70,8 @@ def test_every_command_is_one(command):
         package, _, extras = arguments[-1].rstrip("]").partition("[")
         assert arguments[0] == "install" and package in (".", PROJECT["name"])
         assert set(filter(None, extras.split(","))) <= set(PROJECT["optional-dependencies"])
+    elif program in PROJECT["scripts"]:
+        cli.make_parser().parse_args(arguments)
     else:
         assert (program, arguments[0]) == ("python", "-m")
         PARSERS[arguments[1]].parse_args(arguments[2:])  # what they do, their own tests hold

@@ -111,7 +111,8 @@ def sample_for(model: keras.Model, sample: Any, argument: str = "sample") -> Arr
                     f"sample=None for the shape {tuple(tensor.shape)}."
                 )
             is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
-            drawn = rng.normal(size=(SAMPLES, *shape)) if is_float else np.ones((SAMPLES, *shape))
+            size = (tensor.shape[0] or SAMPLES, *shape)
+            drawn = rng.normal(size=size) if is_float else np.ones(size)
             arrays.append(drawn.astype(tensor.dtype if is_float else "int32"))
     else:
         arrays = [np.asarray(array) for array in keras.tree.flatten(sample)]
@@ -157,11 +158,8 @@ def _compared(
             f"{tolerance} of the largest output, {scale:.3g}. Received: a difference of "
             f"{difference:.3g}. Nothing was written. With `tolerance=None`, anything is."
         )
-    same = [
-        (ours.reshape(len(ours), -1).argmax(-1) == theirs.reshape(len(ours), -1).argmax(-1)).mean()
-        for ours, theirs in pairs[:1]
-    ]
-    return {"max_difference": difference, "agreement": float(same[0])}
+    ours, theirs = (array.reshape(len(array), -1).argmax(-1) for array in pairs[0])
+    return {"max_difference": difference, "agreement": float((ours == theirs).mean())}
 
 
 def size_of(path: Path) -> int:
@@ -192,12 +190,20 @@ def require_tensorflow(function: str) -> None:
 
 
 def check_model(model: Any) -> None:
-    """Raises a `ValueError` if it is no Keras model that knows its inputs."""
+    """Raises a `ValueError` if it is no Keras model that knows its inputs, for any batch or one."""
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ValueError(
             "The `model` argument must be a Keras model with known inputs: a functional one, or a "
             f"built sequential one. Received: model={model!r}"
         )
+    for tensor in model.inputs:
+        if tensor.shape[0] not in (None, 1):
+            raise ValueError(
+                "The `model` argument must be a model for batches of any size, or of one sample. "
+                f"Received: a model whose input {tensor.name!r} has the shape "
+                f"{tuple(tensor.shape)}. Build it with `keras.Input(shape)`, which leaves the size "
+                "of the batch open, and give it the weights by `set_weights`."
+            )
 
 
 def check_labels(labels: Sequence[str] | None, model: keras.Model) -> list[str]:

@@ -40,8 +40,10 @@ def finished(
 
     model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
     for subgraph in model.subgraphs:
-        for tensor in subgraph.tensors:  # of a fused one the converter joins all names
-            tensor.name = tensor.name.partition(b";")[0]
+        ends = {*subgraph.inputs, *subgraph.outputs}
+        for index, tensor in enumerate(subgraph.tensors):
+            if index not in ends:  # a path in the graph, or several that were fused into one
+                tensor.name = str(index)
     if labels:
         buffer, entry = schema.BufferT(), schema.MetadataT()
         buffer.data = np.frombuffer(_metadata(name, inputs, outputs), "uint8")
@@ -50,8 +52,7 @@ def finished(
         model.metadata = [*(model.metadata or []), entry]
     builder = _sharing_builder(len(content))
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    stream = io.BytesIO()
-    stream.write(builder.Output())
+    stream = io.BytesIO(builder.Output())
     if labels:
         with zipfile.ZipFile(stream, "a") as archive:  # not compressed, so that it can be mapped
             archive.writestr(zipfile.ZipInfo(LABELS), "\n".join(labels) + "\n")

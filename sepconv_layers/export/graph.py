@@ -35,7 +35,8 @@ class Graph:
         ]
         structure = self.folded.output
         layers = [tensor._keras_history.operation.name for tensor in model.outputs]
-        names = sorted(structure) if isinstance(structure, dict) else layers
+        is_flat = isinstance(structure, dict) and len(structure) == len(layers)
+        names = sorted(structure) if is_flat else layers
         self.outputs = _unique([_identifier(name) for name in names])
         self.function = tf.function(self._named_outputs, input_signature=self.specs)
 

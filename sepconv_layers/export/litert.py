@@ -21,6 +21,7 @@ from sepconv_layers.export.artefact import (
 )
 from sepconv_layers.export.flatbuffer import finished
 from sepconv_layers.export.graph import Graph, require
+from sepconv_layers.export.loading import SIGNATURE, THREADS, litert_runner
 
 # The default tolerance of each kind; how far integers may be off is for the user to judge.
 QUANTIZE: dict[str | None, float | None] = {
@@ -29,7 +30,6 @@ QUANTIZE: dict[str | None, float | None] = {
     "dynamic": None,
     "int8": None,
 }
-THREADS = 2
 TRIED = 100  # samples of the calibration that the artefact is tried with, where no others are given
 
 
@@ -202,42 +202,16 @@ def _one_by_one(graph: Graph, batches: Sequence[Arrays]) -> Iterator[dict[str, n
 
 
 def _runner(interpreter: Any, graph: Graph) -> Runner:
-    """A function that runs samples one by one, and quantises what has to be int8."""
     try:
         interpreter.allocate_tensors()
     except RuntimeError as error:
         raise ValueError(
             f"The interpreter cannot run what {graph.model.name!r} was converted into: {error}"
         ) from error
-    signature = interpreter.get_signature_runner("serving_default")
+    signature = interpreter.get_signature_runner(SIGNATURE)
     into, out = signature.get_input_details(), signature.get_output_details()
-
-    def once(arrays: Arrays) -> Arrays:
-        for spec, array in zip(graph.specs, arrays, strict=True):
-            details = into[spec.name]
-            interpreter.set_tensor(details["index"], _quantized(array, details))
-        interpreter.invoke()
-        return [
-            _dequantized(interpreter.get_tensor(out[name]["index"]), out[name])
-            for name in graph.outputs
-        ]
-
-    def run(arrays: Arrays) -> Arrays:
-        samples = [once([array[i : i + 1] for array in arrays]) for i in range(len(arrays[0]))]
-        return [np.concatenate(outputs) for outputs in zip(*samples, strict=True)]
-
-    return run
-
-
-def _quantized(array: np.ndarray, details: dict) -> np.ndarray:
-    dtype, (scale, zero_point) = details["dtype"], details["quantization"]
-    if dtype != np.int8 or not scale:
-        return array.astype(dtype)
-    return np.clip(np.round(array / scale) + zero_point, -128, 127).astype(dtype)
-
-
-def _dequantized(array: np.ndarray, details: dict) -> np.ndarray:
-    scale, zero_point = details["quantization"]
-    if array.dtype != np.int8 or not scale:
-        return array
-    return (array.astype("float32") - zero_point) * scale
+    return litert_runner(
+        interpreter,
+        [into[spec.name] for spec in graph.specs],
+        [out[name] for name in graph.outputs],
+    )

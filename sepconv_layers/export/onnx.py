@@ -8,7 +8,6 @@ from typing import Any
 import keras
 
 from sepconv_layers.export.artefact import (
-    Arrays,
     Artefact,
     Runner,
     check_labels,
@@ -18,6 +17,7 @@ from sepconv_layers.export.artefact import (
     sample_for,
 )
 from sepconv_layers.export.graph import Graph, require
+from sepconv_layers.export.loading import onnx_runner
 
 OPSET, OLDEST_OPSET = 18, 13
 LABELS = "labels"
@@ -82,7 +82,7 @@ def to_onnx(
             f"opset={opset!r}"
         )
     sample = sample_for(model, sample)
-    graph = Graph(model, [(None, *tensor.shape[1:]) for tensor in model.inputs])
+    graph = Graph(model, [tensor.shape for tensor in model.inputs])
 
     def write(beside: Path) -> None:
         proto = _converted(graph, opset)
@@ -92,12 +92,7 @@ def to_onnx(
 
     def load(beside: Path) -> Runner:
         session = runtime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
-
-        def run(arrays: Arrays) -> Arrays:
-            inputs = {spec.name: array for spec, array in zip(graph.specs, arrays, strict=True)}
-            return session.run(graph.outputs, inputs)
-
-        return run
+        return onnx_runner(session, [spec.name for spec in graph.specs], graph.outputs)
 
     return export_checked("onnx", path, graph.reference, sample, write, load, tolerance)
 

@@ -22,6 +22,7 @@ RESIDUAL = {
     "standard": blocks.ResidualConvBlock1D,
 }
 CONV = {"separable": layers.SeparableConv1D, "standard": layers.Conv1D}
+PADDING = {padding: padding for padding in ("same", "causal")}
 
 # Filters, strides of the stem, strides of the first block, number of blocks.
 DS_CNN = {
@@ -40,6 +41,7 @@ def ds_cnn(
     include_top: bool = True,
     pooling: str | None = None,
     dropout: float = 0.0,
+    padding: str = "same",
     name: str | None = None,
 ) -> keras.Model:
     """DS-CNN of "Hello Edge", small, medium or large: what MLPerf Tiny spots keywords with.
@@ -57,6 +59,7 @@ def ds_cnn(
         include_top: Whether to pool and classify; else the output is the last feature map.
         pooling: Without a top: `"avg"` or `"max"` for pooled features.
         dropout: Share of the pooled features that training drops.
+        padding: `"same"`, or `"causal"` for a net that `streaming.to_streaming` takes.
         name: Name of the model.
 
     Returns:
@@ -74,14 +77,15 @@ def ds_cnn(
         [Zhang et al., "Hello Edge", 2017](https://arxiv.org/abs/1711.07128).
     """
     block, width = one_of(SEPARABLE, conv, "conv"), check_width(width)
+    padding = one_of(PADDING, padding, "padding")
     filters, stem_strides, strides, number = one_of(DS_CNN, size, "size")
     filters = max(1, round(filters * width))
     inputs = keras.Input(
         check_input_shape(input_shape, ("time", "frequency", "channels")), name="spectrograms"
     )
-    x = blocks.ConvBlock2D(filters, (10, 4), strides=stem_strides, name="stem")(inputs)
+    x = blocks.ConvBlock2D(filters, (10, 4), stem_strides, padding, name="stem")(inputs)
     for i in range(number):
-        x = block(filters, strides=1 if i else strides, name=f"block_{i}")(x)
+        x = block(filters, 3, 1 if i else strides, padding, name=f"block_{i}")(x)
     name = name or f"ds_cnn_{size}"
     return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name)
 
@@ -98,6 +102,7 @@ def matchboxnet(
     include_top: bool = True,
     pooling: str | None = None,
     dropout: float = 0.0,
+    padding: str = "same",
     name: str | None = None,
 ) -> keras.Model:
     """MatchboxNet 3×R×64: residual blocks of long separable convolutions over time.
@@ -115,6 +120,7 @@ def matchboxnet(
         include_top: Whether to pool and classify; else the output is the last feature map.
         pooling: Without a top: `"avg"` or `"max"` for pooled features.
         dropout: Share of the pooled features that training drops.
+        padding: `"same"`, or `"causal"` for a net that `streaming.to_streaming` takes.
         name: Name of the model.
 
     Returns:
@@ -132,13 +138,14 @@ def matchboxnet(
         [Majumdar and Ginsburg, "MatchboxNet", 2020](https://arxiv.org/abs/2004.08531).
     """
     block, width = one_of(RESIDUAL, conv, "conv"), check_width(width)
+    padding = one_of(PADDING, padding, "padding")
     narrow, wide = divisible(64 * width), divisible(128 * width)
 
     def outer(x: Any, kernel_size: int, name: str, dilation_rate: int = 1) -> Any:
         x = CONV[conv](
             wide,
             kernel_size,
-            padding="same",
+            padding=padding,
             dilation_rate=dilation_rate,
             use_bias=False,
             name=name,
@@ -151,6 +158,7 @@ def matchboxnet(
         x = block(
             narrow,
             kernel_size,
+            padding=padding,
             repeats=positive_int(repeats, "repeats"),
             project_shortcut=True,
             name=f"block_{number}",

@@ -317,8 +317,10 @@ class Conv(keras.Operation):
 
     def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any, bias: Any = None) -> Any:
         (kernel,) = kernels
-        # An exporter keeps a convolution quantised channel by channel, a matrix product it may not.
-        if max(geometry.kernel_size) == 1 and forced_lowering() != "portable":
+        # An exporter keeps a convolution quantised channel by channel, a matrix product it may not;
+        # but a convolution of volumes it does not quantise at all, and LiteRT runs it slowly.
+        keeps = forced_lowering() == "portable" and geometry.rank < 3
+        if max(geometry.kernel_size) == 1 and not keeps:
             return pointwise(inputs, kernel, geometry, bias)
         return add_bias(standard(inputs, kernel, geometry), bias, geometry)
 

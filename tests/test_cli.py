@@ -1,0 +1,267 @@
+"""The command `sepconv`: what it prints, what it writes, and what a mistake gets."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+import sepconv_layers as sl
+from sepconv_layers import cli, export
+from tests.backends import BACKEND
+
+EXPORTS = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="the exports are made of TensorFlow graphs"
+)
+BLOCKS = {"separable": sl.SeparableConvBlock2D, "standard": sl.ConvBlock2D}
+
+
+class Odd(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twins, a net of open sizes, one of an unknown layer, and what else the commands read."""
+    folder = tmp_path_factory.mktemp("cli")
+    keras.utils.set_random_seed(0)
+    images = np.random.default_rng(0).normal(size=(20, 10, 8, 3)).astype("float32")
+    for name, block in BLOCKS.items():
+        x = inputs = keras.Input((10, 8, 3), name="images")
+        x = keras.layers.GlobalAveragePooling2D()(block(16)(x))
+        model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(x), name=name)
+        model.compile("sgd", "mse")
+        model.save(folder / f"{name}.keras")
+    keras.Sequential([keras.Input((None, 4)), sl.SeparableConvBlock1D(3)]).save(
+        folder / "open.keras"
+    )
+    odd = keras.Sequential([keras.Input((4,)), Odd(), keras.layers.Dense(2)])
+    odd.save(folder / "odd.keras")
+    keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x)]).save(
+        folder / "lambda.keras"
+    )
+    content = (folder / "separable.keras").read_bytes()
+    (folder / "truncated.keras").write_bytes(content[: len(content) // 2])
+    (folder / "text.keras").write_text("no model")
+    (folder / "net.h5").write_text("no model")
+    with zipfile.ZipFile(folder / "foreign.keras", "w") as archive:
+        archive.writestr("config.json", "[]")
+    with zipfile.ZipFile(folder / "separable.keras") as source:
+        with zipfile.ZipFile(folder / "weightless.keras", "w") as archive:
+            for name in ("config.json", "metadata.json"):
+                archive.writestr(name, source.read(name))
+    np.save(folder / "images.npy", images)
+    np.savez(folder / "images.npz", images=images, labels=np.zeros(20))
+    np.save(folder / "wrong.npy", images[..., :2])
+    np.savez(folder / "others.npz", x=images, y=images)
+    (folder / "text.npy").write_text("no array")
+    (folder / "labels.txt").write_text("yes\nno\ngrößer als\n", "utf-8")
+    (folder / "few.txt").write_text("yes\n", "utf-8")
+    return folder
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """Runs a command in the folder, and returns its exit code, output and errors."""
+    monkeypatch.chdir(folder)
+
+    def run(command):
+        capsys.readouterr()
+        try:
+            code = cli.main(command.split())
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_help_has_examples_that_are_commands(run):
+    commands = []
+    for command in ("", "profile", "export", "bench"):
+        code, out, _ = run(f"{command} --help")
+        assert code == 0
+        commands += re.findall(r"^  (?:\w+=\w+ )?sepconv ([^>\n]*)", out, re.MULTILINE)
+    assert len(commands) == 12
+    for command in commands:
+        cli.make_parser().parse_args(command.split())
+
+
+def test_it_runs_as_a_module(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "sepconv_layers.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sepconv bench separable.keras standard.keras" in done.stdout
+
+
+def test_version(run):
+    assert run("--version") == (0, f"sepconv-layers {sl.__version__}\n", "")
+
+
+def test_profile_prints_the_table_or_json(run, folder):
+    model = keras.saving.load_model(folder / "separable.keras")
+    expected = sl.profile(model)
+    assert run("profile separable.keras") == (0, f"{expected}\n", "")
+    code, out, _ = run("profile separable.keras --json --plot net.png")
+    assert code == 0
+    assert json.loads(out)["macs"] == expected.macs
+    assert (folder / "net.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_profile_takes_open_sizes(run):
+    code, _, err = run("profile open.keras")
+    assert code == 1 and "input_shape" in err
+    code, out, _ = run("profile open.keras --input-shape 7,4 --json")
+    assert code == 0
+    assert json.loads(out)["macs"] == 7 * (3 * 4 + 4 * 3)
+
+
+@EXPORTS
+def test_export_to_each_kind(run, folder):
+    model = keras.saving.load_model(folder / "separable.keras")
+    images = np.load(folder / "images.npy")
+    expected = keras.ops.convert_to_numpy(model(images, training=False))
+    for arguments, name in (
+        ("--to hub --labels labels.txt", "separable-hub"),
+        ("--to litert --sample images.npz --tolerance 0.01", "separable.tflite"),
+        ("--to litert --quantize int8 --calibration images.npy", "separable-int8.tflite"),
+        ("--to onnx --output other.onnx --tolerance any", "other.onnx"),
+    ):
+        code, out, err = run(f"export separable.keras {arguments}")
+        assert code == 0, err
+        assert out.startswith(f"{name}\n")
+        assert all(word in out for word in ("size ", "difference ", "agreement ", "latency "))
+        assert ("random numbers" in out) == ("images" not in arguments)
+        assert sl.comparison.device() in out and f"keras {keras.__version__}" in out
+        (found,) = export.load(folder / name)(images)
+        np.testing.assert_allclose(found, expected, atol=0.1 if "int8" in name else 1e-5)
+    assert (folder / "separable-hub" / "assets" / "labels.txt").is_file()
+    _, out, _ = run("export separable.keras --to onnx --output other.onnx")
+    assert "where an older one was replaced" in out
+
+
+@EXPORTS
+def test_bench_takes_models_and_artefacts(run, folder):
+    assert run("export separable.keras --to onnx --output bench.onnx")[0] == 0
+    code, out, _ = run("bench separable.keras standard.keras bench.onnx --seconds 0.01")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines() if re.match(r"\w+\.(keras|onnx)  ", line)]
+    modes = ["graph", "xla"]
+    assert [row[:2] for row in rows] == [
+        *(["separable.keras", mode] for mode in modes),
+        *(["standard.keras", mode] for mode in modes),
+        ["bench.onnx", "onnx"],
+    ]
+    assert all(float(row[2]) > 0 for row in rows)
+    assert min(float(row[3]) for row in rows[:2]) == 1
+    assert sl.comparison.device() in out and f"keras {keras.__version__}" in out
+    macs = {
+        name: sl.profile(keras.saving.load_model(folder / f"{name}.keras")).macs for name in BLOCKS
+    }
+    ratio = f"{macs['standard'] / macs['separable']:.2f}"
+    sentence = (
+        rf"separable.keras has {ratio} times fewer MACs than standard.keras and is [\d.]+ times"
+    )
+    assert re.search(sentence, out)
+
+
+def test_bench_draws_the_sizes_that_are_asked_for(run):
+    code, _, err = run("bench open.keras --seconds 0.01")
+    assert code == 1 and "--input-shape" in err
+    code, out, err = run("bench open.keras --seconds 0.01 --input-shape 7,4 --batch-size 2")
+    assert code == 0, err
+    assert "batch 2" in out and "fewer MACs" not in out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("profile missing.keras", "missing.keras, which is not there"),
+        ("profile net.h5", "must be a .keras file"),
+        ("profile text.keras", "text.keras, which is truncated, or of another kind"),
+        ("profile truncated.keras", "truncated.keras, which is truncated, or of another kind"),
+        ("profile foreign.keras", "foreign.keras, which is truncated, or of another kind"),
+        ("profile weightless.keras", "weightless.keras cannot be loaded"),
+        ("profile odd.keras", "odd.keras needs custom objects: Odd. Only those of Keras and of"),
+        ("profile lambda.keras", "lambda.keras cannot be loaded: .*Lambda.*safe_mode"),
+        ("profile separable.keras --input-shape 4,4", "input_shape"),
+        ("profile separable.keras --plot no/such/net.png", "no/such/net.png cannot be written"),
+        ("bench separable.keras odd.keras", "odd.keras needs custom objects: Odd"),
+        ("bench labels.txt", "must be the folder of a SavedModel, a .tflite"),
+    ],
+)
+def test_mistakes_are_named(run, command, message):
+    code, out, err = run(command)
+    assert (code, out) == (1, "")
+    assert re.search(message, err)
+    assert err.startswith(f"sepconv {command.split()[0]}: error: ") and err.count("\n") == 1
+
+
+@EXPORTS
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--to hub --output .", "must be another place than that of the model"),
+        ("--to onnx --output separable.keras", "must be another place than that of the model"),
+        ("--to hub --output labels.txt", "must be a new folder, or that of an older SavedModel"),
+        ("--to onnx --output no/such/net.onnx", "folder of the `path` argument must exist"),
+        ("--to onnx --labels few.txt", "`labels` argument must be 3 strings"),
+        ("--to onnx --labels missing.txt", "missing.txt, which cannot be read"),
+        ("--to onnx --labels images.npy", "images.npy, which cannot be read"),
+        ("--to onnx --sample missing.npy", "missing.npy must be a .npy or .npz file"),
+        ("--to onnx --sample text.npy", "text.npy must be a .npy or .npz file of numbers"),
+        ("--to onnx --sample others.npz", r"for each input of the model, \['images'\]"),
+        ("--to onnx --sample wrong.npy", "`sample` argument must be a batch of inputs"),
+        (
+            "--to litert --quantize int8 --calibration wrong.npy",
+            "`calibration` argument must be a batch of inputs",
+        ),
+        ("--to onnx --tolerance 0", "must give what the model gives"),
+    ],
+)
+def test_mistakes_of_an_export_are_named(run, folder, arguments, message):
+    before = sorted(folder.iterdir())
+    code, out, err = run(f"export separable.keras {arguments}")
+    assert (code, out) == (1, "")
+    assert re.search(message, err)
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "required: command"),
+        ("profile", "required: model"),
+        ("export separable.keras", "required: --to"),
+        ("export separable.keras --to onnx --quantize int8", "--quantize is for --to litert only"),
+        ("export separable.keras --to litert --quantize int8", "--calibration must be given"),
+        ("export separable.keras --to litert --calibration images.npy", "and only with it"),
+        ("export separable.keras --to onnx --tolerance -1", "a number from 0 on, or `any`"),
+        ("export separable.keras --to onnx --tolerance small", "'small' must be a number"),
+        ("bench separable.keras --batch-size 0", "'0' must be a positive integer"),
+        ("bench separable.keras --seconds 0", "'0' must be a positive number"),
+        ("profile separable.keras --input-shape 4,", "'' must be a positive integer"),
+    ],
+)
+def test_wrong_usage_is_named(run, command, message):
+    code, out, err = run(command)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="is about the other backends")
+def test_export_names_the_backend_that_it_needs(run):
+    code, _, err = run("export separable.keras --to onnx")
+    assert code == 1 and "KERAS_BACKEND=tensorflow" in err

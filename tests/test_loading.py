@@ -1,0 +1,131 @@
+"""`export.load`: artefacts of all kinds as functions, and what is none."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import sepconv_layers as sl
+from sepconv_layers import export
+from tests.backends import BACKEND
+
+pytestmark = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="the exports are made of TensorFlow graphs"
+)
+
+NAMES = {"hub": "net", "litert": "net.tflite", "onnx": "net.onnx"}
+KINDS = pytest.mark.parametrize("kind", NAMES)
+WRITERS = {"hub": export.to_hub, "litert": export.to_litert, "onnx": export.to_onnx}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Two inputs and two outputs, whose names are not in the model's order."""
+    keras.utils.set_random_seed(0)
+    image, vector = keras.Input((8, 6, 3), name="z_image"), keras.Input((5,), name="a_vector")
+    x = keras.layers.GlobalAveragePooling2D()(sl.SeparableConvBlock2D(4)(image))
+    y = keras.layers.concatenate([x, vector])
+    outputs = [keras.layers.Dense(3, name="zebra")(x), keras.layers.Dense(2, name="ape")(y)]
+    return keras.Model([image, vector], outputs)
+
+
+@pytest.fixture(scope="module")
+def paths(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("artefacts")
+    return {kind: WRITERS[kind](model, folder / name).path for kind, name in NAMES.items()}
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    return {"z_image": rng.normal(size=(3, 8, 6, 3)), "a_vector": rng.normal(size=(3, 5))}
+
+
+@KINDS
+def test_what_is_loaded_gives_what_the_model_gives(kind, model, paths, inputs):
+    net = export.load(str(paths[kind]))
+    assert (net.kind, net.outputs) == (kind, ("ape", "zebra"))
+    assert [tensor.name for tensor in net.inputs] == ["a_vector", "z_image"]
+    assert [tensor.shape for tensor in net.inputs] == [(None, 5), (None, 8, 6, 3)]
+    assert {tensor.dtype for tensor in net.inputs} == {np.dtype("float32")}
+    expected = model([inputs["z_image"], inputs["a_vector"]], training=False)[::-1]
+    for given in (inputs, [inputs["a_vector"], inputs["z_image"]]):
+        for found, output in zip(net(given), expected, strict=True):
+            np.testing.assert_allclose(found, output, atol=1e-5)
+
+
+@KINDS
+def test_inputs_that_do_not_fit_are_named(kind, paths, inputs):
+    net = export.load(paths[kind])
+    image, vector = inputs["z_image"], inputs["a_vector"]
+    for wrong in ([image, vector], [vector], vector, [vector[:2], image], [vector[:0], image[:0]]):
+        with pytest.raises(ValueError, match=r"`inputs` argument must be a batch.*'z_image'"):
+            net(wrong)
+    with pytest.raises(ValueError, match="must have the keys"):
+        net({"image": image, "a_vector": vector})
+
+
+@KINDS
+def test_one_input_is_an_array_and_integers_are_not_cut_off(kind, tmp_path):
+    tokens = keras.Input((4,), dtype="int32", name="tokens")
+    outputs = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 3)(tokens))
+    model = keras.Model(tokens, outputs)
+    net = export.load(WRITERS[kind](model, tmp_path / NAMES[kind]).path)
+    batch = np.arange(8).reshape(2, 4)
+    expected = keras.ops.convert_to_numpy(model(batch))
+    for given in (batch, [batch], batch.tolist(), {"tokens": batch}):
+        np.testing.assert_allclose(net(given)[0], expected, atol=1e-5)
+    with pytest.raises(ValueError, match="int32. Received: .* float64"):
+        net(batch / 2)
+
+
+def test_integers_at_both_ends_are_scaled(tmp_path):
+    model = keras.Sequential([keras.Input((9, 4)), sl.SeparableConvBlock1D(8)])
+    batch = np.random.default_rng(0).normal(size=(50, 9, 4))
+    path = tmp_path / "net.tflite"
+    export.to_litert(model, path, "int8", calibration=batch, quantize_io=True)
+    (found,) = export.load(path)(batch)
+    expected = keras.ops.convert_to_numpy(model(batch, training=False))
+    assert 0 < np.abs(found - expected).max() < 0.1
+
+
+@KINDS
+def test_what_is_truncated_or_foreign_is_refused(kind, paths, tmp_path):
+    is_folder = kind == "hub"
+    file = paths[kind] / "saved_model.pb" if is_folder else paths[kind]
+    copy = tmp_path / NAMES[kind]
+    if is_folder:
+        copy.mkdir()
+    content = file.read_bytes()
+    for part in (content[: len(content) // 2], content[:-1], content[:9], b"", b"no model" * 99):
+        (copy / file.name if is_folder else copy).write_bytes(part)
+        with pytest.raises(ValueError, match="cannot be loaded: .* may be truncated"):
+            export.load(copy)
+
+
+def test_what_is_no_artefact_is_refused(model, tmp_path):
+    model.save(tmp_path / "net.keras")
+    with pytest.raises(ValueError, match=r"Load it by `keras\.saving\.load_model`"):
+        export.load(tmp_path / "net.keras")
+    with pytest.raises(ValueError, match="which is not there"):
+        export.load(tmp_path / "nothing.onnx")
+    with pytest.raises(ValueError, match="which cannot be loaded"):
+        export.load(tmp_path)  # a folder without a SavedModel
+
+
+def test_a_saved_model_without_the_signature_is_refused(tmp_path):
+    import tensorflow as tf
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "net"))
+    with pytest.raises(ValueError, match="it has no signature 'serving_default'"):
+        export.load(tmp_path / "net")
+
+
+@pytest.mark.parametrize(
+    ("kind", "module"), [("litert", "ai_edge_litert.interpreter"), ("onnx", "onnxruntime")]
+)
+def test_a_missing_package_is_named(kind, module, paths, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"pip install sepconv-layers\[export\]"):
+        export.load(paths[kind])
