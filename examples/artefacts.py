@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,45 +37,46 @@ def export_all(
     found: Comparison,
     kinds: Sequence[str],
     output: Path,
-    dataset: Any,
-    inputs: tuple[np.ndarray, np.ndarray],
+    classes: Sequence[str],
+    train: np.ndarray,
+    test: tuple[np.ndarray, np.ndarray],
     raw: np.ndarray | None = None,
     **preprocessing: Any,
 ) -> None:
-    """Writes each net in each form, checks it, and puts its size and agreement into the record.
+    """Writes each net in each form, checks it, and puts what it is worth into the record.
 
     Args:
         found: The comparison, whose record is written again.
         kinds: Which forms.
         output: The folder of the run.
-        dataset: Has the names of the classes.
-        inputs: What the nets take, of the training part and of the test part.
-        raw: What the preprocessor takes, of the test part, if the hub form has one.
+        classes: Their names.
+        train: Training inputs: the first ones calibrate.
+        test: Test inputs and labels, for the accuracy of the files.
+        raw: A batch of what the preprocessor takes, if the hub form has one.
         **preprocessing: `preprocessor` and `input_signature` of `export.to_hub`.
     """
-    train, test = inputs
-    test = test[:CHECKED]
+    x, y = test
     for row in found.rows:
-        model, stem = found.models[row.conv], str(output / row.conv)
-        common = {"labels": dataset.classes, "sample": test}
+        model, stem = found.models[row.conv], output / row.conv
+        common = {"model": model, "labels": classes, "sample": x[:CHECKED]}
+        whole = {**common, **preprocessing, "sample": common["sample"] if raw is None else raw}
+        int8 = {**common, "quantize": "int8", "calibration": train[:CALIBRATED]}
+        writers = {
+            "hub": partial(export.to_hub, path=f"{stem}-hub", **whole),
+            "litert": partial(export.to_litert, path=f"{stem}.tflite", **common),
+            "int8": partial(export.to_litert, path=f"{stem}-int8.tflite", **int8),
+            "onnx": partial(export.to_onnx, path=f"{stem}.onnx", **common),
+        }
         for kind in kinds:
-            if kind == "hub":
-                sample = test if raw is None else raw[:CHECKED]
-                hub = {**common, **preprocessing, "sample": sample}
-                artefact = export.to_hub(model, f"{stem}-hub", **hub)
-            elif kind == "onnx":
-                artefact = export.to_onnx(model, f"{stem}.onnx", **common)
-            elif kind == "litert":
-                artefact = export.to_litert(model, f"{stem}.tflite", **common)
-            else:
-                common["calibration"] = train[:CALIBRATED]
-                artefact = export.to_litert(model, f"{stem}-int8.tflite", quantize="int8", **common)
+            artefact = writers[kind]()
             record = dataclasses.asdict(artefact)
-            row.artefacts[kind] = {
-                key: record[key] for key in ("bytes", "max_difference", "agreement", "latency_ms")
-            }
+            record = {key: value for key, value in record.items() if key not in ("path", "kind")}
+            if kind != "hub":  # whose inputs are not those of the test part
+                logits = export.load(artefact.path)(x)[0]
+                record["accuracy"] = float(np.mean(logits.argmax(-1) == y))
+            row.artefacts[kind] = record
             print(
-                f"{artefact.path}: {artefact.bytes / 1e3:,.0f} kB, agrees in "
-                f"{artefact.agreement:.1%} of {CHECKED} samples, {artefact.latency_ms:.2f} ms each"
+                f"{artefact.path}: {artefact.bytes / 1e3:,.0f} kB, {artefact.latency_ms:.2f} ms, "
+                f"agrees in {artefact.agreement:.1%} of {len(common['sample'])} samples"
             )
     found.save(output)

@@ -211,13 +211,23 @@ def test_tokens_do_not_depend_on_how_a_text_is_written():
     np.testing.assert_array_equal(tokenizer.arrays(np.array(["old"], object))[0, 1:], 0)
 
 
-def test_hidden_tokens_are_unknown_ones_in_training_alone():
-    x = np.repeat([[5, 6, 0]], 400, axis=0)
-    layer = train.TokenDropout(0.5, seed=1)
+def test_rare_tokens_are_hidden_in_training_alone():
+    x = np.repeat([[2, 3, 0]], 400, axis=0)
+    layer = train.TokenDropout([9, 0, 5, 995], rate=0.1, rarity=5, seed=1)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(x)), x)
     hidden = keras.ops.convert_to_numpy(layer(x, training=True))
-    assert set(hidden[:, 0]) == {1, 5} and set(hidden[:, 2]) == {0}
-    assert 0.4 < (hidden[:, 0] == 1).mean() < 0.6
+    assert set(hidden[:, 0]) == {1, 2} and set(hidden[:, 1]) == {1, 3} and set(hidden[:, 2]) == {0}
+    assert 0.4 < (hidden[:, 0] == 1).mean() < 0.6 and 0.05 < (hidden[:, 1] == 1).mean() < 0.15
+    again = train.TokenDropout.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+
+
+def test_words_can_be_kept_whole():
+    texts = np.array([text for _, text in ROWS], object)
+    vocabulary = tokens.learn_vocabulary(texts, 100, pieces=False)
+    assert "lovely" in vocabulary and not any(token.startswith("##") for token in vocabulary)
+    (found,) = tokens.Tokenizer(vocabulary, 9)(tf.constant(["lovelything lovely"])).numpy()
+    assert found[0] == 1 and vocabulary[found[1]] == "lovely"
 
 
 STRANGE = ["", "😀😀 lovely", "lovely " * 10_000, "これは日本語です。", "awful things"]
@@ -263,7 +273,7 @@ def test_from_strings_to_labels(tmp_path, capsys):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     dataset = data.load(file=path)
-    tokenizer = train.make_tokenizer(dataset.train[0], train.VOCABULARY_SIZE, None)
+    tokenizer = train.make_tokenizer(dataset.train[0])
     logits = found.models["separable"].predict(
         tokenizer.arrays(np.array(STRANGE, object)), verbose=0
     )

@@ -41,6 +41,7 @@ UNKNOWN, SILENCE = "unknown", "silence"
 TARGETS = ("bed", "cat", "happy")  # of the subset; else Google's ten
 TEN = "yes no up down left right on off stop go".split()
 MAX_SAMPLE_RATE = 16_000
+WAVEFORMS = 64  # of the test part, to try artefacts with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +57,17 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Spectrograms `(n, frames, bands)` and labels `(n,)`, by part."""
+    """Spectrograms `(n, frames, bands)` and labels `(n,)`, by part; and some test recordings.
+
+    Attributes:
+        waveforms: The first recordings of the test part, `(n, samples)`.
+    """
 
     name: str
     train: tuple[np.ndarray, np.ndarray]
     val: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
+    waveforms: np.ndarray
     classes: tuple[str, ...]
     settings: Settings
     note: str
@@ -127,7 +133,10 @@ def load(
                 ranks[mine] = np.arange(mine.sum()) / mine.sum()
             order = rng.permutation(order[np.argsort(ranks, kind="stable")][:limit])
         parts[part] = spectrograms[index[order]], labels[order]
-    return Dataset(name, **parts, classes=tuple(words), settings=settings, note=note)
+    first = [kept[i] for i in index[order][:WAVEFORMS]]
+    waveforms = np.stack([_waveform(clip, clip.read(), settings) for clip in first])
+    return Dataset(name, **parts, waveforms=waveforms, classes=tuple(words), settings=settings,
+                   note=note)  # fmt: skip
 
 
 def read(
@@ -198,6 +207,12 @@ def _cached(
     return spectrograms, kept
 
 
+def _waveform(clip: Clip, content: bytes, settings: Settings) -> np.ndarray:
+    duration = settings.seconds if clip.offset else None
+    waveform = read(io.BytesIO(content), settings.sample_rate, clip.offset, duration)
+    return fit_length(waveform, settings.samples)
+
+
 def _compute(
     clips: Sequence[Clip], contents: Sequence[bytes], settings: Settings
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -205,14 +220,11 @@ def _compute(
     progress = keras.utils.Progbar(len(clips), unit_name="clip", verbose=sys.stdout.isatty())
     for i, (clip, content) in enumerate(zip(clips, contents, strict=True)):
         try:
-            waveform = read(
-                io.BytesIO(content), settings.sample_rate, offset=clip.offset,
-                duration=settings.seconds if clip.offset else None,
-            )  # fmt: skip
+            waveform = _waveform(clip, content, settings)
         except ValueError as error:
             skipped[clip.name] = error
             continue
-        spectrograms.append(log_mel(fit_length(waveform, settings.samples), settings))
+        spectrograms.append(log_mel(waveform, settings))
         is_kept[i] = True
         progress.update(i + 1)
     if skipped:

@@ -22,6 +22,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from examples.artefacts import add_export, export_all
 from examples.audio import data, features
 from examples.command_line import add_budget, positive_number
 from sepconv_layers import Comparison, compare, comparison, models
@@ -105,6 +106,10 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     )
     for conv, model in found.models.items():
         save_for_waveforms(model, dataset, output / f"{conv}-waveform.keras")
+    export_all(
+        found, arguments.export, output, classes, spectrograms, dataset.test,
+        raw=dataset.waveforms, preprocessor=features.front_end(dataset.settings),
+    )  # fmt: skip
     confusion = {conv: confusion_of(model, dataset) for conv, model in found.models.items()}
     save_confusion(confusion, classes, output)
     print(
@@ -177,6 +182,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=positive_number(float), default=1.0, help="length of a clip; default: 1"
     )
+    add_export(parser, default="none")
     parser.add_argument("--output", metavar="FOLDER", help="default: runs/audio/DATASET")
     return parser
 

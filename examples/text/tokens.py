@@ -58,8 +58,11 @@ def normalised(texts: tf.Tensor) -> tf.Tensor:
     return text.FastBertNormalizer(lower_case_nfd_strip_accents=True).normalize(texts)
 
 
-def learn_vocabulary(texts: np.ndarray, size: int) -> list[str]:
-    """A WordPiece vocabulary of about so many tokens, from the words of texts."""
+def learn_vocabulary(texts: np.ndarray, size: int, pieces: bool = True) -> list[str]:
+    """A WordPiece vocabulary of about so many tokens, from the words of texts.
+
+    Without pieces it has none that go on a word, so that a word is in it or unknown.
+    """
     split = splitter.BasicTokenizer().tokenize
     batches = [texts[i : i + BATCH].tolist() for i in range(0, len(texts), BATCH)]
     counts = learner.count_words(split(normalised(tf.constant(batch))) for batch in batches)
@@ -68,4 +71,5 @@ def learn_vocabulary(texts: np.ndarray, size: int) -> list[str]:
     # occur more often than this are too few, even if each were a token.
     upper = sorted(counts.values(), reverse=True)[: size // 4][-1]
     bounds = {"lower_thresh": 2, "upper_thresh": max(2, upper), "num_iterations": 2}
-    return learner.learn(counts, size, [PADDING, UNKNOWN], **bounds)
+    vocabulary = learner.learn(counts, size, [PADDING, UNKNOWN], **bounds)
+    return [token for token in vocabulary if pieces or not token.startswith("##")]

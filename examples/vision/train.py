@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
+from examples.artefacts import CHECKED, add_export, export_all
 from examples.command_line import add_budget, positive_number
 from examples.vision import data
 from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     print(f"{len(dataset.train[1]):,} training images of shape {input_shape}, {classes} classes")
     output = Path(arguments.output or f"runs/vision/{dataset.name}")
     mirrored = dataset.name in MIRRORED and arguments.data is None
-    comparison = compare(
+    found = compare(
         lambda conv: build(conv, input_shape, classes, arguments.width),
         dataset,
         convs=tuple(BLOCKS) if arguments.conv == "both" else (arguments.conv,),
@@ -87,8 +89,20 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         dataset=dataset.name,
         command=shlex.join(["python", "-m", "examples.vision.train", *argv]),
     )
-    print(f"\n{comparison}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
-    return comparison
+    train, test = dataset.train[0].astype("float32"), dataset.test[0].astype("float32")
+    export_all(
+        found, arguments.export, output, dataset.classes, train, (test, dataset.test[1]),
+        raw=dataset.test[0][:CHECKED],
+        preprocessor=to_float if dataset.test[0].dtype == "uint8" else None,
+        input_signature=tf.TensorSpec((None, *input_shape), dataset.test[0].dtype, name="images"),
+    )  # fmt: skip
+    print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
+    return found
+
+
+def to_float(images: tf.Tensor) -> tf.Tensor:
+    """Pixels as the nets take them."""
+    return tf.cast(images, "float32")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -104,6 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image-size", type=positive_number(int), help="resize to so many pixels a side"
     )
+    add_export(parser, default="none")
     parser.add_argument("--output", metavar="FOLDER", help="default: runs/vision/DATASET")
     return parser
 
