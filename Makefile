@@ -18,9 +18,10 @@ TORCH := torch==2.13.0$(if $(filter Darwin,$(shell uname -s)),,+cpu)
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1:	/p' Makefile
 
-demo: .venv/.examples  ## train twins on handwritten digits and on spoken words and compare them, into demo
+demo: .venv/.examples  ## train twins on handwritten digits, spoken words and docstrings, into demo
 	$(BIN)/python -m examples.vision.train --output demo/vision
 	$(BIN)/python -m examples.audio.train --output demo/audio
+	$(BIN)/python -m examples.text.train --output demo/text
 
 test: .venv/.torch  ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest --numprocesses 2 --timeout 600 --doctest-modules sepconv_layers tests

@@ -4,14 +4,18 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from sepconv_layers import Comparison, export
 
-KINDS = ("hub", "litert", "int8", "onnx")
+LITERT = ("ai_edge_litert",)
+NEEDS = {"hub": (), "litert": LITERT, "int8": LITERT, "onnx": ("tf2onnx", "onnxruntime")}
+KINDS = tuple(NEEDS)
 CHECKED, CALIBRATED = 64, 256  # samples
 
 
@@ -20,16 +24,23 @@ def add_export(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--export",
         type=_kinds,
-        default=_kinds(default),
+        default=_kinds(default) if keras.backend.backend() == "tensorflow" else (),
         metavar="KIND,...",
         help=f"any of {', '.join(KINDS)}, or none; default: {default}",
     )
 
 
 def _kinds(text: str) -> tuple[str, ...]:
+    """Which they are, or an error now, not after the training."""
     kinds = tuple(text.split(",")) if text != "none" else ()
     if not set(kinds) <= set(KINDS):
         raise argparse.ArgumentTypeError(f"must be of {','.join(KINDS)}, or none, received {text}")
+    if kinds and keras.backend.backend() != "tensorflow":
+        raise argparse.ArgumentTypeError("needs KERAS_BACKEND=tensorflow")
+    absent = [name for kind in kinds for name in NEEDS[kind] if not find_spec(name)]
+    if absent:
+        message = f"needs {absent[0]}: run `pip install 'sepconv-layers[export]'`"
+        raise argparse.ArgumentTypeError(message)
     return kinds
 
 

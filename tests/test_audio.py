@@ -290,12 +290,22 @@ def test_from_recordings_to_words(tmp_path, capsys):
         tmp_path / "words", [f"s{i}_{take}" for i in range(10) for take in range(4)]
     )
     output = tmp_path / "out"
-    brief = ["--epochs", "6", "--seeds", "1", "--batch-size", "16"]
+    kinds = "hub,int8" if keras.backend.backend() == "tensorflow" else "none"
+    brief = ["--epochs", "6", "--seeds", "1", "--batch-size", "16", "--export", kinds]
+    brief += ["--conv", "separable"]
     comparison = train.main(["--data", str(folder), *brief, "--output", str(output)])
     assert str(comparison) in capsys.readouterr().out
     assert comparison.rows[0].accuracy["mean"] > 0.9
     record = json.loads((output / "results.json").read_text("utf-8"))
     assert record["task"] == "Keyword spotting"
+    if kinds != "none":
+        artefacts = record["rows"][0]["artefacts"]
+        assert artefacts["hub"]["agreement"] == 1 and artefacts["int8"]["accuracy"] > 0.9
+        import tensorflow as tf
+
+        heard = tf.saved_model.load(str(output / "separable-hub")).signatures["classify"]
+        one = data.fit_length(tone("low", 78).astype("float32"), RATE)
+        assert heard(waveforms=tf.constant(one[None]))["label"].numpy() == b"low"
     confusion = json.loads((output / "confusion.json").read_text("utf-8"))
     assert np.sum(confusion["confusion"]["separable"]) == 16
     assert (output / "confusion.png").stat().st_size > 5000

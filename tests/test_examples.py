@@ -52,11 +52,16 @@ def test_vision_trains_one_net_on_a_folder_of_images(tmp_path, conv):
 def test_vision_takes_an_npz_file(tmp_path):
     path = write_npz(tmp_path / "own.npz")
     output = tmp_path / "out"
-    comparison = train.main(
-        [*TINY, "--data", str(path), "--image-size", "8", "--output", str(output)]
-    )
+    kinds = "hub,litert,int8,onnx" if keras.backend.backend() == "tensorflow" else "none"
+    size, only = ["--image-size", "8"], ["--conv", "standard", "--export", kinds]
+    comparison = train.main([*TINY, "--data", str(path), *size, *only, "--output", str(output)])
     assert comparison.dataset == "own"
     assert keras.saving.load_model(output / "standard.keras").input_shape == (None, 8, 8, 1)
+    record = json.loads((output / "results.json").read_text("utf-8"))["rows"][0]["artefacts"]
+    for kind in () if kinds == "none" else kinds.split(","):
+        assert record[kind]["bytes"] > 1000
+        assert kind == "int8" or record[kind]["agreement"] == 1
+        assert kind == "hub" or 0 <= record[kind]["accuracy"] <= 1
 
 
 @pytest.mark.parametrize(
