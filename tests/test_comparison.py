@@ -21,7 +21,7 @@ import pytest
 from keras import layers
 from matplotlib.figure import Figure
 
-from sepconv_layers import Conv2D, SeparableConv2D
+from sepconv_layers import Conv2D, SeparableConv2D, comparison
 from sepconv_layers.comparison import Comparison, compare, timing
 from sepconv_layers.comparison.timing import measure
 from sepconv_layers.comparison.training import Training
@@ -182,7 +182,7 @@ def test_the_record_has_these_fields_and_no_others(finished):
     record = json.loads((finished.directory / "results.json").read_text())
     assert set(record) == {
         "task", "dataset", "command", "device", "backend", "versions", "wall_seconds", "budget",
-        "mac_ratio", "speedup", "realised_fraction", "rows",
+        "mac_ratio", "speedup", "realised_fraction", "rows", "notes",
     }  # fmt: skip
     assert (record["task"], record["dataset"], record["command"]) == ("Toy", "crosses", "make toy")
     assert record["backend"] == BACKEND and record["device"] and record["wall_seconds"] > 0
@@ -194,7 +194,7 @@ def test_the_record_has_these_fields_and_no_others(finished):
     for row, conv in zip(record["rows"], CONVS, strict=True):
         assert set(row) == {
             "conv", "model", "params", "macs", "accuracy", "infer_ms", "infer_mode",
-            "train_step_ms", "train_mode", "artefacts",
+            "train_step_ms", "train_mode", "artefacts", "embedding_params",
         }  # fmt: skip
         assert (row["conv"], row["model"]) == (conv, f"{conv}_net")
         assert set(row["accuracy"]) == {"mean", "std", "per_seed"}
@@ -360,6 +360,41 @@ def test_inputs_may_be_strings(tmp_path):
     arguments = {"seeds": 1, "augmentation": None, "output": tmp_path}
     result = compare_toy(build=build, data=dict.fromkeys(DATA, part), **arguments)
     assert [row.accuracy["mean"] for row in result.rows] == [1, 1]
+    assert [row.embedding_params for row in result.rows] == [8, 8]
+    assert "| 8 + 14 |" in result.to_markdown()
+
+
+def test_artefacts_and_notes_may_be_added(finished, tmp_path):
+    result = Comparison.load(finished.directory)
+    for row in result.rows:
+        row.artefacts["int8"] = {"bytes": 12_345}
+    result.notes.append("Hears 7 words a second.")
+    result.save(tmp_path)
+    assert Comparison.load(tmp_path) == result
+    for text in (str(result), (tmp_path / "report.md").read_text()):
+        assert "int8 kB" in text and "Hears 7 words a second." in text
+        assert all("12" in line for line in text.splitlines() if line.startswith("separable"))
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    folder, file = tmp_path / "net-hub", tmp_path / "net.json"
+
+    def make(text, beside):
+        beside.mkdir()
+        (beside / text).write_text(text)
+
+    for text in ("old", "new"):
+        comparison.write(folder, functools.partial(make, text))
+        comparison.write_text(file, text)
+
+    def fail(beside):
+        beside.mkdir()
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        comparison.write(folder, fail)
+    assert sorted(tmp_path.iterdir()) == [folder, file] and file.read_text() == "new"
+    assert [path.read_text() for path in folder.iterdir()] == ["new"]
 
 
 # Interruptions
