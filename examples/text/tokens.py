@@ -6,6 +6,7 @@ vocabulary. The vocabulary is learned from the training part.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +19,7 @@ learner = require("tensorflow_text.tools.wordpiece_vocab.wordpiece_tokenizer_lea
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"  # tokens 0 and 1
 BATCH = 1024
+FEWEST = 2  # times that a token occurs
 MOST_WORDS = 40_000  # to learn from: the most frequent ones
 
 
@@ -67,9 +69,12 @@ def learn_vocabulary(texts: np.ndarray, size: int, pieces: bool = True) -> list[
     batches = [texts[i : i + BATCH].tolist() for i in range(0, len(texts), BATCH)]
     counts = learner.count_words(split(normalised(tf.constant(batch))) for batch in batches)
     counts = dict(counts.most_common(MOST_WORDS))
-    # How often a piece must occur is searched for, in many passes over all words. The words that
-    # occur more often than this are too few, even if each were a token.
-    upper = sorted(counts.values(), reverse=True)[: size // 4][-1]
-    bounds = {"lower_thresh": 2, "upper_thresh": max(2, upper), "num_iterations": 2}
-    vocabulary = learner.learn(counts, size, [PADDING, UNKNOWN], **bounds)
+    learn = partial(learner.learn, counts, size, [PADDING, UNKNOWN], num_iterations=2)
+    # Never once: what is learned of the one text that has a token is of no use for others.
+    vocabulary = learn(lower_thresh=FEWEST, upper_thresh=FEWEST)
+    if len(vocabulary) > size:
+        # How often a token must occur is searched for, in a pass over all words for each try. The
+        # words that occur more often than this are too few, even if each were a token.
+        upper = sorted(counts.values(), reverse=True)[: size // 4][-1]
+        vocabulary = learn(lower_thresh=FEWEST, upper_thresh=max(FEWEST, upper))
     return [token for token in vocabulary if pieces or not token.startswith("##")]
