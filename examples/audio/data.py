@@ -41,6 +41,8 @@ UNKNOWN, SILENCE = "unknown", "silence"
 TARGETS = ("bed", "cat", "happy")  # of the subset; else Google's ten
 TEN = "yes no up down left right on off stop go".split()
 MAX_SAMPLE_RATE = 16_000
+FORM = 2  # of the files in the cache: counts up when it changes
+NAMED = 5  # recordings that are skipped
 WAVEFORMS = 64  # of the test part, to try artefacts with
 
 
@@ -185,7 +187,7 @@ def _cached(
 ) -> tuple[np.ndarray, list[Clip]]:
     """Spectrograms of all clips that can be read, from the cache if it has them."""
     contents = [clip.read() for clip in clips]
-    key = hashlib.sha256(repr((settings, FLOOR)).encode())
+    key = hashlib.sha256(repr((FORM, settings, FLOOR)).encode())
     digests: dict[int, bytes] = {}
     for clip, content in zip(clips, contents, strict=True):
         if id(content) not in digests:  # many clips may be of one recording
@@ -195,14 +197,19 @@ def _cached(
     if path.exists():
         with np.load(path) as file:
             spectrograms, is_kept = file["spectrograms"], file["is_kept"]
+            skipped = file["skipped"].tolist()
     else:
-        spectrograms, is_kept = _compute(clips, contents, settings)
+        spectrograms, is_kept, skipped = _compute(clips, contents, settings)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            arrays = {"spectrograms": spectrograms, "is_kept": is_kept}
+            arrays = {"spectrograms": spectrograms, "is_kept": is_kept, "skipped": skipped}
             comparison.write(path, lambda beside: np.savez_compressed(beside, **arrays))
         except OSError as error:  # a cache that cannot be written costs time, nothing else
             warnings.warn(f"Spectrograms are not kept for the next run: {error}.", stacklevel=3)
+    if skipped:
+        more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+        named = "; ".join(skipped[:NAMED])
+        warnings.warn(f"Skipped {len(skipped)} recordings: {named}{more}.", stacklevel=3)
     kept = [clip for clip, good in zip(clips, is_kept, strict=True) if good]
     return spectrograms, kept
 
@@ -215,24 +222,21 @@ def _waveform(clip: Clip, content: bytes, settings: Settings) -> np.ndarray:
 
 def _compute(
     clips: Sequence[Clip], contents: Sequence[bytes], settings: Settings
-) -> tuple[np.ndarray, np.ndarray]:
-    spectrograms, is_kept, skipped = [], np.zeros(len(clips), bool), {}
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Spectrograms, which clips they are of, and what is wrong with the others."""
+    spectrograms, is_kept, skipped = [], np.zeros(len(clips), bool), []
     progress = keras.utils.Progbar(len(clips), unit_name="clip", verbose=sys.stdout.isatty())
     for i, (clip, content) in enumerate(zip(clips, contents, strict=True)):
         try:
             waveform = _waveform(clip, content, settings)
         except ValueError as error:
-            skipped[clip.name] = error
+            skipped.append(f"{clip.name}: {error}")
             continue
         spectrograms.append(log_mel(waveform, settings))
         is_kept[i] = True
         progress.update(i + 1)
-    if skipped:
-        named = "; ".join(f"{name}: {error}" for name, error in list(skipped.items())[:5])
-        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        warnings.warn(f"Skipped {len(skipped)} recordings: {named}{more}.", stacklevel=4)
     expect(bool(spectrograms), "There must be recordings that can be decoded", "none")
-    return np.stack(spectrograms), is_kept
+    return np.stack(spectrograms), is_kept, skipped
 
 
 # Corpora

@@ -5,7 +5,7 @@
     python -m examples.audio.predict MODEL FILE --stream
         what is said when, in a long recording
 
-MODEL is a `*-waveform.keras` of a run, or the folder of the run.
+MODEL is a `*-waveform.keras` of a run, or the folder of the run, whose separable net is taken.
 """
 
 import argparse
