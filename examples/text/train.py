@@ -38,7 +38,8 @@ DROPOUT = 0.6
 EMBEDDING = 256
 VOCABULARY_SIZE = 8_000
 WHOLE_WORDS = ("trec",)  # short questions: what was never seen is better unknown than in pieces
-LONGEST = 400
+LONGEST = {"docstrings": 40}  # tokens
+DEFAULT_LONGEST = 400
 SERVED = 256  # texts in a batch, to time how many are served
 
 
@@ -106,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         dataset.train[0],
         arguments.vocabulary_size,
         arguments.max_length,
+        LONGEST.get(corpus, DEFAULT_LONGEST),
         pieces,
     )
     length, vocabulary_size = tokenizer.max_length, len(tokenizer.vocabulary)
@@ -162,12 +164,16 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
 
 
 def make_tokenizer(
-    texts: np.ndarray, size: int = VOCABULARY_SIZE, length: int | None = None, pieces: bool = True
+    texts: np.ndarray,
+    size: int = VOCABULARY_SIZE,
+    length: int | None = None,
+    longest: int = DEFAULT_LONGEST,
+    pieces: bool = True,
 ) -> tokens.Tokenizer:
     """A tokenizer for texts like these, which cuts one in twenty of them, or what is very long."""
     vocabulary = tokens.learn_vocabulary(texts, size, pieces)
     if length is None:
-        every = tokens.Tokenizer(vocabulary, LONGEST).arrays(texts)
+        every = tokens.Tokenizer(vocabulary, longest).arrays(texts)
         length = int(np.quantile(np.count_nonzero(every, axis=1), 0.95))
     return tokens.Tokenizer(vocabulary, length)
 
@@ -205,7 +211,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="split words that are not in the vocabulary, or not; default: yes, but for trec",
     )
     parser.add_argument(
-        "--max-length", type=positive, help=f"tokens; default: by the texts, at most {LONGEST}"
+        "--max-length", type=positive, help="tokens; default: by the texts, 400 at most"
     )
     add_export(parser, default="hub")
     parser.add_argument("--output", metavar="FOLDER", help="default: runs/text/DATASET")
