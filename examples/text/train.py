@@ -13,6 +13,7 @@ same command goes on where an interrupted run stopped.
 """
 
 import argparse
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -30,17 +31,36 @@ from examples.text import data, tokens
 from sepconv_layers import Comparison, compare, comparison, models
 
 CONVS = ("separable", "standard")
-EPOCHS = {"docstrings": 10, "imdb": 4, "trec": 20}
-DEFAULT_EPOCHS = 8
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.1
-DROPOUT = 0.6
 EMBEDDING = 256
 VOCABULARY_SIZE = 8_000
-WHOLE_WORDS = ("trec",)  # short questions: what was never seen is better unknown than in pieces
-LONGEST = {"docstrings": 40}  # tokens
-DEFAULT_LONGEST = 400
 SERVED = 256  # texts in a batch, to time how many are served
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What depends on the corpus.
+
+    Attributes:
+        epochs: Passes over the training texts.
+        longest: Tokens after which a text is cut, if not one in twenty is as long.
+        pieces: Whether a word that is not in the vocabulary is split, or unknown.
+        dropout: Of the net.
+    """
+
+    epochs: int = 8
+    longest: int = 400
+    pieces: bool = True
+    dropout: float = 0.6
+
+
+SETTINGS = {
+    "docstrings": Settings(epochs=10, longest=40),
+    "imdb": Settings(epochs=4),
+    # Short questions, in which the word that is asked about is often a new one.
+    "trec": Settings(epochs=14, pieces=False, dropout=0.5),
+}
 
 
 @keras.saving.register_keras_serializable("sepconv_examples")
@@ -101,14 +121,13 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         parser.error(str(error))
     print(f"{dataset.name}: {dataset.note}")
     print(f"{len(dataset.train[1]):,} training texts, classes: {', '.join(dataset.classes)}")
-    corpus = dataset.name if arguments.data is None else None
-    pieces = corpus not in WHOLE_WORDS if arguments.pieces is None else arguments.pieces
+    settings = SETTINGS.get(dataset.name, Settings()) if arguments.data is None else Settings()
     tokenizer = make_tokenizer(
         dataset.train[0],
         arguments.vocabulary_size,
         arguments.max_length,
-        LONGEST.get(corpus, DEFAULT_LONGEST),
-        pieces,
+        settings.longest,
+        settings.pieces if arguments.pieces is None else arguments.pieces,
     )
     length, vocabulary_size = tokenizer.max_length, len(tokenizer.vocabulary)
     print(f"{vocabulary_size:,} tokens; texts are cut to {length} tokens")
@@ -128,11 +147,11 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
             conv=conv,
             width=arguments.width,
             embedding=EMBEDDING,
-            dropout=DROPOUT,
+            dropout=settings.dropout,
         ),
         {**parts, "classes": dataset.classes},
         convs=CONVS if arguments.conv == "both" else (arguments.conv,),
-        epochs=arguments.epochs or EPOCHS.get(corpus, DEFAULT_EPOCHS),
+        epochs=arguments.epochs or settings.epochs,
         batch_size=arguments.batch_size,
         seeds=arguments.seeds,
         learning_rate=LEARNING_RATE,
@@ -167,7 +186,7 @@ def make_tokenizer(
     texts: np.ndarray,
     size: int = VOCABULARY_SIZE,
     length: int | None = None,
-    longest: int = DEFAULT_LONGEST,
+    longest: int = Settings.longest,
     pieces: bool = True,
 ) -> tokens.Tokenizer:
     """A tokenizer for texts like these, which cuts one in twenty of them, or what is very long."""
@@ -200,7 +219,7 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--data", metavar="PATH", help="your own texts: a file, or a folder")
     parser.add_argument("--text-column", metavar="NAME", help="or its number, from 1 on")
     parser.add_argument("--label-column", metavar="NAME", help="or its number, from 1 on")
-    add_budget(parser, CONVS, epochs="4 for imdb, 10 for docstrings, 20 for trec, else 8")
+    add_budget(parser, CONVS, epochs="4 for imdb, 10 for docstrings, 14 for trec, else 8")
     positive = positive_number(int)
     parser.add_argument(
         "--vocabulary-size", type=positive, default=VOCABULARY_SIZE, help="default: 8000"
