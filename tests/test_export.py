@@ -293,6 +293,16 @@ def test_volumes_can_be_quantised(folder, depth, quantize):
 
 
 @pytest.mark.parametrize("function", [export.to_litert, export.to_onnx])
+def test_what_a_layer_holds_is_no_input_of_the_file(tmp_path, function):
+    inputs = keras.Input((5, 4), name="frames")
+    x = keras.layers.Normalization(mean=np.arange(4.0), variance=np.full(4, 2.0))(inputs)
+    model = keras.Model(inputs, [keras.layers.Dense(3, name="b")(x), keras.layers.Dense(2)(x)])
+    path = tmp_path / ("net.onnx" if function is export.to_onnx else "net.tflite")
+    assert function(model, path).max_difference < 1e-5
+    assert [tensor.name for tensor in export.load(path).inputs] == ["frames"]
+
+
+@pytest.mark.parametrize("function", [export.to_litert, export.to_onnx])
 def test_the_batch_is_open_or_one_sample(function, tmp_path):
     def model(batch_size):
         inputs = keras.Input((9, 4), batch_size=batch_size)

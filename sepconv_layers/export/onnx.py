@@ -100,13 +100,21 @@ def to_onnx(
 def _converted(graph: Graph, opset: int) -> Any:
     """The ONNX model, whose open sizes have names."""
     import onnx
+    import tensorflow as tf
     import tf2onnx
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    graph.trace()  # which the converter then finds, instead of tracing again with other operations
+    # The converter takes tensors that a layer holds, such as those of a normalisation of inputs,
+    # for inputs of the model: here they become constants, as the weights do.
+    frozen = convert_variables_to_constants_v2(graph.trace(), lower_control_flow=False)
+
+    @tf.function(input_signature=graph.specs)
+    def function(*tensors: Any) -> dict[str, Any]:
+        # In the order of their names, as of any dictionary.
+        return dict(zip(sorted(graph.outputs), frozen(*tensors), strict=True))
+
     try:
-        proto, _ = tf2onnx.convert.from_function(
-            graph.function, input_signature=graph.specs, opset=opset
-        )
+        proto, _ = tf2onnx.convert.from_function(function, input_signature=graph.specs, opset=opset)
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:  # of any kind: converter and checker have several
         raise ValueError(
