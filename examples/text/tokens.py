@@ -24,10 +24,7 @@ MOST_WORDS = 40_000  # to learn from: the most frequent ones
 
 
 class Tokenizer(tf.Module):
-    """Strings `(batch,)` to token numbers `(batch, length)`, padded with zeros to the longest.
-
-    A string without a token becomes one of padding alone.
-    """
+    """Strings `(batch,)` to token numbers `(batch, max_length)`, cut or padded with zeros."""
 
     def __init__(self, vocabulary: Sequence[str], max_length: int) -> None:
         super().__init__(name="tokenizer")
@@ -40,17 +37,13 @@ class Tokenizer(tf.Module):
         )
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
-        tokens = self._pieces.tokenize(normalised(texts)).to_tensor()
-        # A column more, so that there is one, and sizes that are known not to be negative.
-        return tf.pad(tokens, [[0, 0], [0, 1]])[:, : self.max_length]
+        tokens = self._pieces.tokenize(normalised(texts))
+        return tokens.to_tensor(shape=(None, self.max_length))  # cuts and pads
 
     def arrays(self, texts: np.ndarray) -> np.ndarray:
-        """All texts as one array of the same length."""
-        tokens = np.zeros((len(texts), self.max_length), "int32")
-        for i in range(0, len(texts), BATCH):
-            batch = self(tf.constant(texts[i : i + BATCH].tolist())).numpy()
-            tokens[i : i + BATCH, : batch.shape[1]] = batch
-        return tokens
+        """The tokens of all texts."""
+        batches = [texts[i : i + BATCH].tolist() for i in range(0, len(texts), BATCH)]
+        return np.concatenate([self(tf.constant(batch)).numpy() for batch in batches])
 
 
 def normalised(texts: tf.Tensor) -> tf.Tensor:
