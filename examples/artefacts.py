@@ -57,7 +57,7 @@ def export_all(
     """Writes each net in each form, checks it, and puts what it is worth into the record.
 
     Args:
-        found: The comparison, whose record is written again.
+        found: The comparison, whose rows get them; it is not saved again.
         kinds: Which forms.
         output: The folder of the run.
         classes: Their names.
@@ -90,4 +90,3 @@ def export_all(
                 f"{artefact.path}: {artefact.bytes / 1e3:,.0f} kB, {artefact.latency_ms:.2f} ms, "
                 f"agrees in {artefact.agreement:.1%} of {len(common['sample'])} samples"
             )
-    found.save(output)

@@ -4,6 +4,15 @@ import argparse
 from collections.abc import Callable, Sequence
 
 
+def new_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m module`, with the header of the module as its description."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def add_budget(parser: argparse.ArgumentParser, convs: Sequence[str], epochs: str) -> None:
     """Adds which nets to train, and for how long."""
     positive, factor = positive_number(int), positive_number(float)

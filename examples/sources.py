@@ -1,5 +1,6 @@
 """What the data sets of all examples share: clear errors, places, and splits."""
 
+import dataclasses
 import importlib
 import os
 import warnings
@@ -13,6 +14,18 @@ Part = tuple[np.ndarray, np.ndarray]  # samples and their labels
 HELD_OUT = {"test": 0.2, "val": 0.1}  # fractions of the training part as it was given
 PARTS_BY_FOLDER = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 PARTS_BY_FOLDER |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Samples `(n, ...)` and labels `(n,)`, by part."""
+
+    name: str
+    train: Part
+    val: Part
+    test: Part
+    classes: tuple[str, ...]
+    note: str
 
 
 def expect(condition: bool, expected: str, received: object, fix: str = "") -> None:
@@ -80,16 +93,22 @@ def split(
     expect(limit is None or limit >= len(classes), expected, limit)
     rng = np.random.default_rng(seed)
     chosen: dict[str, list] = {part: [] for part in ("train", *absent)}
-    ranks = []
     for label, count in enumerate(counts):
         left = rng.permutation(np.flatnonzero(labels == label))
         for part in absent:
             held_out, left = np.split(left, [max(1, round(HELD_OUT[part] * count))])
             chosen[part].append(held_out)
         chosen["train"].append(left)
-        ranks.append(np.arange(len(left)) / len(left))
     order = {part: rng.permutation(np.concatenate(chosen[part])) for part in absent}
-    # In the order of the ranks, the first samples of any number have the classes in proportion.
-    by_rank = np.concatenate(chosen["train"])[np.argsort(np.concatenate(ranks), kind="stable")]
-    order["train"] = rng.permutation(by_rank[:limit])
+    left = np.concatenate(chosen["train"])
+    order["train"] = rng.permutation(left[in_proportion(labels[left])[:limit]])
     return parts | {part: (items[index], labels[index]) for part, index in order.items()}
+
+
+def in_proportion(labels: np.ndarray) -> np.ndarray:
+    """An order in which the first samples, however many, have the classes in proportion."""
+    ranks = np.zeros(len(labels))
+    for label in np.unique(labels):
+        mine = labels == label
+        ranks[mine] = np.arange(mine.sum()) / mine.sum()
+    return np.argsort(ranks, kind="stable")

@@ -17,7 +17,7 @@ import numpy as np
 
 from sepconv_layers import comparison, cost, export
 from sepconv_layers.comparison.timing import MODES
-from sepconv_layers.export.artefact import SAMPLES, check_model
+from sepconv_layers.export.artefact import SAMPLES, check_model, drawn
 from sepconv_layers.export.litert import QUANTIZE
 from sepconv_layers.export.loading import THREADS
 
@@ -443,7 +443,7 @@ def _drawn(
     specs: Sequence[tuple[Sequence[int | None], np.dtype]],
     arguments: argparse.Namespace,
 ) -> list[np.ndarray]:
-    """Random inputs of a model; of integers, whose range is not known, all 1."""
+    """Random inputs of a model."""
     given = arguments.input_shape or [tuple(shape[1:]) for shape, _ in specs]
     if len(given) != len(specs) or any(None in shape for shape in given):
         raise ValueError(
@@ -454,9 +454,7 @@ def _drawn(
     for shape, (_, dtype) in zip(given, specs, strict=True):
         if dtype.kind == "O":
             raise ValueError(f"{path} takes strings, of which none can be drawn")
-        size = (arguments.batch_size, *shape)
-        drawn = rng.normal(size=size) if dtype.kind in "fV" else np.ones(size)
-        arrays.append(drawn.astype(dtype))
+        arrays.append(drawn(rng, (arguments.batch_size, *shape), dtype))
     return arrays
 
 

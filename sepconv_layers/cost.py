@@ -9,7 +9,6 @@ element-wise is free. A layer without a rule is reported, never taken for zero.
 import collections
 import contextlib
 import dataclasses
-import fnmatch
 import functools
 import inspect
 import itertools
@@ -24,8 +23,8 @@ from typing import Any, NamedTuple
 
 import keras
 
-from sepconv_layers import layers
 from sepconv_layers.files import write
+from sepconv_layers.layers.by_name import by_class
 
 Shape = tuple[int, ...]
 Rule = Callable[..., int]
@@ -407,14 +406,7 @@ RULES: dict[str, Rule] = {
 A subclass has the rule of its nearest base class; but with a `call` of its own it is not free.
 """
 
-_RULES_BY_CLASS = {
-    cls: rule
-    for patterns, rule in RULES.items()
-    for pattern in patterns.split()
-    for module in (keras.layers, layers)
-    for name, cls in vars(module).items()
-    if isinstance(cls, type) and fnmatch.fnmatchcase(name, pattern)
-}
+_RULES_BY_CLASS = by_class(RULES)
 
 # Classes without a public name: the nodes that `keras.ops` make in a functional model, and layers
 # of `keras.applications`. They are element-wise, but for these, of which most have no rule.

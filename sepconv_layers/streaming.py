@@ -7,7 +7,6 @@ far. `RULES` is the table of them.
 """
 
 import dataclasses
-import fnmatch
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -16,9 +15,9 @@ from typing import Any, NoReturn
 import keras
 import numpy as np
 
-from sepconv_layers import layers
 from sepconv_layers.blocks.base import Block, ShortcutBlock
 from sepconv_layers.layers.base import positive_int
+from sepconv_layers.layers.by_name import by_class
 from sepconv_layers.ops.geometry import Geometry
 
 Rule = Callable[..., Any]
@@ -510,27 +509,13 @@ def _pooled(builder: _Builder, layer: Any, signal: _Signal, pool: Rule, join: Ru
     return _Signal(keras.ops.cast(result, layer.compute_dtype), None)
 
 
-def _average_so_far(builder: _Builder, layer: Any, signal: _Signal) -> _Signal:
+def _average(before: Any, number: Any, now: Any, more: Any) -> Any:
     # An average stays exact where a sum would outgrow its type.
-    return _pooled(
-        builder,
-        layer,
-        signal,
-        keras.ops.sum,
-        lambda before, number, now, more: before + (now - before * more) / (number + more),
-    )
+    return before + (now - before * more) / (number + more)
 
 
-def _largest_so_far(builder: _Builder, layer: Any, signal: _Signal) -> _Signal:
-    return _pooled(
-        builder,
-        layer,
-        signal,
-        keras.ops.max,
-        lambda before, number, now, more: keras.ops.where(
-            number > 0, keras.ops.maximum(before, now), now
-        ),
-    )
+def _largest(before: Any, number: Any, now: Any, more: Any) -> Any:
+    return keras.ops.where(number > 0, keras.ops.maximum(before, now), now)
 
 
 def _permute(builder: _Builder, layer: Any, signal: _Signal) -> _Signal:
@@ -562,8 +547,8 @@ def _are_as_many(new: Sequence[int], old: Sequence[Any]) -> bool:
 RULES: dict[str, Rule] = {
     "Conv?D DepthwiseConv?D SeparableConv?D": _window,
     "AveragePooling?D MaxPooling?D": _window,
-    "GlobalAveragePooling?D": _average_so_far,
-    "GlobalMaxPooling?D": _largest_so_far,
+    "GlobalAveragePooling?D": functools.partial(_pooled, pool=keras.ops.sum, join=_average),
+    "GlobalMaxPooling?D": functools.partial(_pooled, pool=keras.ops.max, join=_largest),
     "Activation ELU LeakyReLU PReLU ReLU Softmax": _each_frame,
     "BatchNormalization LayerNormalization RMSNormalization UnitNormalization": _each_frame,
     "Add Average Concatenate Maximum Minimum Multiply Subtract": _each_frame,
@@ -594,14 +579,7 @@ global pooling, where no time is left, any layer may stand.
 _RULES_BY_CLASS: dict[type, Rule] = {
     Block: _block,
     ShortcutBlock: _shortcut_block,
-    **{
-        cls: rule
-        for patterns, rule in RULES.items()
-        for pattern in patterns.split()
-        for module in (keras.layers, layers)
-        for name, cls in vars(module).items()
-        if isinstance(cls, type) and fnmatch.fnmatchcase(name, pattern)
-    },
+    **by_class(RULES),
 }
 
 # The nodes that `keras.ops` and operators make in a functional model: classes without a public

@@ -30,6 +30,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from examples import sources
 from examples.audio.features import FLOOR, Settings, log_mel
 from examples.sources import HELD_OUT, expect, part_folders, require, subfolders
 from sepconv_layers import comparison
@@ -43,7 +44,6 @@ TEN = "yes no up down left right on off stop go".split()
 MAX_SAMPLE_RATE = 16_000
 FORM = 2  # of the files in the cache: counts up when it changes
 NAMED = 5  # recordings that are skipped
-WAVEFORMS = 64  # of the test part, to try artefacts with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,21 +58,21 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Spectrograms `(n, frames, bands)` and labels `(n,)`, by part; and some test recordings.
+class Dataset(sources.Dataset):
+    """Spectrograms `(n, frames, bands)` and labels `(n,)`, by part, and what they were made of.
 
     Attributes:
-        waveforms: The first recordings of the test part, `(n, samples)`.
+        settings: How.
+        clips: The recordings of the test part.
     """
 
-    name: str
-    train: tuple[np.ndarray, np.ndarray]
-    val: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
-    waveforms: np.ndarray
-    classes: tuple[str, ...]
     settings: Settings
-    note: str
+    clips: Sequence[Clip]
+
+    def waveforms(self, count: int) -> np.ndarray:
+        """The first recordings of the test part, `(count, samples)`."""
+        clips = self.clips[:count]
+        return np.stack([_waveform(clip, clip.read(), self.settings) for clip in clips])
 
 
 def load(
@@ -129,16 +129,12 @@ def load(
         if part == "train" and limit is not None:
             expected = f"`limit` must be at least the number of words, {len(words)}"
             expect(limit >= len(words), expected, limit)
-            ranks = np.zeros(len(order))
-            for label in range(len(words)):
-                mine = labels[order] == label
-                ranks[mine] = np.arange(mine.sum()) / mine.sum()
-            order = rng.permutation(order[np.argsort(ranks, kind="stable")][:limit])
+            order = rng.permutation(order[sources.in_proportion(labels[order])[:limit]])
         parts[part] = spectrograms[index[order]], labels[order]
-    first = [kept[i] for i in index[order][:WAVEFORMS]]
-    waveforms = np.stack([_waveform(clip, clip.read(), settings) for clip in first])
-    return Dataset(name, **parts, waveforms=waveforms, classes=tuple(words), settings=settings,
-                   note=note)  # fmt: skip
+    tested = [kept[i] for i in index[order]]
+    return Dataset(
+        name, **parts, classes=tuple(words), note=note, settings=settings, clips=tested
+    )  # fmt: skip
 
 
 def read(
@@ -185,7 +181,11 @@ def _cache_folder() -> Path:
 def _cached(
     clips: Sequence[Clip], settings: Settings, folder: Path
 ) -> tuple[np.ndarray, list[Clip]]:
-    """Spectrograms of all clips that can be read, from the cache if it has them."""
+    """Spectrograms of all clips that can be read, from the cache if it has them.
+
+    A clip may be there several times, and is computed, kept and named once.
+    """
+    every, clips = clips, list(dict.fromkeys(clips))
     contents = [clip.read() for clip in clips]
     key = hashlib.sha256(repr((FORM, settings, FLOOR)).encode())
     digests: dict[int, bytes] = {}
@@ -211,7 +211,9 @@ def _cached(
         named = "; ".join(skipped[:NAMED])
         warnings.warn(f"Skipped {len(skipped)} recordings: {named}{more}.", stacklevel=3)
     kept = [clip for clip, good in zip(clips, is_kept, strict=True) if good]
-    return spectrograms, kept
+    place = {clip: i for i, clip in enumerate(kept)}
+    kept = [clip for clip in every if clip in place]
+    return spectrograms[[place[clip] for clip in kept]], kept
 
 
 def _waveform(clip: Clip, content: bytes, settings: Settings) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 
 import sepconv_layers  # noqa: F401 - so that Keras knows its layers
 from examples.audio import data
+from examples.command_line import new_parser, positive_number
 
 HOP_SECONDS = 0.1
 BATCH = 256
@@ -26,14 +27,12 @@ SMOOTHED = 3  # windows that a detection is the average of
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.audio.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("examples.audio.predict", __doc__)
     parser.add_argument("model", help="a *-waveform.keras, or the folder of a run")
     parser.add_argument("files", nargs="+", metavar="file", help="WAV, FLAC, OGG or MP3")
-    parser.add_argument("--top", type=int, default=3, help="how many words; default: 3")
+    parser.add_argument(
+        "--top", type=positive_number(int), default=3, help="how many words; default: 3"
+    )
     parser.add_argument("--stream", action="store_true", help="run over a long recording")
     parser.add_argument("--threshold", type=float, default=0.7, help="of --stream; default: 0.7")
     return parser

@@ -22,9 +22,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from examples.artefacts import add_export, export_all
+from examples.artefacts import CHECKED, add_export, export_all
 from examples.audio import data, features
-from examples.command_line import add_budget, positive_number
+from examples.command_line import add_budget, new_parser, positive_number
 from sepconv_layers import Comparison, compare, comparison, models
 
 CONVS = ("separable", "standard")
@@ -104,12 +104,21 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         dataset=name,
         command=shlex.join(["python", "-m", "examples.audio.train", *argv]),
     )
+    front = features.front_end(dataset.settings)
     for conv, model in found.models.items():
-        save_for_waveforms(model, dataset, output / f"{conv}-waveform.keras")
-    export_all(
-        found, arguments.export, output, classes, spectrograms, dataset.test,
-        raw=dataset.waveforms, preprocessor=features.front_end(dataset.settings),
-    )  # fmt: skip
+        save_for_waveforms(front, model, dataset, output / f"{conv}-waveform.keras")
+    if arguments.export:
+        export_all(
+            found,
+            arguments.export,
+            output,
+            classes,
+            spectrograms,
+            dataset.test,
+            raw=dataset.waveforms(CHECKED),
+            preprocessor=front,
+        )
+        found.save(output)
     confusion = {conv: confusion_of(model, dataset) for conv, model in found.models.items()}
     save_confusion(confusion, classes, output)
     print(
@@ -119,9 +128,10 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     return found
 
 
-def save_for_waveforms(model: keras.Model, dataset: data.Dataset, path: Path) -> None:
+def save_for_waveforms(
+    front: keras.Model, model: keras.Model, dataset: data.Dataset, path: Path
+) -> None:
     """Writes front end and net as one model, and beside it what its numbers mean."""
-    front = features.front_end(dataset.settings)
     whole = keras.Model(front.input, model(front.output), name=f"{model.name}_waveform")
     comparison.write(path, whole.save)
     settings = dataset.settings
@@ -163,11 +173,7 @@ def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> Non
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.audio.train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("examples.audio.train", __doc__)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", choices=data.SOURCES, help="a corpus; default: mini")
     source.add_argument("--data", metavar="FOLDER", help="your own recordings")

@@ -18,7 +18,6 @@ A part that is absent is held out of the training part, in the proportions of th
 
 import ast
 import csv
-import dataclasses
 import gzip
 import hashlib
 import importlib.util
@@ -35,7 +34,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from examples.sources import PARTS_BY_FOLDER, Part, expect, local, split
+from examples.sources import PARTS_BY_FOLDER, Dataset, expect, local, split
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "document", "question", "title")
 LABEL_COLUMNS = ("label", "class", "category", "sentiment", "target", "topic")
@@ -44,18 +43,6 @@ PACKED = {".gz": gzip.open, ".xz": lzma.open}
 
 Rows = list[tuple[str, str]]  # label and text
 Source = tuple[dict[str, Rows], tuple[str, ...], str]  # parts, class names, origin and licence
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Strings `(n,)` and labels `(n,)`, by part."""
-
-    name: str
-    train: Part
-    val: Part
-    test: Part
-    classes: tuple[str, ...]
-    note: str
 
 
 def load(
@@ -79,7 +66,7 @@ def load(
         seed: Of the split and of the order.
 
     Returns:
-        A `Dataset`.
+        A `Dataset` of strings `(n,)`.
 
     Raises:
         ValueError: If an argument or a file does not hold what is described here.
@@ -455,14 +442,13 @@ def _places(
             columns = f"one of {header}" if header else f"a number from 1 to {width}"
             expect(is_number, f"{path}: `{argument}` must be {columns}", repr(column))
             places[argument] = int(column) - 1
+    if width == 2 and not any(place is not None for place in places.values()):
+        counts = [len({fields[i] for _, fields in lines if len(fields) > i}) for i in (0, 1)]
+        places["label_column"] = int(np.argmin(counts))  # labels repeat, texts hardly
     if width == 2:
-        known = {place for place in places.values() if place is not None}
-        if not known:  # labels repeat, texts hardly
-            counts = [len({fields[i] for _, fields in lines if len(fields) > i}) for i in (0, 1)]
-            places["label_column"] = int(np.argmin(counts))
-            known = {places["label_column"]}
-        for argument, place in places.items():
-            places[argument] = 1 - known.copy().pop() if place is None else place
+        for argument, other in (("text_column", "label_column"), ("label_column", "text_column")):
+            if places[argument] is None:
+                places[argument] = 1 - places[other]
     columns = header if header is not None else f"columns without names, such as {lines[0][1]}"
     for argument, place in places.items():
         fix = f"Give `{argument}`" + (", a name." if header else f", a number from 1 to {width}.")

@@ -16,18 +16,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from examples.command_line import positive_number
+from examples.command_line import new_parser, positive_number
 from examples.sources import require
 
 BATCH = 256
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.text.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("examples.text.predict", __doc__)
     parser.add_argument("model", help="a *-hub folder, or the folder of a run")
     parser.add_argument("texts", nargs="*", metavar="text", help="by default the standard input")
     parser.add_argument("--top", type=positive_number(int), default=3, help="labels; default: 3")

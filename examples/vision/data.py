@@ -24,13 +24,13 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from examples.sources import (
+    Dataset,
     Part,
     expect,
     local,
@@ -48,18 +48,6 @@ FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankl
 CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck".split(",")
 
 Source = tuple[dict[str, Part], list[str], str]  # parts, class names, origin and licence
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Images `(n, height, width, channels)`, values 0 to 255, and labels `(n,)`, by part."""
-
-    name: str
-    train: Part
-    val: Part
-    test: Part
-    classes: tuple[str, ...]
-    note: str
 
 
 def load(
@@ -85,8 +73,9 @@ def load(
             same files give the same result on every machine.
 
     Returns:
-        A `Dataset`. Images are uint8, or float32 if a `.npz` file has floats. Images from files
-        have one channel if all are grey, otherwise three; transparent parts become white.
+        A `Dataset` of images `(n, height, width, channels)` with values from 0 to 255. They are
+        uint8, or float32 if a `.npz` file has floats. Images from files have one channel if all are
+        grey, otherwise three; transparent parts become white.
 
     Raises:
         ValueError: If an argument, a folder or a file does not hold what is described here.

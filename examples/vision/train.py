@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 
 from examples.artefacts import CHECKED, add_export, export_all
-from examples.command_line import add_budget, positive_number
+from examples.command_line import add_budget, new_parser, positive_number
 from examples.vision import data
 from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
 
@@ -89,28 +88,26 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         dataset=dataset.name,
         command=shlex.join(["python", "-m", "examples.vision.train", *argv]),
     )
-    train, test = dataset.train[0].astype("float32"), dataset.test[0].astype("float32")
-    export_all(
-        found, arguments.export, output, dataset.classes, train, (test, dataset.test[1]),
-        raw=dataset.test[0][:CHECKED],
-        preprocessor=to_float if dataset.test[0].dtype == "uint8" else None,
-        input_signature=tf.TensorSpec((None, *input_shape), dataset.test[0].dtype, name="images"),
-    )  # fmt: skip
+    if arguments.export:
+        images = dataset.test[0][:CHECKED]
+        raw = keras.Input(input_shape, dtype=images.dtype.name, name="images")
+        export_all(
+            found,
+            arguments.export,
+            output,
+            dataset.classes,
+            dataset.train[0],
+            dataset.test,
+            raw=images,
+            preprocessor=keras.Model(raw, keras.ops.cast(raw, "float32")),
+        )
+        found.save(output)
     print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
     return found
 
 
-def to_float(images: tf.Tensor) -> tf.Tensor:
-    """Pixels as the nets take them."""
-    return tf.cast(images, "float32")
-
-
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.vision.train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("examples.vision.train", __doc__)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", choices=data.SOURCES, help="a public set; default: digits")
     source.add_argument("--data", metavar="PATH", help="your own images: a folder or .npz file")

@@ -110,10 +110,8 @@ def sample_for(model: keras.Model, sample: Any, argument: str = "sample") -> Arr
                     "argument must be a batch of inputs to try the artefact with. Received: "
                     f"sample=None for the shape {tuple(tensor.shape)}."
                 )
-            is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
             size = (tensor.shape[0] or SAMPLES, *shape)
-            drawn = rng.normal(size=size) if is_float else np.ones(size)
-            arrays.append(drawn.astype(tensor.dtype if is_float else "int32"))
+            arrays.append(drawn(rng, size, keras.backend.standardize_dtype(tensor.dtype)))
     else:
         arrays = [np.asarray(array) for array in keras.tree.flatten(sample)]
     _check_shapes(inputs, arrays, argument)
@@ -121,6 +119,12 @@ def sample_for(model: keras.Model, sample: Any, argument: str = "sample") -> Arr
         array.astype(keras.backend.standardize_dtype(tensor.dtype))
         for tensor, array in zip(inputs, arrays, strict=True)
     ]
+
+
+def drawn(rng: np.random.Generator, size: Sequence[int], dtype: Any) -> np.ndarray:
+    """Random numbers; of integers, whose range is not known, all 1."""
+    is_float = "float" in np.dtype(dtype).name
+    return (rng.normal(size=size) if is_float else np.ones(size)).astype(dtype)
 
 
 def _check_shapes(inputs: Sequence[Any], arrays: Arrays, argument: str) -> None:
