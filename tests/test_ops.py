@@ -244,6 +244,21 @@ def test_low_precision_matches_the_oracle(seed, operator, mode, dtype, tolerance
     check(drawn, mode, operator, tolerance=tolerance, dtype=dtype)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-3), ("bfloat16", 1.6e-2)])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("rank", "size"), [(1, 9000), (2, 96), (3, 22)])
+def test_low_precision_does_not_wear_off_over_many_positions(rank, size, mode, dtype, tolerance):
+    x = np.random.default_rng(rank).uniform(size=(1, *(size,) * rank, 2))
+    x = x.astype(dtype).astype("float64")
+    axes = tuple(range(1, rank + 1))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3,) * rank, axes)
+    expected = np.moveaxis(windows.sum((0, *axes)), 0, -1)[..., None]
+    upstream = np.ones(windows.shape[: rank + 2])
+    arguments = (x, np.ones((*(3,) * rank, 2, 1)))
+    *_, gradient = run_with_gradients(ops.depthwise_conv, arguments, upstream, mode, dtype)
+    np.testing.assert_allclose(gradient, expected, rtol=tolerance)
+
+
 # TensorFlow's grouped kernel for volumes, which "native" is there, needs to know its shapes.
 @only_tensorflow
 @pytest.mark.parametrize(

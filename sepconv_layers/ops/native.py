@@ -4,9 +4,11 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.ops import runtime
 from sepconv_layers.ops.channels_last import torch_conv
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.polyphase import polyphase
+from sepconv_layers.ops.precision import sums_in_float32
 
 LONG = 9  # taps
 
@@ -20,6 +22,14 @@ def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         return torch_conv(inputs, grouped, geometry, groups=channels)
     if backend != "tensorflow":
         return _depthwise(inputs, kernel, geometry)
+    # On a CPU without instructions for half precision TensorFlow's kernel sums in it: gradients
+    # towards a kernel are off by a fifth, and take twice as long as in float32.
+    on_cpu = runtime.device() == "cpu"
+    lowering = sums_in_float32(_tensorflow) if on_cpu else _tensorflow
+    return lowering(inputs, kernel, geometry)
+
+
+def _tensorflow(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if geometry.rank == 3:
         return _tensorflow_3d(inputs, kernel, geometry)
     unit = max(geometry.strides) == max(geometry.dilation_rate) == 1

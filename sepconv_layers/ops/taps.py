@@ -10,22 +10,20 @@ import keras
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.per_channel import sum_per_channel
 from sepconv_layers.ops.polyphase import polyphase
+from sepconv_layers.ops.precision import sums_in_float32
 from sepconv_layers.ops.rows import correlate_rows, rows_kernel_gradient
 
 # Number of taps above which a loop goes over the kernel's rows: XLA takes seconds for so many.
 WRITTEN_OUT = 49
 
 
+@sums_in_float32
 def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Pads once, then adds up shifted slices times a per-channel weight.
 
-    A compiler fuses it all into one vectorised pass over the input. Half-precision inputs are
-    summed in float32, as a backend's own kernel does.
+    A compiler fuses it all into one vectorised pass over the input.
     """
     inputs, geometry = geometry.pad(inputs)
-    dtype = keras.backend.standardize_dtype(inputs.dtype)
-    if dtype in ("float16", "bfloat16"):
-        inputs, kernel = keras.ops.cast(inputs, "float32"), keras.ops.cast(kernel, "float32")
     *kernel_size, channels, multiplier = kernel.shape
     is_large = geometry.rank > 1 and math.prod(kernel_size) > WRITTEN_OUT
     if is_large and max(geometry.strides) > 1:
@@ -57,7 +55,7 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         shifted = ((geometry.tap(inputs, index), kernel[index]) for index in every)
         return _weighted_sum(shifted, geometry), gradients
 
-    return keras.ops.cast(convolve(inputs, kernel), dtype)
+    return convolve(inputs, kernel)
 
 
 def _weighted_sum(parts: Iterable[tuple[Any, Any]], geometry: Geometry) -> Any:
