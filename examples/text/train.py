@@ -31,9 +31,7 @@ from examples.text import data, tokens
 from sepconv_layers import Comparison, compare, comparison, models
 
 CONVS = ("separable", "standard")
-LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.1
-EMBEDDING = 256
 VOCABULARY_SIZE = 8_000
 SERVED = 256  # texts in a batch, to time how many are served
 
@@ -44,20 +42,31 @@ class Settings:
 
     Attributes:
         epochs: Passes over the training texts.
+        learning_rate: The largest one.
         longest: Tokens after which a text is cut, if not one in twenty is as long.
         pieces: Whether a word that is not in the vocabulary is split, or unknown.
+        rarity: How often training hides rare tokens, as `TokenDropout` has it.
+        embedding: Length of the vector that stands for a token.
+        width: Of the net.
         dropout: Of the net.
     """
 
     epochs: int = 8
+    learning_rate: float = 2e-3
     longest: int = 400
     pieces: bool = True
+    rarity: float = 5.0
+    embedding: int = 256
+    width: float = 1.0
     dropout: float = 0.6
 
 
 SETTINGS = {
-    "docstrings": Settings(epochs=10, longest=40),
-    "imdb": Settings(epochs=4),
+    # Few and short, or many and long: a small net takes minutes, not hours.
+    "docstrings": Settings(epochs=10, longest=40, embedding=64, width=0.5),
+    "imdb": Settings(
+        epochs=4, learning_rate=4e-3, rarity=1.0, embedding=64, width=0.5, dropout=0.4
+    ),
     # Short questions, in which the word that is asked about is often a new one.
     "trec": Settings(epochs=14, pieces=False, dropout=0.5),
 }
@@ -145,8 +154,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
             classes=len(dataset.classes),
             vocabulary_size=vocabulary_size,
             conv=conv,
-            width=arguments.width,
-            embedding=EMBEDDING,
+            width=settings.width * arguments.width,
+            embedding=settings.embedding,
             dropout=settings.dropout,
         ),
         {**parts, "classes": dataset.classes},
@@ -154,10 +163,10 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         epochs=arguments.epochs or settings.epochs,
         batch_size=arguments.batch_size,
         seeds=arguments.seeds,
-        learning_rate=LEARNING_RATE,
+        learning_rate=settings.learning_rate,
         weight_decay=WEIGHT_DECAY,
         label_smoothing=0.1,
-        augmentation=TokenDropout(counts),
+        augmentation=TokenDropout(counts, rarity=settings.rarity),
         output=output,
         task="Text classification",
         dataset=dataset.name,

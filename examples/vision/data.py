@@ -23,7 +23,7 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -40,6 +40,7 @@ from examples.sources import (
     subfolders,
 )
 
+IMAGE = ("height", "width")
 LARGEST_DEFAULT_SIZE = 96
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error)
@@ -96,7 +97,7 @@ def load(
         name = path.stem if is_npz else path.name
         expected = "`folder` must be an existing folder of images or .npz file"
         expect(is_npz or path.is_dir(), expected, repr(str(folder)))
-        parts, classes, note = _from_npz(path) if is_npz else _from_folder(path)
+        parts, classes, note = from_npz(path) if is_npz else _from_folder(path)
     is_files = parts["train"][0].ndim == 1
     if is_files:
         parts, default_size, mode = _read_headers(parts)
@@ -155,7 +156,7 @@ def _cifar10() -> Source:
     note = "Krizhevsky 2009; no licence stated, for research"
     if found := local(place):
         note = f"CIFAR-10, JPEG copy (lossy), {note}"
-        with _open_npz(found) as file:
+        with open_npz(found) as file:
             train, test = (
                 (_read_jpegs(file[f"{part}_jpeg"], file[f"{part}_offsets"]), file[f"{part}_labels"])
                 for part in ("train", "test")
@@ -208,7 +209,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     # NumPy leaves a file open that it opened itself and cannot read.
     with _reading(path), path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         yield file
@@ -217,10 +218,10 @@ def _open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
 # Your own images
 
 
-def _from_npz(path: Path) -> Source:
-    """Reads and checks the arrays; labels become class indices, and pixels 0 to 255."""
+def from_npz(path: Path, axes: Sequence[str] = IMAGE) -> Source:
+    """Reads and checks the arrays; labels become class indices, and values 0 to 255."""
     keys = {}
-    with _open_npz(path) as file:
+    with open_npz(path) as file:
         names = sorted(file.files)
         for part in ("train", "val", "test"):
             pairs = (f"x_{part}", f"y_{part}"), (f"{part}_images", f"{part}_labels")
@@ -237,9 +238,9 @@ def _from_npz(path: Path) -> Source:
     images = {part: arrays[x_key] for part, (x_key, _) in keys.items()}
     labels = {part: arrays[y_key] for part, (_, y_key) in keys.items()}
     for part, (x_key, y_key) in keys.items():
-        _check_arrays(x_key, images[part], y_key, labels[part])
+        _check_arrays(x_key, images[part], y_key, labels[part], axes)
         like, received = (f"{x.shape[1:]}, {x.dtype}" for x in (images["train"], images[part]))
-        expected = f"`{x_key}` must have images of the shape and type of the training part, {like}"
+        expected = f"`{x_key}` must have the shape and type of the training part, {like}"
         expect(like == received, expected, received)
 
     # Numbers and strings can only be compared as strings.
@@ -257,17 +258,21 @@ def _from_npz(path: Path) -> Source:
     scale = dtype.type(255 if max(x.max() for x in images.values()) <= 1 else 1)
     parts = {}
     for part, x in images.items():
-        x = x.astype(dtype, copy=False).reshape(*x.shape[:3], -1)
+        x = x.astype(dtype, copy=False).reshape(*x.shape[: 1 + len(axes)], -1)
         parts[part] = (x if scale == 1 else x * scale), np.searchsorted(classes, labels[part])
-    return parts, [str(name) for name in classes], f"Own images, {path.name}"
+    return parts, [str(name) for name in classes], f"Own data, {path.name}"
 
 
-def _check_arrays(x_key: str, x: np.ndarray, y_key: str, y: np.ndarray) -> None:
+def _check_arrays(
+    x_key: str, x: np.ndarray, y_key: str, y: np.ndarray, axes: Sequence[str]
+) -> None:
     received = f"shape {x.shape}, dtype {x.dtype}"
-    valid = x.ndim in (3, 4) and 0 not in x.shape
-    expected = f"`{x_key}` must be of shape (n, height, width) or (n, height, width, channels)"
+    with_channels = len(axes) + 2
+    valid = x.ndim in (with_channels - 1, with_channels) and 0 not in x.shape
+    names = ", ".join(("n", *axes))
+    expected = f"`{x_key}` must be of shape ({names}) or ({names}, channels)"
     expect(valid, f"{expected}, none of them 0", received)
-    channels_first = x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4
+    channels_first = x.ndim == with_channels and x.shape[1] in (1, 3) and x.shape[-1] > 4
     fix = f"Use np.moveaxis({x_key}, 1, -1)."
     expect(not channels_first, f"`{x_key}` must have its channels last", received, fix)
     expected = f"`{x_key}` must hold numbers from 0 to 255, or from 0 to 1"
@@ -275,7 +280,7 @@ def _check_arrays(x_key: str, x: np.ndarray, y_key: str, y: np.ndarray) -> None:
     low, high = x.min(), x.max()
     expect(0 <= low and high <= 255, expected, f"{low} to {high}")  # false for NaN, too
     valid = y.shape in ((len(x),), (len(x), 1)) and y.dtype.kind in "buiUS"
-    expected = f"`{y_key}` must hold one integer or string for each of the {len(x)} images"
+    expected = f"`{y_key}` must hold one integer or string for each of the {len(x)} samples"
     fix = f"If the labels are one-hot: np.argmax({y_key}, axis=1). If floats: {y_key}.astype(int)."
     expect(valid, expected, f"shape {y.shape}, dtype {y.dtype}", fix)
 

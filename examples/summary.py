@@ -1,0 +1,41 @@
+"""Comparisons as one table: a row for each, the standard net against the separable one."""
+
+from collections.abc import Iterable
+
+from sepconv_layers import Comparison
+
+
+def cells(found: Iterable[Comparison]) -> list[list[str]]:
+    """The header, and a row for each comparison of both nets."""
+    header = ["data", "separable accuracy", "standard accuracy"]
+    header += ["parameters ÷", "MACs ÷", "inference", "training step", "int8 kB"]
+    return [header, *(_row(one) for one in found)]
+
+
+def _row(one: Comparison) -> list[str]:
+    rows = {row.conv: row for row in one.rows}
+    separable, standard = rows["separable"], rows["standard"]
+    # No convolution saves the parameters of an embedding.
+    params = [row.params - row.embedding_params for row in (standard, separable)]
+    int8 = [row.artefacts.get("int8", {}).get("bytes") for row in (separable, standard)]
+    return [
+        f"{one.task}: {one.dataset}",
+        separable.accuracy_text(),
+        standard.accuracy_text(),
+        f"{params[0] / params[1]:.1f}",
+        f"{one.mac_ratio:.1f}",
+        f"{one.speedup['infer']:.1f}×",
+        f"{one.speedup['train']:.1f}×",
+        " / ".join(f"{size / 1e3:,.0f}" for size in int8) if all(int8) else "–",
+    ]
+
+
+def table(found: Iterable[Comparison]) -> str:
+    """In Markdown, its columns aligned."""
+    header, *body = cells(found)
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(
+        "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"
+        for row in (header, rule, *body)
+    )
