@@ -1,5 +1,6 @@
 """3D depthwise convolution as a sum of 2D ones over the kernel's depth."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -8,7 +9,12 @@ from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.native import native
 
 
-def planes(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+def planes(
+    inputs: Any,
+    kernel: Any,
+    geometry: Geometry,
+    convolve: Callable[[Any, Any, Geometry], Any] = native,
+) -> Any:
     """Convolves each plane of a volume natively, and adds up what the kernel's planes give.
 
     The planes of all volumes stand in one row, so that a kernel's plane meets a piece of the row
@@ -16,13 +22,14 @@ def planes(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     kernel, and a slower one in its gradient. What straddles two volumes is cut out at the end.
 
     With one or two dimensions the input is a single plane, and this is the native lowering.
+    Convolutions of another kind are made of 2D ones in the same way: by `convolve`.
     """
     if geometry.rank < 3:
-        return native(inputs, kernel, geometry)
+        return convolve(inputs, kernel, geometry)
     if geometry.data_format == "channels_first":
         # Planes are merged with the batch, so depth has to stand beside it.
         inputs = keras.ops.moveaxis(inputs, 1, -1)
-        outputs = planes(inputs, kernel, geometry.replace(data_format="channels_last"))
+        outputs = planes(inputs, kernel, geometry.replace(data_format="channels_last"), convolve)
         return keras.ops.moveaxis(outputs, -1, 1)
     plane = geometry.axes(slice(1, None))
     if geometry.padding == "causal":  # which is a matter of the depth alone
@@ -49,7 +56,7 @@ def planes(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     outputs = None
     for index in indices:
         start, phase = divmod(index * dilation, stride)
-        part = native(_cut(rows[phase], 0, start, length), kernel[index], plane)
+        part = convolve(_cut(rows[phase], 0, start, length), kernel[index], plane)
         outputs = part if outputs is None else outputs + part
     outputs = keras.ops.pad(outputs, [(0, batch * each - length), (0, 0), (0, 0), (0, 0)])
     outputs = keras.ops.reshape(outputs, (batch, each, *keras.ops.shape(outputs)[1:]))
