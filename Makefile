@@ -18,10 +18,8 @@ TORCH := torch==2.13.0$(if $(filter Darwin,$(shell uname -s)),,+cpu)
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1:	/p' Makefile
 
-demo: .venv/.examples  ## train twins on handwritten digits, spoken words and docstrings, into demo
-	$(BIN)/python -m examples.vision.train --output demo/vision
-	$(BIN)/python -m examples.audio.train --output demo/audio
-	$(BIN)/python -m examples.text.train --output demo/text
+demo: .venv/.examples  ## train twins on images, sounds, texts and volumes; demo/report.html
+	$(BIN)/python -m examples.demo --output demo
 
 test: .venv/.torch  ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest --numprocesses 2 --timeout 600 --doctest-modules sepconv_layers tests

@@ -1,7 +1,7 @@
 """All examples at small size, one table at the end, and a report to open in a browser.
 
     python -m examples.demo
-        twins on digits, spoken words, docstrings and solids, no download: 6 minutes on two cores
+        twins on digits, spoken words, docstrings and solids, no download
     python -m examples.demo --quick
         the same with as little training as there can be, to see that everything runs
 
@@ -25,6 +25,8 @@ from examples.vision import volumes
 from sepconv_layers import Comparison, comparison
 
 EXAMPLES = {"vision": vision, "audio": audio, "text": text, "volumes": volumes}
+# What volumes take long for is shown by one training of each net.
+BUDGETS = {"volumes": ("--seeds", "1")}
 QUICK = ("--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "96")
 # How to go on: what to run on data of one's own.
 NEXT = {
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Comparison]:
     found = {}
     for number, (name, example) in enumerate(EXAMPLES.items(), 1):
         print(f"\n== {number} of {len(EXAMPLES)}: {name} ==\n", flush=True)
-        budget = QUICK if arguments.quick else ()
+        budget = QUICK if arguments.quick else BUDGETS.get(name, ())
         found[name] = example.main([*budget, "--output", str(output / name)])
         picture = (output / name / "comparison.png").read_bytes()
         comparison.write(output / f"{name}.png", partial(_write_bytes, picture))

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from examples.vision import train
+from examples import demo
+from examples.vision import train, volumes
 from sepconv_layers.comparison import timing
 from tests.test_vision_data import write_classes, write_npz
 
@@ -89,3 +90,63 @@ def test_vision_nets_see_the_whole_of_any_image_size(size):
         assert 2 <= min(feature_map) and max(feature_map) <= 8
         logits = model.predict(np.zeros((2, size, size, 3), "uint8"), verbose=0)
         assert logits.shape == (2, 5)
+
+
+def test_volumes_are_read_from_an_npz_file(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (40, 9, 8, 7), "uint8"), np.arange(40) % 2
+    np.savez(tmp_path / "own.npz", train_images=x, train_labels=y, test_images=x, test_labels=y)
+    dataset = volumes.load(file=tmp_path / "own.npz", limit=20)
+    assert dataset.name == "own" and dataset.classes == ("0", "1")
+    assert dataset.train[0].shape == (20, 9, 8, 7, 1) and dataset.val[0].shape[0] == 4
+    np.testing.assert_array_equal(dataset.test[0][..., 0], x)
+
+
+def test_solids_are_the_same_each_time_and_of_all_kinds():
+    dataset, again = volumes.load(), volumes.load()
+    np.testing.assert_array_equal(dataset.train[0], again.train[0])
+    assert set(dataset.train[1]) == set(range(len(dataset.classes)))
+    share = (dataset.train[0] > 0).mean(axis=(1, 2, 3, 4))
+    assert 0.01 < share.min() and share.max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_train": np.zeros((4, 8, 8), "uint8")}, "Add y_train"),
+        (
+            {"x_train": np.zeros((4, 8, 8), "uint8"), "y_train": np.arange(4) % 2},
+            r"`x_train` must be of shape \(n, depth, height, width\)",
+        ),
+    ],
+)
+def test_volumes_that_are_none_are_a_clear_error(tmp_path, arrays, message):
+    np.savez(tmp_path / "own.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        volumes.load(file=tmp_path / "own.npz")
+    with pytest.raises(ValueError, match=r"`file` must be an existing \.npz file"):
+        volumes.load(file=tmp_path / "absent.npz")
+
+
+def test_modelnet_without_its_folder_says_where_it_is_looked_for(monkeypatch):
+    monkeypatch.delenv("SEPCONV_DATA", raising=False)
+    with pytest.raises(RuntimeError, match="SEPCONV_DATA.*modelnet10"):
+        volumes.load("modelnet10")
+
+
+def test_the_demo_ends_in_one_table_and_a_page_that_needs_no_other_file(
+    tmp_path, capsys, monkeypatch
+):
+    others = {"audio", "text"}  # whose own tests run them
+    kept = {name: one for name, one in demo.EXAMPLES.items() if name not in others}
+    monkeypatch.setattr(demo, "EXAMPLES", kept)
+    found = demo.main(["--quick", "--output", str(tmp_path)])
+    table = capsys.readouterr().out.split("== 2 of 2")[1].split("Open")[0].split("\n\n")[-2]
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert len(table.splitlines()) == 2 + len(found)
+    for name, comparison in found.items():
+        title = f"{comparison.task}: {comparison.dataset}"
+        assert title in table and title in page and comparison.rows[0].accuracy_text() in page
+        assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    assert page.count("data:image/png;base64,") == len(found) == 2
+    assert not re.search(r"(src|href)=\"(?!data:)", page)

@@ -18,22 +18,25 @@ from benchmarks import (
     readme,
     scaling,
 )
+from examples import demo
 from examples.audio import predict as audio_predict
 from examples.audio import train as audio
 from examples.text import predict as text_predict
 from examples.text import train as text
-from examples.vision import train
+from examples.vision import train, volumes
 from sepconv_layers import cli
 
 TEXTS = {
     path.relative_to(readme.ROOT).as_posix(): path.read_text("utf-8") for path in readme.READMES
 }
 PARSERS = {
+    "examples.demo": demo.make_parser(),
     "examples.audio.predict": audio_predict.make_parser(),
     "examples.audio.train": audio.make_parser(),
     "examples.text.predict": text_predict.make_parser(),
     "examples.text.train": text.make_parser(),
     "examples.vision.train": train.make_parser(),
+    "examples.vision.volumes": volumes.make_parser(),
     "benchmarks.batch_norm_momentum": batch_norm_momentum.make_parser(),
     **{
         f"benchmarks.{benchmark.NAME}": harness.make_parser(benchmark)
