@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 TORCH := torch==2.13.0$(if $(filter Darwin,$(shell uname -s)),,+cpu)
 
 .NOTPARALLEL:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint readme clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1:	/p' Makefile
@@ -28,6 +28,9 @@ lint: .venv/.dev  ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+readme: .venv/.dev  ## make the tables of the READMEs again, from the records in results
+	$(BIN)/python -m benchmarks.readme
 
 clean:  ## remove the environment, caches and everything that the other targets wrote
 	rm -rf .venv build dist demo .mypy_cache .pytest_cache .ruff_cache

@@ -3,7 +3,7 @@
     python -m benchmarks.readme
 
 A table stands between `<!-- results/RECORD -->` and `<!-- end -->`: the record is the folder of a
-comparison, or the file of a benchmark.
+comparison, or the file of a benchmark. `<!-- results/* -->` is a table of all comparisons.
 """
 
 import importlib
@@ -11,10 +11,12 @@ import json
 import re
 from pathlib import Path
 
+from examples.summary import table as summary
 from sepconv_layers import Comparison
 
 ROOT = Path(__file__).parents[1]
 READMES = (ROOT / "README.md", *sorted(ROOT.glob("examples/*/README.md")))
+EVERY = "results/*"
 
 
 def render(text: str) -> str:
@@ -22,7 +24,10 @@ def render(text: str) -> str:
 
     def table(match: re.Match) -> str:
         path = ROOT / match[1]
-        if path.is_dir():
+        if match[1] == EVERY:
+            paths = sorted(ROOT.glob(f"{EVERY}/*/results.json"))
+            markdown = summary(map(Comparison.load, paths))
+        elif path.is_dir():
             markdown = Comparison.load(path).to_markdown()
         else:
             record = json.loads(path.read_text("utf-8"))
