@@ -261,6 +261,7 @@ def test_a_bad_argument_is_named(make, shape, unknown, how):
             assert str(value) in message
 
 
+@the_same_everywhere
 @pytest.mark.parametrize("make", [models.mobilenet, models.ds_cnn, models.mobilenet_3d])
 def test_the_channels_of_the_input_must_be_known(make):
     shape = next(unknown for net, _, unknown, _ in SMALL if net is make)
