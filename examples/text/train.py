@@ -1,7 +1,7 @@
 """Text classification: a depthwise-separable net against its standard-convolution twin.
 
     python -m examples.text.train
-        docstrings of installed packages, no download: 8 minutes on two busy cores
+        docstrings of installed packages, no download
     python -m examples.text.train --dataset sst2
     python -m examples.text.train --dataset trec
     python -m examples.text.train --dataset imdb
