@@ -19,7 +19,7 @@ help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1:	/p' Makefile
 
 demo: .venv/.examples  ## train twins on images, sounds, texts and volumes; demo/report.html
-	$(BIN)/python -m examples.demo --output demo
+	$(BIN)/python -m examples.demo
 
 test: .venv/.torch  ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest --numprocesses 2 --timeout 600 --doctest-modules sepconv_layers tests

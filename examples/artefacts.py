@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from examples.sources import Dataset
 from sepconv_layers import Comparison, export
 
 LITERT = ("ai_edge_litert",)
@@ -90,3 +91,19 @@ def export_all(
                 f"{artefact.path}: {artefact.bytes / 1e3:,.0f} kB, {artefact.latency_ms:.2f} ms, "
                 f"agrees in {artefact.agreement:.1%} of {len(common['sample'])} samples"
             )
+
+
+def export_arrays(found: Comparison, kinds: Sequence[str], output: Path, data: Dataset) -> None:
+    """The same where nets take the samples of a data set as they are; the record is saved again.
+
+    The hub form takes them in their own type.
+    """
+    if not kinds:
+        return
+    samples = data.test[0][:CHECKED]
+    name = next(iter(found.models.values())).input.name
+    raw = keras.Input(samples.shape[1:], dtype=samples.dtype.name, name=name)
+    cast = keras.Model(raw, keras.ops.cast(raw, "float32"))
+    train = data.train[0]
+    export_all(found, kinds, output, data.classes, train, data.test, raw=samples, preprocessor=cast)
+    found.save(output)

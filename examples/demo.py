@@ -12,6 +12,7 @@ folder for each example. The same command goes on where an interrupted run stopp
 import argparse
 import base64
 import html
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -72,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Comparison]:
         print(f"\n== {number} of {len(EXAMPLES)}: {name} ==\n", flush=True)
         budget = QUICK if arguments.quick else BUDGETS.get(name, ())
         found[name] = example.main([*budget, "--output", str(output / name)])
-        picture = (output / name / "comparison.png").read_bytes()
-        comparison.write(output / f"{name}.png", partial(_write_bytes, picture))
+        picture = partial(shutil.copyfile, output / name / "comparison.png")
+        comparison.write(output / f"{name}.png", picture)
     comparison.write_text(output / "report.html", report(found, output))
     print(f"\n{table(found.values())}\n\nOpen {output / 'report.html'}")
     return found
@@ -109,10 +110,6 @@ def report(found: Mapping[str, Comparison], output: Path) -> str:
         table="<table>\n" + "\n".join(lines) + "\n</table>",
         sections="\n".join(sections),
     )
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    Path(path).write_bytes(content)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import keras
 
-from examples.artefacts import CHECKED, add_export, export_all
+from examples.artefacts import add_export, export_arrays
 from examples.command_line import add_budget, new_parser, positive_number
 from examples.vision import data
 from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
@@ -88,20 +88,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         dataset=dataset.name,
         command=shlex.join(["python", "-m", "examples.vision.train", *argv]),
     )
-    if arguments.export:
-        images = dataset.test[0][:CHECKED]
-        raw = keras.Input(input_shape, dtype=images.dtype.name, name="images")
-        export_all(
-            found,
-            arguments.export,
-            output,
-            dataset.classes,
-            dataset.train[0],
-            dataset.test,
-            raw=images,
-            preprocessor=keras.Model(raw, keras.ops.cast(raw, "float32")),
-        )
-        found.save(output)
+    export_arrays(found, arguments.export, output, dataset)
     print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
     return found
 

@@ -1,7 +1,7 @@
 """Volume classification: a 3D depthwise-separable net against its standard-convolution twin.
 
     python -m examples.vision.volumes
-        solids that are drawn as voxels, no download: 1 minute on two cores
+        solids that are drawn as voxels, no download
     python -m examples.vision.volumes --dataset modelnet10
     python -m examples.vision.volumes --data FILE.npz
 
@@ -26,7 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from examples.artefacts import CHECKED, add_export, export_all
+from examples.artefacts import add_export, export_arrays
 from examples.command_line import add_budget, new_parser
 from examples.sources import Dataset, expect, local, split
 from examples.vision.data import Source, from_npz, open_npz
@@ -35,10 +35,11 @@ from sepconv_layers import Comparison, compare, models
 CONVS = ("separable", "standard")
 AXES = ("depth", "height", "width")
 WIDTH = 0.5  # of the net, before `--width`
-EPOCHS = {"solids": 8, "modelnet10": 15}
+EPOCHS = {"solids": 8}
 DEFAULT_EPOCHS = 15
 BATCH_SIZE = 32
 LEARNING_RATE = 2e-2
+MIRRORED = (1, 2)  # axes: the objects of the public sets stand upright
 
 
 @keras.saving.register_keras_serializable("sepconv_examples")
@@ -63,10 +64,6 @@ class RandomMirror(keras.layers.Layer):
         return {**super().get_config(), "axes": self.axes, "seed": self.seed}
 
 
-# By data set: the axes in which an object may as well be mirrored. All stand upright.
-MIRRORED = {"solids": (1, 2), "modelnet10": (1, 2)}
-
-
 def build(conv: str, input_shape: Sequence[int], classes: int, width: float = 1.0) -> keras.Model:
     """MobileNet in three dimensions. It takes values from 0 to 255 and gives logits."""
     volumes = keras.Input(input_shape, name="volumes")
@@ -86,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     input_shape, classes = dataset.train[0].shape[1:], len(dataset.classes)
     print(f"{dataset.name}: {dataset.note}")
     print(f"{len(dataset.train[1]):,} training volumes of shape {input_shape}, {classes} classes")
-    mirrored = MIRRORED.get(dataset.name, ()) if arguments.data is None else ()
     output = Path(arguments.output or f"runs/volumes/{dataset.name}")
     found = compare(
         lambda conv: build(conv, input_shape, classes, arguments.width),
@@ -97,26 +93,13 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         seeds=arguments.seeds,
         learning_rate=LEARNING_RATE,
         label_smoothing=0.1,
-        augmentation=RandomMirror(mirrored) if mirrored else None,
+        augmentation=RandomMirror(MIRRORED) if arguments.data is None else None,
         output=output,
         task="Volume classification",
         dataset=dataset.name,
         command=shlex.join(["python", "-m", "examples.vision.volumes", *argv]),
     )
-    if arguments.export:
-        volumes = dataset.test[0][:CHECKED]
-        raw = keras.Input(input_shape, dtype=volumes.dtype.name, name="volumes")
-        export_all(
-            found,
-            arguments.export,
-            output,
-            dataset.classes,
-            dataset.train[0],
-            dataset.test,
-            raw=volumes,
-            preprocessor=keras.Model(raw, keras.ops.cast(raw, "float32")),
-        )
-        found.save(output)
+    export_arrays(found, arguments.export, output, dataset)
     print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
     return found
 

@@ -22,10 +22,7 @@ def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         return torch_conv(inputs, grouped, geometry, groups=channels)
     if backend != "tensorflow":
         return _depthwise(inputs, kernel, geometry)
-    # On a CPU without instructions for half precision TensorFlow's kernel sums in it: gradients
-    # towards a kernel are off by a fifth, and take twice as long as in float32.
-    on_cpu = runtime.device() == "cpu"
-    lowering = sums_in_float32(_tensorflow) if on_cpu else _tensorflow
+    lowering = _tensorflow_cpu if runtime.device() == "cpu" else _tensorflow
     return lowering(inputs, kernel, geometry)
 
 
@@ -41,6 +38,11 @@ def _tensorflow(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if len(set(geometry.strides)) > 1 or (strided and max(geometry.dilation_rate) > 1):
         return polyphase(_depthwise, inputs, kernel, geometry)
     return _depthwise(inputs, kernel, geometry)
+
+
+# On a CPU without instructions for half precision TensorFlow's kernel sums in it: gradients towards
+# a kernel are off by a fifth, and take twice as long as in float32.
+_tensorflow_cpu = sums_in_float32(_tensorflow)
 
 
 def _depthwise(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
