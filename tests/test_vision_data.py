@@ -565,7 +565,7 @@ def uint8(*shape):
         ),
         ({"x_train": None, "y_train": None}, "Received x_test, y_test. Add x_train, y_train"),
         ({"x_test": None}, "Add x_test"),
-        ({"y_train": np.zeros(59, int)}, r"`y_train` must hold one integer.*60 images.*\(59,\)"),
+        ({"y_train": np.zeros(59, int)}, r"`y_train` must hold one integer.*60 samples.*\(59,\)"),
         ({"y_train": np.eye(60, 3)}, r"`y_train` must hold one integer.*np.argmax\(y_train"),
         ({"y_test": np.zeros(12)}, r"`y_test` must.*float64.*y_test.astype\(int\)"),
         (
