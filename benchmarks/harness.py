@@ -5,6 +5,7 @@ A benchmark is a module with `NAME`, `add_arguments`, `cells` (what there is to 
 """
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import logging
@@ -22,6 +23,7 @@ import keras
 
 from sepconv_layers import comparison
 
+SOURCE = "Source"  # in the metadata of a picture
 BACKENDS = ("tensorflow", "jax", "torch")
 # How each backend runs: whether TensorFlow has XLA compile it; the others have one way.
 MODES = {"tensorflow": ("graph", "xla"), "jax": ("xla",), "torch": ("eager",)}
@@ -56,17 +58,29 @@ def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
 
 def save(benchmark: Any, record: dict, directory: Path) -> None:
     """Writes `<name>-<device>.json` and the picture beside it."""
-    from matplotlib.figure import Figure
-
     device = re.sub(r"\W+", "-", record["device"]).strip("-").lower()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{benchmark.NAME}-{device}.json"
     comparison.write_text(path, json.dumps(record, indent=1) + "\n")
+    save_picture(benchmark, path)
+    print(f"Saved in {path} and {path.with_suffix('.png').name}")
+
+
+def save_picture(benchmark: Any, path: Path) -> None:
+    """Draws a record, beside it, and says in the picture which record that is."""
+    from matplotlib.figure import Figure
+
+    record = json.loads(path.read_text("utf-8"))
     figure = Figure(layout="constrained")
     benchmark.draw(figure, record["rows"])
     figure.suptitle(f"{benchmark.NAME}: {record['device']}", fontweight="bold")
-    comparison.write(path.with_suffix(".png"), partial(figure.savefig, dpi=110))
-    print(f"Saved in {path} and {path.with_suffix('.png').name}")
+    metadata = {SOURCE: digest(path)}
+    comparison.write(path.with_suffix(".png"), partial(figure.savefig, dpi=110, metadata=metadata))
+
+
+def digest(path: Path) -> str:
+    """Of a record, to tell whether a picture is of it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def make_parser(benchmark: Any) -> argparse.ArgumentParser:

@@ -37,7 +37,7 @@ FILTERS_AND_STRIDES = (
 )
 CLASSES = 1000
 KINDS = {"infer": "inference", "train": "training step"}
-COLORS = {"infer": "tab:blue", "train": "tab:orange"}
+COLORS = {"separable, ours": "tab:blue", "keras.layers": "tab:orange"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -287,23 +287,31 @@ def table(rows: list[dict]) -> str:
 
 
 def draw(figure: Any, rows: list[dict]) -> None:
+    """Ideal against real, for this library and for `keras.layers`."""
     found = gains(rows)
     places = list(dict.fromkeys(gain["place"] for gain in found))
-    figure.set_size_inches(8, 1.2 + 0.6 * len(places))
-    axes = figure.subplots()
-    for shift, (kind, name) in zip((-0.2, 0.2), KINDS.items(), strict=True):
-        bars = {gain["place"]: gain["best_speedup"] for gain in found if gain["kind"] == kind}
-        where = [places.index(place) + shift for place in bars]
-        drawn = axes.barh(where, list(bars.values()), 0.38, color=COLORS[kind], label=name)
-        axes.bar_label(drawn, fmt="%.1f×", padding=3)
-    ratio = found[0]["mac_ratio"]
-    axes.axvline(ratio, color="0.5", linestyle="--", label="ratio of the MACs")
-    axes.axvline(1, color="0.8")
-    axes.set_yticks(range(len(places)), places)
-    axes.invert_yaxis()
-    axes.set(xlabel="speed-up over the standard twin in its best mode", xlim=(0, 1.35 * ratio))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right")
+    figure.set_size_inches(11, 1.4 + 0.55 * len(places))
+    panels = figure.subplots(1, len(KINDS), sharey=True)
+    for axes, (kind, title) in zip(panels, KINDS.items(), strict=True):
+        ours = {gain["place"]: gain["best_speedup"] for gain in found if gain["kind"] == kind}
+        theirs = {
+            gain["place"]: gain["best_speedup"] / gain["over_keras"]
+            for gain in found
+            if gain["kind"] == kind and gain["over_keras"]
+        }
+        for name, bars, shift in (("separable, ours", ours, -0.2), ("keras.layers", theirs, 0.2)):
+            where = [places.index(place) + shift for place in bars]
+            drawn = axes.barh(where, list(bars.values()), 0.38, color=COLORS[name], label=name)
+            axes.bar_label(drawn, fmt="%.1f×", padding=3)
+        ratio = found[0]["mac_ratio"]
+        axes.axvline(ratio, color="0.3", linestyle="--", label="ideal: ratio of the MACs")
+        axes.axvline(1, color="0.8")
+        axes.set_yticks(range(len(places)), places)
+        axes.set(title=title, xlim=(0, 1.3 * ratio))
+        axes.set_xlabel("speed-up over the standard net in its best mode")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].invert_yaxis()
+    panels[-1].legend(loc="lower right")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Puts the tables of committed records into the READMEs.
+"""Puts the tables of committed records into the READMEs, and draws the benchmarks again.
 
     python -m benchmarks.readme
 
@@ -10,13 +10,16 @@ import importlib
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
+from benchmarks import harness
 from examples.summary import table as summary
 from sepconv_layers import Comparison
 
 ROOT = Path(__file__).parents[1]
 READMES = (ROOT / "README.md", *sorted(ROOT.glob("examples/*/README.md")))
 EVERY = "results/*"
+RECORDS = sorted(ROOT.glob("results/*-*.json"))  # of benchmarks
 
 
 def render(text: str) -> str:
@@ -30,15 +33,21 @@ def render(text: str) -> str:
         elif path.is_dir():
             markdown = Comparison.load(path).to_markdown()
         else:
-            record = json.loads(path.read_text("utf-8"))
-            benchmark = importlib.import_module(f"benchmarks.{record['benchmark']}")
-            markdown = benchmark.table(record["rows"])
+            markdown = benchmark_of(path).table(json.loads(path.read_text("utf-8"))["rows"])
         return f"<!-- {match[1]} -->\n{markdown}\n<!-- end -->"
 
     return re.sub(r"<!-- (results/\S+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
 
 
+def benchmark_of(path: Path) -> ModuleType:
+    """What made a record."""
+    name = json.loads(path.read_text("utf-8"))["benchmark"]
+    return importlib.import_module(f"benchmarks.{name}")
+
+
 def main() -> None:
+    for path in RECORDS:
+        harness.save_picture(benchmark_of(path), path)
     for path in READMES:
         path.write_text(render(path.read_text("utf-8")), "utf-8")
 

@@ -218,6 +218,7 @@ def test_a_bad_folder_is_a_clear_error(tmp_path, make, message, capsys):
         (["--data", "nowhere"], "`folder` must be an existing folder.*nowhere"),
         (["--limit", "3"], "`limit` must be at least the number of words, 8"),
         (["--speaker-independent"], "a split of --dataset fsdd"),
+        (["--causal", "--net", "bc_resnet"], "--causal is for ds_cnn and matchboxnet"),
         (["--seconds", "0.01"], "`seconds` must be 0.1 or more"),
         (["--epochs", "0"], "--epochs: must be positive"),
     ],
@@ -292,9 +293,9 @@ def test_from_recordings_to_words(tmp_path, capsys):
         tmp_path / "words", [f"s{i}_{take}" for i in range(10) for take in range(4)]
     )
     output = tmp_path / "out"
-    kinds = "hub,int8" if keras.backend.backend() == "tensorflow" else "none"
+    kinds = "hub,litert,int8" if keras.backend.backend() == "tensorflow" else "none"
     brief = ["--epochs", "6", "--seeds", "1", "--batch-size", "16", "--export", kinds]
-    brief += ["--conv", "separable"]
+    brief += ["--conv", "separable", "--causal"]
     comparison = train.main(["--data", str(folder), *brief, "--output", str(output)])
     assert str(comparison) in capsys.readouterr().out
     assert comparison.rows[0].accuracy["mean"] > 0.9
@@ -303,6 +304,10 @@ def test_from_recordings_to_words(tmp_path, capsys):
     if kinds != "none":
         artefacts = record["rows"][0]["artefacts"]
         assert artefacts["hub"]["agreement"] == 1 and artefacts["int8"]["accuracy"] > 0.9
+        assert artefacts["streaming"]["accuracy"] == comparison.rows[0].accuracy["mean"]
+        assert artefacts["streaming"]["agreement"] == 1
+        assert (output / "separable-streaming.tflite").is_file()
+        assert re.search(r"takes 0\.\d+ ms for each hop of 20 ms", comparison.notes[0])
         import tensorflow as tf
 
         heard = tf.saved_model.load(str(output / "separable-hub")).signatures["classify"]

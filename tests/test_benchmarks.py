@@ -7,6 +7,7 @@ import pytest
 from benchmarks import (
     batch_norm_momentum,
     compile_time,
+    examples,
     harness,
     layers,
     lowerings,
@@ -71,6 +72,21 @@ def test_nets_in_other_libraries_give_the_outputs_that_they_should(monkeypatch):
     x = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype("float32")
     model = nets.BUILDERS["separable"](arguments)
     np.testing.assert_allclose(nets.in_litert(model, x)(), model.predict_on_batch(x), atol=1e-5)
+
+
+def test_nets_of_the_examples(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(examples.SHAPES, "sounds", (11, 40))
+    rows = run(examples, tmp_path, "--batch-size", "2", "--nets", "sounds", "texts")
+    places = {BACKEND, "litert"} if BACKEND == "tensorflow" else {BACKEND}
+    assert set(examples.gains(rows)) == {
+        (net, place, kind)
+        for net in ("sounds", "texts")
+        for place in places
+        for kind in ("infer", "train")
+        if (place, kind) != ("litert", "train")
+    }
+    assert min(examples.mac_ratios(rows).values()) > 2
+    assert "| texts |" in capsys.readouterr().out
 
 
 def test_layers(tmp_path, monkeypatch, capsys):

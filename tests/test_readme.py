@@ -7,10 +7,12 @@ import sys
 import tomllib
 
 import pytest
+from PIL import Image
 
 from benchmarks import (
     batch_norm_momentum,
     compile_time,
+    examples,
     harness,
     layers,
     lowerings,
@@ -40,7 +42,7 @@ PARSERS = {
     "benchmarks.batch_norm_momentum": batch_norm_momentum.make_parser(),
     **{
         f"benchmarks.{benchmark.NAME}": harness.make_parser(benchmark)
-        for benchmark in (compile_time, layers, lowerings, nets, scaling)
+        for benchmark in (compile_time, examples, layers, lowerings, nets, scaling)
     },
 }
 MAKEFILE = (readme.ROOT / "Makefile").read_text("utf-8")
@@ -86,7 +88,13 @@ def test_every_command_is_one(command):
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_tables_are_those_of_the_records(name):
-    assert readme.render(TEXTS[name]) == TEXTS[name], "run `python -m benchmarks.readme`"
+    assert readme.render(TEXTS[name]) == TEXTS[name], "run `make readme`"
+
+
+@pytest.mark.parametrize("path", readme.RECORDS, ids=lambda path: path.stem)
+def test_pictures_are_those_of_the_records(path):
+    with Image.open(path.with_suffix(".png")) as picture:
+        assert picture.text[harness.SOURCE] == harness.digest(path), "run `make readme`"
 
 
 @pytest.mark.parametrize("name", TEXTS)

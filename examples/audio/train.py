@@ -7,8 +7,9 @@
     python -m examples.audio.train --data FOLDER       one folder of recordings for each word
 
 Both nets get the same data, budget and seeds. The comparison is printed and written to `--output`,
-beside the trained models: those that end in `-waveform` take recordings. The same command goes on
-where an interrupted run stopped.
+beside the trained models: those that end in `-waveform` take recordings. With `--causal` no net
+looks ahead, and `--export litert` also writes a form that hears frame by frame. The same command
+goes on where an interrupted run stopped.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,10 +27,11 @@ import numpy as np
 from examples.artefacts import CHECKED, add_export, export_all
 from examples.audio import data, features
 from examples.command_line import add_budget, new_parser, positive_number
-from sepconv_layers import Comparison, compare, comparison, models
+from sepconv_layers import Comparison, compare, comparison, export, models, streaming
 
 CONVS = ("separable", "standard")
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
+CAUSAL = NETS[:2]
 EPOCHS = {"mini": 6}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
@@ -41,6 +44,7 @@ def build(
     classes: int,
     width: float = 1.0,
     mfcc: bool | None = None,
+    causal: bool = False,
 ) -> keras.Model:
     """A net for log-mel spectrograms like these, which it normalises by itself."""
     _, frames, bands = spectrograms.shape
@@ -53,7 +57,9 @@ def build(
     if mfcc:
         bands = features.COEFFICIENTS
         x = features.fixed_product(features.cosine_transform(x.shape[-1]), "mfcc")(x)
-    make = {"classes": classes, "conv": conv, "width": width}
+    make: dict[str, Any] = {"classes": classes, "conv": conv, "width": width}
+    if net in CAUSAL:
+        make["padding"] = "causal" if causal else "same"
     if net == "ds_cnn":
         x = keras.layers.Reshape((frames, bands, 1))(x)
         x = models.ds_cnn((frames, bands, 1), dropout=0.2, **make)(x)
@@ -72,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     arguments = parser.parse_args(argv)
     if arguments.speaker_independent and arguments.dataset != "fsdd":
         parser.error("--speaker-independent is a split of --dataset fsdd")
+    if arguments.causal and arguments.net not in CAUSAL:
+        parser.error(f"--causal is for {' and '.join(CAUSAL)}, not for {arguments.net}")
     try:
         dataset = data.load(
             arguments.dataset or "mini",
@@ -89,7 +97,13 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     output = Path(arguments.output or f"runs/audio/{name}")
     found = compare(
         lambda conv: build(
-            conv, arguments.net, spectrograms, len(classes), arguments.width, arguments.mfcc
+            conv,
+            arguments.net,
+            spectrograms,
+            len(classes),
+            arguments.width,
+            arguments.mfcc,
+            arguments.causal,
         ),
         dataset,
         convs=CONVS if arguments.conv == "both" else (arguments.conv,),
@@ -118,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
             raw=dataset.waveforms(CHECKED),
             preprocessor=front,
         )
+        if arguments.causal and "litert" in arguments.export:
+            export_streaming(found, dataset, output)
         found.save(output)
     confusion = {conv: confusion_of(model, dataset) for conv, model in found.models.items()}
     save_confusion(confusion, classes, output)
@@ -143,10 +159,51 @@ def save_for_waveforms(
     comparison.write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
 
 
+def predicted(model: keras.Model, spectrograms: np.ndarray) -> np.ndarray:
+    """The word, by number, that a net takes each clip for."""
+    return model.predict(spectrograms, verbose=0).argmax(-1)
+
+
+def export_streaming(found: Comparison, dataset: data.Dataset, output: Path) -> None:
+    """Writes each net as a LiteRT file that takes the frames of one step, and the states."""
+    x, y = dataset.test
+    for row in found.rows:
+        model = found.models[row.conv]
+        step = streaming.to_streaming(model, streaming.to_streaming(model).stride)
+        artefact = export.to_litert(step.model, output / f"{row.conv}-streaming.tflite")
+        heard = heard_in_steps(export.load(artefact.path), step, x).argmax(-1)
+        row.artefacts["streaming"] = {
+            "bytes": artefact.bytes,
+            "max_difference": artefact.max_difference,
+            "agreement": float(np.mean(heard == predicted(model, x))),
+            "latency_ms": artefact.latency_ms,
+            "accuracy": float(np.mean(heard == y)),
+        }
+        found.notes.append(
+            f"Frame by frame, the {row.conv} net takes {artefact.latency_ms / step.stride:.3f} ms "
+            f"for each hop of {1e3 * dataset.settings.hop_seconds:.0f} ms, as a LiteRT file."
+        )
+
+
+def heard_in_steps(
+    run: export.Loaded, step: streaming.Streaming, spectrograms: np.ndarray
+) -> np.ndarray:
+    """The logits behind the last frame, of clips that run side by side."""
+    missing = -spectrograms.shape[1] % step.stride  # frames that no output sees
+    frames = np.pad(spectrograms, ((0, 0), (0, missing), (0, 0)))
+    chunk, *states = (tensor.name for tensor in step.model.inputs)
+    (logits,) = set(run.outputs) - {f"new_{state}" for state in states}
+    values = dict(zip(states, step.initial_states(len(frames)), strict=True))
+    for part in np.split(frames, frames.shape[1] // step.stride, axis=1):
+        made = dict(zip(run.outputs, run({chunk: part, **values}), strict=True))
+        values = {state: made[f"new_{state}"] for state in states}
+    return made[logits]
+
+
 def confusion_of(model: keras.Model, dataset: data.Dataset) -> list[list[int]]:
     """How often a word, by row, was taken for another, by column, on the test part."""
     x, y = dataset.test
-    said = model.predict(x, verbose=0).argmax(-1)
+    said = predicted(model, x)
     counts = np.zeros((len(dataset.classes),) * 2, int)
     np.add.at(counts, (y, said), 1)
     return counts.tolist()
@@ -184,6 +241,7 @@ def make_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="10 coefficients in place of log-mel bands; default: for ds_cnn",
     )
+    parser.add_argument("--causal", action="store_true", help="no net looks ahead")
     add_budget(parser, CONVS, epochs="6 for mini, else 20")
     parser.add_argument(
         "--seconds", type=positive_number(float), default=1.0, help="length of a clip; default: 1"

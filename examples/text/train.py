@@ -112,6 +112,26 @@ class TokenDropout(keras.layers.Layer):
         }
 
 
+def build(
+    conv: str,
+    length: int,
+    classes: int,
+    vocabulary_size: int,
+    settings: Settings,
+    width: float = 1.0,
+) -> keras.Model:
+    """A net for texts of so many tokens. It gives logits."""
+    return models.sep_cnn(
+        (length,),
+        classes,
+        vocabulary_size=vocabulary_size,
+        conv=conv,
+        width=settings.width * width,
+        embedding=settings.embedding,
+        dropout=settings.dropout,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> Comparison:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
@@ -149,14 +169,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     counts = np.bincount(parts["train"][0].ravel(), minlength=vocabulary_size)
     output = Path(arguments.output or f"runs/text/{dataset.name}")
     found = compare(
-        lambda conv: models.sep_cnn(
-            (length,),
-            classes=len(dataset.classes),
-            vocabulary_size=vocabulary_size,
-            conv=conv,
-            width=settings.width * arguments.width,
-            embedding=settings.embedding,
-            dropout=settings.dropout,
+        lambda conv: build(
+            conv, length, len(dataset.classes), vocabulary_size, settings, arguments.width
         ),
         {**parts, "classes": dataset.classes},
         convs=CONVS if arguments.conv == "both" else (arguments.conv,),

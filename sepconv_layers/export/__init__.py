@@ -3,7 +3,7 @@
 from sepconv_layers.export.artefact import Artefact
 from sepconv_layers.export.hub import HubLayer, to_hub
 from sepconv_layers.export.litert import to_litert
-from sepconv_layers.export.loading import load
+from sepconv_layers.export.loading import Loaded, load
 from sepconv_layers.export.onnx import to_onnx
 
-__all__ = ["Artefact", "HubLayer", "load", "to_hub", "to_litert", "to_onnx"]
+__all__ = ["Artefact", "HubLayer", "Loaded", "load", "to_hub", "to_litert", "to_onnx"]
