@@ -47,6 +47,7 @@ from sepconv_layers.layers import (
     SqueezeExcite3D,
 )
 from sepconv_layers.models import load_keras_application
+from sepconv_layers.twins import separable_twin, standard_twin
 
 __version__ = "0.1.0"
 
@@ -100,5 +101,7 @@ __all__ = [
     "models",
     "ops",
     "profile",
+    "separable_twin",
+    "standard_twin",
     "streaming",
 ]

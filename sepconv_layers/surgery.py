@@ -1,0 +1,146 @@
+"""A model made anew, with other layers in place of some of its own and without others."""
+
+import collections
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+
+FUNCTIONS = ("activation", "normalization")  # what may be a function in a configuration
+
+
+class Surgery:
+    """The graphs of a model, its own and those of all models inside it, to look at and to rebuild.
+
+    Args:
+        model: A functional model, or a sequential one that is built. It is not changed.
+
+    Raises:
+        ValueError: If the model is of another kind.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        if not is_graph(model):
+            raise ValueError(
+                "The `model` argument must be a functional model, or a sequential one that is "
+                "built, such as by a `keras.Input` at its start. Received: "
+                f"model={model!r}"
+            )
+        self.model = model
+        self._graphs = {id(graph): _plain(graph) for graph in _graphs(model)}
+        by_depth = [graph._nodes_by_depth for graph in self._graphs.values()]
+        self.nodes = [  # from inputs to outputs
+            node for levels in by_depth for depth in sorted(levels)[::-1] for node in levels[depth]
+        ]
+        self._calls = collections.Counter(id(node.operation) for node in self.nodes)
+        self._users: dict[int, list[Any]] = collections.defaultdict(list)
+        for node in self.nodes:
+            for tensor in node.input_tensors:
+                self._users[id(tensor)].append(node)
+        self._outputs = {id(tensor) for graph in self._graphs.values() for tensor in graph.outputs}
+
+    def is_called_once(self, layer: Any) -> bool:
+        """Whether a layer stands in one place only."""
+        return self._calls[id(layer)] == 1
+
+    def only_user(self, tensor: Any) -> Any:
+        """The node that is all that a tensor is for, or `None`."""
+        users = self._users[id(tensor)]
+        return users[0] if len(users) == 1 and id(tensor) not in self._outputs else None
+
+    def result(
+        self, make: Callable[[Any], Any], skipped: Iterable[Any] = ()
+    ) -> tuple[keras.Model, list[tuple[Any, Any]]]:
+        """Rebuilds the model.
+
+        Args:
+            make: Gives what is to stand in place of a layer or operation, called once for each.
+            skipped: Layers to leave out, which hand on their input.
+
+        Returns:
+            A functional model, without the weights of the old one, and the pairs of old and new
+            layers.
+        """
+        without = {id(layer) for layer in skipped}
+        made: dict[int, Any] = {}
+        pairs: list[tuple[Any, Any]] = []
+
+        def new(old: Any) -> Any:
+            if id(old) in without:
+                return old  # which is not called
+            if id(old) not in made:
+                if id(old) in self._graphs:
+                    made[id(old)] = rebuilt(self._graphs[id(old)])
+                else:
+                    made[id(old)] = make(old)
+                    if isinstance(old, keras.layers.Layer):  # other operations have no weights
+                        pairs.append((old, made[id(old)]))
+            return made[id(old)]
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            if id(layer) in without:
+                return keras.tree.flatten((args, kwargs))[0]
+            return layer(*args, **kwargs)
+
+        def rebuilt(graph: keras.Model) -> keras.Model:
+            return keras.models.clone_model(graph, clone_function=new, call_function=call)
+
+        return rebuilt(self._graphs[id(self.model)]), pairs
+
+
+def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
+    """A layer or operation of the same configuration, without weights.
+
+    Functions are handed on as they are: not every one can be found by its name, or written.
+
+    Args:
+        layer: The old one.
+        cls: Another class to make of its configuration.
+        **changes: Other values in the configuration.
+    """
+    if isinstance(layer, keras.layers.Lambda):
+        return keras.layers.Lambda(
+            layer.function,
+            output_shape=layer._output_shape,
+            mask=layer.mask,
+            arguments=layer.arguments,
+            name=layer.name,
+            dtype=changes.get("dtype", layer.dtype_policy),
+        )
+    with warnings.catch_warnings():
+        # That it could not be loaded safely: it is not written.
+        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+        config = layer.get_config()
+    functions = {key: getattr(layer, key) for key in FUNCTIONS if key in config}
+    return (cls or type(layer)).from_config({**config, **functions, **changes})
+
+
+def calls_as_defined(layer: Any) -> bool:
+    """Whether the layer is called as its class in Keras or in this package defines it."""
+    return type(layer).call.__module__.partition(".")[0] in ("keras", "sepconv_layers")
+
+
+def is_graph(layer: Any) -> bool:
+    """Whether a layer is a model whose layers and their calls are known."""
+    is_model = isinstance(layer, keras.Model) and getattr(layer, "inputs", None)
+    return bool(is_model and calls_as_defined(layer))
+
+
+def _graphs(model: keras.Model) -> Iterator[keras.Model]:
+    """The model and all models that it calls, each as often as it is met."""
+    yield model
+    for layer in model.layers:
+        if is_graph(layer):
+            yield from _graphs(layer)
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    """The same graph as a functional model that is not compiled: how it was trained is no matter.
+
+    Clones of a compiled model are compiled again, which not every loss survives.
+    """
+    if isinstance(model, keras.Sequential):
+        outputs = model.outputs if len(model.outputs) > 1 else model.outputs[0]
+        return keras.Model(model.inputs[0], outputs, name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)

@@ -1,0 +1,284 @@
+"""Any model as its twin: every separable part standard, or every standard convolution separable."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from sepconv_layers import blocks, layers
+from sepconv_layers.layers.by_name import by_class
+from sepconv_layers.surgery import Surgery, remade
+
+RANKS = (1, 2, 3)
+CONV = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}
+SEPARABLE_CONV = {1: layers.SeparableConv1D, 2: layers.SeparableConv2D, 3: layers.SeparableConv3D}
+TRANSPOSE = {rank: getattr(keras.layers, f"Conv{rank}DTranspose") for rank in RANKS}
+SEPARABLE_TRANSPOSE = {rank: getattr(layers, f"SeparableConv{rank}DTranspose") for rank in RANKS}
+# Arguments that layers have in common.
+GEOMETRY = ("kernel_size", "strides", "padding", "output_padding", "data_format", "dilation_rate")
+SHARED = (
+    "name",
+    "trainable",
+    "activation",
+    "use_bias",
+    "bias_initializer",
+    "bias_regularizer",
+    "bias_constraint",
+    "activity_regularizer",
+)
+PER_KERNEL = ("regularizer", "constraint")  # a separable convolution has one for each kernel
+
+BLOCKS = {
+    getattr(blocks, f"{separable}{rank}D"): getattr(blocks, f"{standard}{rank}D")
+    for rank in RANKS
+    for separable, standard in (
+        ("SeparableConvBlock", "ConvBlock"),
+        ("ResidualSeparableConvBlock", "ResidualConvBlock"),
+        ("InvertedBottleneckBlock", "FusedInvertedBottleneckBlock"),
+    )
+}
+KIND = by_class(
+    {
+        "Conv?D": "conv",
+        "SeparableConv?D": "separable",
+        "DepthwiseConv?D": "depthwise",
+        "Conv?DTranspose": "transpose",
+        "SeparableConv?DTranspose": "separable transpose",
+        "DepthwiseConv?DTranspose": "depthwise transpose",
+        "BatchNormalization LayerNormalization GroupNormalization": "in between",
+        "Activation ELU LeakyReLU PReLU ReLU Dropout SpatialDropout?D": "in between",
+        "ZeroPadding?D": "padding",
+    }
+)
+
+
+def standard_twin(model: keras.Model) -> keras.Model:
+    """Makes the twin of a model that has standard convolutions where it has separable ones.
+
+    Use it to see what separable convolutions save and cost in a model that exists. Blocks of this
+    package become their twins. Separable layers, of this package and of `keras.layers`, become
+    standard ones with the same kernel size. Where a depthwise and a pointwise convolution are
+    layers of their own, with normalisation and activation between them or not, one standard
+    convolution takes their place; in an inverted bottleneck, where a pointwise convolution widens
+    before the depthwise one and another narrows after it, the first two become one, and the last
+    one stays. A depthwise convolution without a pointwise one becomes a standard convolution of as
+    many channels.
+
+    Args:
+        model: Functional model, or a sequential one that is built. It is not changed.
+
+    Returns:
+        A functional model of new, untrained layers, with the inputs, output shapes and names of
+        the old one.
+
+    Raises:
+        ValueError: If the model is of another kind, or has no separable part.
+
+    Example:
+        >>> import keras
+        >>> from sepconv_layers import profile, standard_twin
+        >>> model = keras.Sequential(
+        ...     [keras.Input((32, 32, 16)), keras.layers.SeparableConv2D(64, 3, padding="same")]
+        ... )
+        >>> twin = standard_twin(model)
+        >>> twin.output_shape, profile(twin).macs / profile(model).macs
+        ((None, 32, 32, 64), 7.89...)
+    """
+    surgery = Surgery(model)
+    changed, skipped = _pairs(surgery)
+    for node in surgery.nodes:
+        layer = node.operation
+        if id(layer) in changed or any(layer is other for other in skipped):
+            continue
+        kind = _kind(node)
+        if type(layer) in BLOCKS:
+            changed[id(layer)] = _of_class(layer, BLOCKS[type(layer)])
+        elif kind == "separable":
+            changed[id(layer)] = _standard(CONV, layer, layer.filters)
+        elif kind == "separable transpose":
+            changed[id(layer)] = _standard(TRANSPOSE, layer, layer.filters)
+        elif kind in ("depthwise", "depthwise transpose"):
+            family = CONV if kind == "depthwise" else TRANSPOSE
+            changed[id(layer)] = _standard(family, layer, _filters_of(node))
+    return _twin(surgery, changed, skipped, "separable part")
+
+
+def separable_twin(model: keras.Model) -> keras.Model:
+    """Makes the twin of a model that has separable convolutions where it has standard ones.
+
+    Use it to see what a model would save. Blocks of this package become their twins. Convolutions
+    and transposed convolutions, of this package and of `keras.layers`, become separable ones, but
+    for those with a kernel of one element, which are pointwise already, and those with groups.
+
+    Args:
+        model: Functional model, or a sequential one that is built. It is not changed.
+
+    Returns:
+        A functional model of new, untrained layers, with the inputs, output shapes and names of
+        the old one.
+
+    Raises:
+        ValueError: If the model is of another kind, or has no standard convolution.
+
+    Example:
+        >>> import keras
+        >>> from sepconv_layers import profile, separable_twin
+        >>> model = keras.Sequential(
+        ...     [keras.Input((32, 32, 16)), keras.layers.Conv2D(64, 3, padding="same")]
+        ... )
+        >>> twin = separable_twin(model)
+        >>> twin.output_shape, profile(model).macs / profile(twin).macs
+        ((None, 32, 32, 64), 7.89...)
+    """
+    surgery = Surgery(model)
+    separable = {standard: separable for separable, standard in BLOCKS.items()}
+    changed: dict[int, Callable[[], Any]] = {}
+    for node in surgery.nodes:
+        layer, kind = node.operation, _kind(node)
+        if type(layer) in separable:
+            changed[id(layer)] = _of_class(layer, separable[type(layer)])
+        elif kind in ("conv", "transpose") and math.prod(layer.kernel_size) > 1:
+            if getattr(layer, "groups", 1) == 1:
+                family = SEPARABLE_CONV if kind == "conv" else SEPARABLE_TRANSPOSE
+                changed[id(layer)] = _separable(family, layer)
+    return _twin(surgery, changed, [], "standard convolution")
+
+
+def _twin(
+    surgery: Surgery, changed: dict[int, Callable[[], Any]], skipped: list[Any], wanted: str
+) -> keras.Model:
+    if not changed:
+        raise ValueError(
+            f"The `model` argument must be a model with a {wanted}: a block or layer of this "
+            "package or of `keras.layers`, also in models inside the model. Received: "
+            f"model={surgery.model!r} without one. Layers inside a layer of another class are not "
+            "seen."
+        )
+
+    def make(old: Any) -> Any:
+        return changed[id(old)]() if id(old) in changed else remade(old)
+
+    twin, _ = surgery.result(make, skipped)
+    return twin
+
+
+def _kind(node: Any) -> str | None:
+    """What a layer is for a twin; of no other class than those in the table."""
+    layer = node.operation
+    kind = KIND.get(type(layer))
+    if kind == "conv" and getattr(layer, "groups", 1) > 1:
+        channels = node.input_tensors[0].shape[_channel_axis(layer)]
+        return "depthwise" if layer.groups == channels else None
+    return kind
+
+
+def _channel_axis(layer: Any) -> int:
+    return 1 if layer.data_format == "channels_first" else -1
+
+
+def _filters_of(node: Any) -> int:
+    return node.outputs[0].shape[_channel_axis(node.operation)]
+
+
+# Layers in place of others.
+
+
+def _of_class(layer: Any, cls: type) -> Callable[[], Any]:
+    return lambda: remade(layer, cls)
+
+
+def _standard(
+    family: dict[int, Any], layer: Any, filters: int, pointwise: Any = None
+) -> Callable[[], Any]:
+    """A standard convolution with the reach of a layer, and for the rest like the pointwise one."""
+    last = pointwise or layer
+    arguments = {**_arguments(last), **_geometry(layer), "filters": filters}
+    for what in PER_KERNEL:
+        names = (f"kernel_{what}", f"pointwise_{what}", f"depthwise_{what}")
+        arguments[f"kernel_{what}"] = next(
+            (getattr(last, name) for name in names if hasattr(last, name)), None
+        )
+    return lambda: family[len(layer.kernel_size)](**arguments)
+
+
+def _separable(family: dict[int, Any], layer: Any) -> Callable[[], Any]:
+    """A separable convolution in place of a standard one."""
+    arguments = {**_arguments(layer), **_geometry(layer), "filters": layer.filters}
+    for what in PER_KERNEL:
+        for kernel in ("depthwise", "pointwise"):
+            arguments[f"{kernel}_{what}"] = getattr(layer, f"kernel_{what}")
+    return lambda: family[len(layer.kernel_size)](**arguments)
+
+
+def _geometry(layer: Any) -> dict[str, Any]:
+    return {name: getattr(layer, name) for name in GEOMETRY if hasattr(layer, name)}
+
+
+def _arguments(layer: Any) -> dict[str, Any]:
+    shared = {name: getattr(layer, name) for name in SHARED}
+    return {**shared, "dtype": layer.dtype_policy}
+
+
+# Pairs of a depthwise and a pointwise convolution.
+
+
+def _pairs(surgery: Surgery) -> tuple[dict[int, Callable[[], Any]], list[Any]]:
+    """What takes the place of one layer of each pair, and the layers that are then left out."""
+    changed: dict[int, Callable[[], Any]] = {}
+    skipped: list[Any] = []
+    for node in surgery.nodes:
+        depthwise = node.operation
+        if _kind(node) != "depthwise" or not surgery.is_called_once(depthwise):
+            continue
+        before, after = _before(surgery, node), _after(surgery, node)
+        is_free = bool(before) and id(before[0].operation) not in changed
+        narrows = not after or _filters_of(after[-1]) < _filters_of(node)
+        if is_free and narrows and _widens(before[0]):
+            changed[id(depthwise)] = _standard(CONV, depthwise, _filters_of(node))
+            skipped += [other.operation for other in before]
+        elif after:
+            *between, last = (other.operation for other in after)
+            changed[id(last)] = _standard(CONV, depthwise, last.filters, last)
+            skipped += [depthwise, *between]
+    return changed, skipped
+
+
+def _widens(node: Any) -> bool:
+    return _filters_of(node) > node.input_tensors[0].shape[_channel_axis(node.operation)]
+
+
+def _is_pointwise(node: Any) -> bool:
+    layer = node.operation
+    return _kind(node) == "conv" and math.prod((*layer.kernel_size, *layer.strides)) == 1
+
+
+def _before(surgery: Surgery, node: Any) -> list[Any]:
+    """The calls from a pointwise convolution on that lead to this one, and nowhere else."""
+    found: list[Any] = []
+    while True:
+        tensor = node.input_tensors[0]
+        history = tensor._keras_history
+        if surgery.only_user(tensor) is not node or not surgery.is_called_once(history.operation):
+            return []
+        node = history.operation._inbound_nodes[history.node_index]
+        if _is_pointwise(node):
+            return [node, *found]
+        if _kind(node) == "in between":
+            found.insert(0, node)
+        elif _kind(node) != "padding":  # which stays where it is
+            return []
+
+
+def _after(surgery: Surgery, node: Any) -> list[Any]:
+    """The calls that follow this one, and nothing else, up to a pointwise convolution."""
+    found: list[Any] = []
+    while True:
+        node = surgery.only_user(node.outputs[0])
+        if node is None or not surgery.is_called_once(node.operation):
+            return []
+        found.append(node)
+        if _is_pointwise(node):
+            return found
+        if _kind(node) != "in between":
+            return []
