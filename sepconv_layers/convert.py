@@ -1,7 +1,10 @@
-"""Trained models in another form: batch normalisation folded into the convolutions before it."""
+"""Trained models in another form: batch normalisation folded, standard convolutions separable."""
 
+import dataclasses
 import itertools
+import math
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,27 +12,24 @@ import numpy as np
 
 from sepconv_layers import layers
 from sepconv_layers.blocks.base import Block, ShortcutBlock
-from sepconv_layers.layers.base import BaseConv
+from sepconv_layers.cost import separable_ratio
+from sepconv_layers.layers.base import BaseConv, number_that, positive_int
 from sepconv_layers.layers.depthwise_conv import DepthwiseConv
+from sepconv_layers.layers.separable_conv import SeparableConv
 from sepconv_layers.surgery import Surgery, calls_as_defined, remade
+from sepconv_layers.twins import is_spatial, separable_like
 
 Pair = tuple[keras.layers.Layer, keras.layers.Layer]
 
 NORMALIZATIONS = (keras.layers.BatchNormalization, layers.BatchNormalization)
+TRANSPOSED = tuple(getattr(keras.layers, f"Conv{rank}DTranspose") for rank in (1, 2, 3))
 # Axes of the last kernel that are the output channels, by class; the first that fits counts.
 CHANNEL_AXES: tuple[tuple[tuple[type, ...], tuple[int, ...]], ...] = (
     (
         (DepthwiseConv, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
         (-2, -1),
     ),
-    (
-        (
-            keras.layers.Conv1DTranspose,
-            keras.layers.Conv2DTranspose,
-            keras.layers.Conv3DTranspose,
-        ),
-        (-2,),
-    ),
+    (TRANSPOSED, (-2,)),
     (
         (
             BaseConv,
@@ -103,6 +103,246 @@ def fold_batch_norm(model: keras.Model, dtype: str | None = None) -> keras.Model
         else:
             _copy_state(old, new)
     return folded
+
+
+@dataclasses.dataclass(frozen=True)
+class Factorized:
+    """What became of a standard convolution.
+
+    Attributes:
+        name: Path of the layer in the model.
+        rank: Number of depthwise outputs for each input channel.
+        error: Norm of what the kernel lost, over its norm: 0 is exact, 1 is all.
+        macs_ratio: Multiply-accumulates of the new layer, over those of the old one.
+    """
+
+    name: str
+    rank: int
+    error: float
+    macs_ratio: float
+
+
+def to_separable(
+    model: keras.Model, rank: int = 1, keep: Sequence[str] = ()
+) -> tuple[keras.Model, list[Factorized]]:
+    """Makes the standard convolutions of a trained model separable, as close as a rank allows.
+
+    For each input channel a kernel is a matrix of its positions by the filters. Its largest
+    singular values, `rank` of them, make the depthwise and the pointwise kernel: no separable
+    convolution of that rank is closer. A rank of the number of positions, 9 for a 3×3 kernel, is
+    exact, and saves nothing; a low one loses accuracy, which `distill` brings back in part. Layers
+    of this package and of `keras.layers` are converted, and blocks of this package, which become
+    models of their layers.
+
+    Args:
+        model: Functional model, or a sequential one that is built. It is not changed.
+        rank: Number of depthwise outputs for each input channel; for a kernel of fewer positions,
+            that number.
+        keep: Names of layers and blocks to leave as they are, such as a stem with few channels.
+
+    Returns:
+        A functional model with the inputs, output shapes and names of the old one, and a
+        `Factorized` for each convolution.
+
+    Raises:
+        ValueError: If the model is of another kind or has no standard convolution, `rank` is no
+            positive integer, or `keep` names what is not there.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from sepconv_layers import convert
+        >>> model = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(32, 3)])
+        >>> exact, (layer,) = convert.to_separable(model, rank=9)
+        >>> layer.error < 1e-6
+        True
+        >>> x = np.random.normal(size=(1, 8, 8, 4)).astype("float32")
+        >>> np.allclose(model(x), exact(x), atol=1e-5)
+        True
+        >>> _, (layer,) = convert.to_separable(model)
+        >>> layer.macs_ratio
+        0.142...
+
+    Reference:
+        [Guo et al., "Network Decoupling: From Regular to Depthwise Separable Convolutions", 2018](
+        https://arxiv.org/abs/1808.05517).
+    """
+    surgery, rank = Surgery(model), positive_int(rank, "rank")
+    names = {getattr(node.operation, "name", "") for node in surgery.nodes}
+    unknown = sorted(set(keep) - names)
+    if unknown:
+        raise ValueError(
+            "The `keep` argument must hold names of layers of the model. Received: "
+            f"{unknown}, which are none."
+        )
+    report: list[Factorized] = []
+    unrolled: dict[int, list[Pair]] = {}
+
+    def make(old: Any) -> Any:
+        if old.name in keep:
+            return remade(old)
+        if is_spatial(old):
+            return _factorizing(old, rank)
+        if isinstance(old, Block) and any(map(is_spatial, _stages_of(old))):
+            new, unrolled[id(old)] = _unrolled(old, rank)
+            return new
+        return remade(old)
+
+    converted, pairs = surgery.result(make)
+    for old, new in pairs:
+        for stage, now in unrolled.get(id(old), [(old, new)]):
+            if is_spatial(stage) and isinstance(now, SeparableConv):
+                report.append(_factorize(stage, now))
+            else:
+                _copy_state(stage, now)
+    if not report:
+        raise ValueError(
+            "The `model` argument must be a model with a standard convolution that is not in "
+            f"`keep`. Received: model={model!r} without one."
+        )
+    return converted, report
+
+
+def _factorizing(conv: Any, rank: int) -> Any:
+    return separable_like(conv, depth_multiplier=min(rank, math.prod(conv.kernel_size)))
+
+
+def _factorize(conv: Any, separable: Any) -> Factorized:
+    """Gives a separable convolution the kernels that are closest to that of a standard one."""
+    kernel, *bias = conv.get_weights()
+    is_transposed = isinstance(conv, TRANSPOSED)
+    if is_transposed:
+        kernel = np.swapaxes(kernel, -1, -2)  # to (*kernel_size, channels, filters)
+    *size, channels, filters = kernel.shape
+    rank = separable.depth_multiplier
+    matrices = kernel.reshape(-1, channels, filters).swapaxes(0, 1).astype("float64")
+    left, values, right = np.linalg.svd(matrices, full_matrices=False)
+    used = min(rank, values.shape[1])
+    root = np.sqrt(values[:, :used])
+    depthwise = np.zeros((channels, math.prod(size), rank))
+    pointwise = np.zeros((channels, rank, filters))
+    depthwise[..., :used] = left[..., :used] * root[:, None]
+    pointwise[:, :used] = root[..., None] * right[:, :used]
+    norm = np.linalg.norm(values)
+    new = (
+        depthwise.swapaxes(0, 1).reshape(*size, channels, rank),
+        pointwise.reshape(*(1,) * len(size), channels * rank, filters),
+    )
+    separable.set_weights([*(array.astype(kernel.dtype) for array in new), *bias])
+    return Factorized(
+        name=conv.path,
+        rank=rank,
+        error=float(np.linalg.norm(values[:, used:]) / norm) if norm else 0.0,
+        macs_ratio=separable_ratio(filters, size, rank),
+    )
+
+
+def _stages_of(block: Block) -> list[keras.layers.Layer]:
+    return list(itertools.chain(*_chains(block)))
+
+
+def _unrolled(block: Block, rank: int) -> tuple[keras.Model, list[Pair]]:
+    """A block as a model of its layers, and the pairs of old and new ones."""
+    pairs = []
+
+    def fold(chain: Sequence[keras.layers.Layer], x: Any) -> Any:
+        for stage in chain:
+            new = _factorizing(stage, rank) if is_spatial(stage) else remade(stage)
+            pairs.append((stage, new))
+            x = new(x)
+        return x
+
+    inputs = keras.Input(batch_shape=block.input.shape, dtype=block.compute_dtype)
+    x = fold(block.stages, inputs)
+    if isinstance(block, ShortcutBlock):
+        if block.shortcut is not None:
+            x = fold([block.drop], x) + fold(block.shortcut, block._shortcut_input(inputs))
+        x = fold(block.tail, x)
+    return keras.Model(inputs, x, name=block.name), pairs
+
+
+def distill(
+    student: keras.Model,
+    teacher: keras.Model,
+    data: Any,
+    *,
+    epochs: int = 10,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    temperature: float = 2.0,
+    verbose: Any = "auto",
+) -> dict[str, list[float]]:
+    """Trains a model to give the class probabilities that another one gives.
+
+    Use it after `to_separable`, with the inputs that the model was trained with: labels are not
+    needed.
+
+    Args:
+        student: Model that gives logits. Its weights are trained in place.
+        teacher: Model that gives logits for the same inputs. It is not changed.
+        data: The inputs: an array, or a structure of arrays as `teacher` takes it.
+        epochs: Number of passes over the inputs.
+        batch_size: Inputs per step.
+        learning_rate: Of Adam, at the start; it falls to 0 by a cosine.
+        temperature: What logits are divided by before they become probabilities; above 1, also
+            unlikely classes count.
+        verbose: As for `keras.Model.fit`.
+
+    Returns:
+        The loss and the agreement, the share of inputs for which both models find the same class
+        likeliest, in each epoch: `{"loss": [...], "agreement": [...]}`.
+
+    Raises:
+        ValueError: If an argument is not of the kind described, or the outputs of the models are of
+            different shapes.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from sepconv_layers import convert
+        >>> teacher = keras.Sequential(
+        ...     [
+        ...         keras.Input((16, 4)),
+        ...         keras.layers.Conv1D(8, 5, activation="relu"),
+        ...         keras.layers.GlobalAveragePooling1D(),
+        ...         keras.layers.Dense(3),
+        ...     ]
+        ... )
+        >>> student, _ = convert.to_separable(teacher)
+        >>> x = np.random.normal(size=(64, 16, 4))
+        >>> history = convert.distill(student, teacher, x, epochs=2, verbose=0)
+        >>> len(history["loss"])
+        2
+
+    Reference:
+        [Hinton et al., "Distilling the Knowledge in a Neural Network", 2015](
+        https://arxiv.org/abs/1503.02531).
+    """
+    epochs, batch_size = positive_int(epochs, "epochs"), positive_int(batch_size, "batch_size")
+    above_0 = "a positive number"
+    learning_rate = number_that(lambda x: 0 < x < math.inf, learning_rate, "learning_rate", above_0)
+    temperature = number_that(lambda x: 0 < x < math.inf, temperature, "temperature", above_0)
+    if student.output_shape != teacher.output_shape:
+        raise ValueError(
+            "The `student` argument must be a model with the output of the teacher, of the shape "
+            f"{teacher.output_shape}. Received: one of the shape {student.output_shape}."
+        )
+    logits = teacher.predict(data, batch_size=batch_size, verbose=0)
+
+    def loss(theirs: Any, ours: Any) -> Any:
+        targets = keras.ops.softmax(theirs / temperature)
+        crossed = keras.losses.categorical_crossentropy(
+            targets, ours / temperature, from_logits=True
+        )
+        return temperature**2 * crossed
+
+    def agreement(theirs: Any, ours: Any) -> Any:
+        return keras.ops.equal(keras.ops.argmax(theirs, -1), keras.ops.argmax(ours, -1))
+
+    steps = epochs * math.ceil(len(logits) / batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    trainer = keras.Model(student.inputs, student.outputs[0])  # the student stays as it is compiled
+    trainer.compile(keras.optimizers.Adam(schedule), loss, metrics=[agreement])
+    fitted = trainer.fit(data, logits, batch_size=batch_size, epochs=epochs, verbose=verbose)
+    return {name: fitted.history[name] for name in ("loss", "agreement")}
 
 
 def _norms_to_fold(surgery: Surgery) -> dict[int, keras.layers.Layer]:

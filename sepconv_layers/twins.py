@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -135,13 +136,11 @@ def separable_twin(model: keras.Model) -> keras.Model:
     separable = {standard: separable for separable, standard in BLOCKS.items()}
     changed: dict[int, Callable[[], Any]] = {}
     for node in surgery.nodes:
-        layer, kind = node.operation, _kind(node)
+        layer = node.operation
         if type(layer) in separable:
             changed[id(layer)] = _of_class(layer, separable[type(layer)])
-        elif kind in ("conv", "transpose") and math.prod(layer.kernel_size) > 1:
-            if getattr(layer, "groups", 1) == 1:
-                family = SEPARABLE_CONV if kind == "conv" else SEPARABLE_TRANSPOSE
-                changed[id(layer)] = _separable(family, layer)
+        elif is_spatial(layer):
+            changed[id(layer)] = partial(separable_like, layer)
     return _twin(surgery, changed, [], "standard convolution")
 
 
@@ -185,7 +184,7 @@ def _filters_of(node: Any) -> int:
 
 
 def _of_class(layer: Any, cls: type) -> Callable[[], Any]:
-    return lambda: remade(layer, cls)
+    return partial(remade, layer, cls)
 
 
 def _standard(
@@ -199,16 +198,23 @@ def _standard(
         arguments[f"kernel_{what}"] = next(
             (getattr(last, name) for name in names if hasattr(last, name)), None
         )
-    return lambda: family[len(layer.kernel_size)](**arguments)
+    return partial(family[len(layer.kernel_size)], **arguments)
 
 
-def _separable(family: dict[int, Any], layer: Any) -> Callable[[], Any]:
-    """A separable convolution in place of a standard one."""
+def separable_like(layer: Any, **changes: Any) -> Any:
+    """A separable convolution in place of a standard one, which may be a transposed one."""
     arguments = {**_arguments(layer), **_geometry(layer), "filters": layer.filters}
     for what in PER_KERNEL:
         for kernel in ("depthwise", "pointwise"):
             arguments[f"{kernel}_{what}"] = getattr(layer, f"kernel_{what}")
-    return lambda: family[len(layer.kernel_size)](**arguments)
+    family = SEPARABLE_CONV if KIND[type(layer)] == "conv" else SEPARABLE_TRANSPOSE
+    return family[len(layer.kernel_size)](**{**arguments, **changes})
+
+
+def is_spatial(layer: Any) -> bool:
+    """Whether a layer is a standard convolution, transposed or not, that looks around in space."""
+    is_standard = KIND.get(type(layer)) in ("conv", "transpose")
+    return is_standard and math.prod(layer.kernel_size) > 1 and getattr(layer, "groups", 1) == 1
 
 
 def _geometry(layer: Any) -> dict[str, Any]:

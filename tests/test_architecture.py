@@ -26,7 +26,7 @@ BUILT_ON = {
     "cost": ["blocks", "files"],
     "surgery": [],
     "twins": ["blocks", "surgery"],
-    "convert": ["twins"],
+    "convert": ["twins", "cost"],
     "streaming": ["blocks"],
     "export": ["convert", "files"],
     "comparison": ["cost", "twins", "export"],

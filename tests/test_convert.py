@@ -1,10 +1,11 @@
-"""Folding of batch normalisation: the same outputs, without what was folded."""
+"""Trained models in another form: folded with the same outputs, separable with the closest."""
 
 import keras
 import numpy as np
 import pytest
 
 import sepconv_layers as sl
+from sepconv_layers import convert
 from sepconv_layers.convert import fold_batch_norm
 from tests.backends import output_of
 from tests.cases import CHANNELS, FEW_CASES, RANKS, SIZES, class_of
@@ -191,3 +192,134 @@ def test_a_model_of_mixed_precision_becomes_one_of_float32():
 def test_a_model_whose_layers_are_not_known_is_refused(model):
     with pytest.raises(ValueError, match="The `model` argument must be a functional model"):
         fold_batch_norm(model)
+
+
+# Standard convolutions as separable ones.
+
+
+def plain_net():
+    """A net with a convolution of every kind that is converted, and some that are not."""
+    images = keras.Input((12, 11, 3))
+    x = keras.layers.Conv2D(6, (3, 2), 2, "same", activation="relu", name="keras")(images)
+    x = sl.Conv2D(5, 3, dilation_rate=2, padding="same", use_bias=False, name="ours")(x)
+    x = sl.ConvBlock2D(6, activation="relu6", name="block")(x)
+    x = sl.ResidualConvBlock2D(8, strides=2, name="residual")(x)
+    x = sl.FusedInvertedBottleneckBlock2D(8, expansion=2, name="fused")(x)
+    x = keras.layers.Conv2DTranspose(4, 3, strides=2, padding="same", name="transposed")(x)
+    x = sl.SeparableConvBlock2D(4, name="separable")(x)
+    x = keras.layers.Conv2D(4, 1, name="pointwise")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return randomized(keras.Model(images, keras.layers.Dense(3)(x)))
+
+
+def randomized(model):
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if not weight.path.endswith("seed_generator_state"):
+            weight.assign(weight + np.abs(rng.normal(0, 0.1, weight.shape)))
+    return model
+
+
+def test_full_rank_is_exact_and_a_lower_rank_less_so():
+    model, x = plain_net(), np.random.default_rng(1).normal(size=(4, 12, 11, 3)).astype("float32")
+    expected, errors = output_of(model, x, training=False), []
+    for rank in (1, 2, 4, 9):
+        converted, report = convert.to_separable(model, rank)
+        found = output_of(converted, x, training=False)
+        errors.append(np.abs(found - expected).max())
+        assert len(report) == 7  # one of each but the residual block, which has two
+        assert all(0 <= layer.error < 1 for layer in report)
+        assert [layer.rank for layer in report] == [min(rank, 6), *[rank] * 6]
+    assert errors[-1] < 1e-4 and errors == sorted(errors)[::-1]
+    assert max(layer.error for layer in report) < 1e-6
+    assert converted.output_shape == model.output_shape
+    names = [[layer.name for layer in net.layers[1:]] for net in (converted, model)]
+    assert names[0] == names[1]
+
+
+def test_the_kernel_is_the_closest_one_of_its_rank():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 5)).astype("float32")
+    model = keras.Sequential([keras.Input((6, 6, 2)), keras.layers.Conv2D(5, 3, use_bias=False)])
+    model.set_weights([kernel])
+    converted, (layer,) = convert.to_separable(model, rank=2)
+    depthwise, pointwise = converted.get_weights()
+    product = np.einsum("hwcr,crm->hwcm", depthwise, pointwise.reshape(2, 2, 5))
+    lost = 0
+    for channel in range(2):
+        values = np.linalg.svd(kernel[:, :, channel].reshape(9, 5), compute_uv=False)
+        lost += np.sum(values[2:] ** 2)
+    np.testing.assert_allclose(np.sum((product - kernel) ** 2), lost, rtol=1e-5)
+    np.testing.assert_allclose(layer.error, np.sqrt(lost) / np.linalg.norm(kernel), rtol=1e-5)
+    assert layer.macs_ratio == pytest.approx(sl.profile(converted).macs / sl.profile(model).macs)
+
+
+def test_layers_to_keep_stay_as_they_are():
+    model = plain_net()
+    converted, report = convert.to_separable(model, keep=["keras", "block"])
+    assert type(converted.get_layer("keras")) is keras.layers.Conv2D
+    assert type(converted.get_layer("block")) is sl.ConvBlock2D
+    assert len(report) == 5 and not any(layer.name.startswith("block") for layer in report)
+    for layer in ("keras", "block"):
+        for ours, theirs in zip(
+            converted.get_layer(layer).get_weights(),
+            model.get_layer(layer).get_weights(),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rank": 0}, "Invalid value for argument `rank`. Expected a strictly positive value"),
+        ({"keep": ["absent"]}, r"`keep` argument must hold names of layers.*\['absent'\]"),
+    ],
+)
+def test_a_conversion_that_cannot_be_is_a_clear_error(arguments, message):
+    model = keras.Sequential([keras.Input((6, 2)), keras.layers.Conv1D(5, 3, name="conv")])
+    with pytest.raises(ValueError, match=message):
+        convert.to_separable(model, **arguments)
+    with pytest.raises(ValueError, match="with a standard convolution that is not in `keep`"):
+        convert.to_separable(model, keep=["conv"])
+
+
+def test_distillation_brings_back_what_the_rank_lost():
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    teacher = keras.Sequential(
+        [
+            keras.Input((16, 4)),
+            layers.Conv1D(16, 5, activation="relu"),
+            layers.Conv1D(16, 5, activation="relu"),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(3),
+        ]
+    )
+    teacher.layers[-1].set_weights([10 * w for w in teacher.layers[-1].get_weights()])
+    student, _ = convert.to_separable(teacher)
+    x = np.random.default_rng(0).normal(size=(512, 16, 4)).astype("float32")
+
+    def agreement():
+        return np.mean(output_of(student, x).argmax(-1) == output_of(teacher, x).argmax(-1))
+
+    before, weights = agreement(), teacher.get_weights()
+    history = convert.distill(student, teacher, x, epochs=15, learning_rate=1e-2, verbose=0)
+    assert history["loss"][-1] < history["loss"][0] and len(history["agreement"]) == 15
+    assert agreement() > before + 0.15
+    for ours, theirs in zip(weights, teacher.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_distillation_says_what_is_wrong():
+    def net(classes):
+        return keras.Sequential(
+            [keras.Input((6, 2)), keras.layers.Flatten(), keras.layers.Dense(classes)]
+        )
+
+    for student, arguments, message in (
+        (net(2), {}, r"`student` argument must be.*\(None, 3\).*\(None, 2\)"),
+        (net(3), {"temperature": 0}, "`temperature` argument must be a positive number"),
+        (net(3), {"epochs": 0}, "argument `epochs`. Expected a strictly positive value"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert.distill(student, net(3), np.ones((4, 6, 2)), **arguments)
