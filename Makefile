@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 TORCH := torch==2.13.0$(if $(filter Darwin,$(shell uname -s)),,+cpu)
 
 .NOTPARALLEL:
-.PHONY: help demo test lint readme clean
+.PHONY: help demo test lint readme docs clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1:	/p' Makefile
@@ -32,12 +32,16 @@ lint: .venv/.dev  ## check style, format and types
 readme: .venv/.dev  ## make the tables of the READMEs again, from the records in results
 	$(BIN)/python -m benchmarks.readme
 
+docs: .venv/.docs  ## build the guides and the reference of all public names: site/index.html
+	$(BIN)/python docs/draw_blocks.py
+	$(BIN)/mkdocs build
+
 clean:  ## remove the environment, caches and everything that the other targets wrote
-	rm -rf .venv build dist demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist demo site .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each marker is named after the extra that it stands for.
-.venv/.examples .venv/.dev: .venv/.%: pyproject.toml
+.venv/.examples .venv/.docs .venv/.dev: .venv/.%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, found " + sys.version.split()[0] + "; name another with PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'

@@ -72,13 +72,6 @@ class Drawing:
     total: str
 
     @property
-    def texts(self) -> list[str]:
-        """All lines, from top to bottom."""
-        boxes = (*self.stages, *(self.shortcut or ()), *self.tail)
-        lines = (line for box in boxes for line in box.lines)
-        return [self.name, self.arguments, *lines, self.total]
-
-    @property
     def height(self) -> float:
         """From the top of the first box to the bottom of the last."""
         boxes = (*self.stages, *self.tail)

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 
 import pytest
@@ -27,6 +25,7 @@ from examples.text import predict as text_predict
 from examples.text import train as text
 from examples.vision import train, volumes
 from sepconv_layers import cli
+from tests.snippets import blocks, links, run_all
 
 TEXTS = {
     path.relative_to(readme.ROOT).as_posix(): path.read_text("utf-8") for path in readme.READMES
@@ -47,27 +46,13 @@ PARSERS = {
 }
 MAKEFILE = (readme.ROOT / "Makefile").read_text("utf-8")
 PROJECT = tomllib.loads((readme.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-
-
-def blocks(name, language):
-    return re.findall(rf"```{language}\n(.*?)```", TEXTS[name], re.DOTALL)
-
-
 COMMANDS = sorted(
-    {line for name in TEXTS for block in blocks(name, "sh") for line in block.splitlines()}
+    {line for page in TEXTS.values() for block in blocks(page, "sh") for line in block.splitlines()}
 )
 
 
-@pytest.mark.parametrize("i", range(len(blocks("README.md", "python"))))
-def test_every_snippet_runs(i, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", blocks("README.md", "python")[i]],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_every_snippet_runs(tmp_path):
+    run_all(TEXTS["README.md"], tmp_path)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -100,6 +85,5 @@ def test_pictures_are_those_of_the_records(path):
 @pytest.mark.parametrize("name", TEXTS)
 def test_links_lead_somewhere(name):
     folder = (readme.ROOT / name).parent
-    prose = re.sub(r"```.*?```", "", TEXTS[name], flags=re.DOTALL)
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", prose):
+    for target in links(TEXTS[name]):
         assert (folder / target).exists(), target
