@@ -51,7 +51,7 @@ def public():
     """Each public name with what it stands for."""
     for module in LISTED:
         yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
-    for module in (sl.convert, sl.streaming):  # what has its arguments or attributes documented
+    for module in (sl.convert, sl.cost, sl.streaming):  # what documents arguments or attributes
         for name, value in vars(module).items():
             is_own = getattr(value, "__module__", None) == module.__name__
             if is_own and re.search("^ *(Args|Attributes):", value.__doc__ or "", re.MULTILINE):
