@@ -6,14 +6,15 @@ import keras
 import numpy as np
 
 BACKEND = keras.backend.backend()
-MODES = {
-    "tensorflow": ("eager", "graph", "xla"),
-    "jax": ("eager", "jit"),
-    "torch": ("eager",),
-}[BACKEND]
 # How many random configurations to test; `test_backends.py` asks for few, and a short run of all.
 CONFIGURATIONS = int(os.environ.get("SEPCONV_TEST_CONFIGURATIONS", "450"))
 SHORT = CONFIGURATIONS < 450
+MODES = {
+    "tensorflow": ("eager", "graph", "xla"),
+    # Eagerly, JAX compiles what it traces for `jit`, one operation at a time, which takes longer.
+    "jax": ("jit",) if SHORT else ("eager", "jit"),
+    "torch": ("eager",),
+}[BACKEND]
 
 
 def output_of(layer, x, **arguments):
