@@ -37,7 +37,12 @@ FILTERS_AND_STRIDES = (
 )
 CLASSES = 1000
 KINDS = {"infer": "inference", "train": "training step"}
-COLORS = {"separable, ours": "tab:blue", "keras.layers": "tab:orange"}
+COLORS = {
+    "sepconv_layers": "tab:blue",
+    "keras.layers": "tab:orange",
+    "PyTorch without Keras": "tab:green",
+}
+BY_HAND = "PyTorch"  # the place of a net that is not written in Keras
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -293,13 +298,18 @@ def draw(figure: Any, rows: list[dict]) -> None:
     figure.set_size_inches(11, 1.4 + 0.55 * len(places))
     panels = figure.subplots(1, len(KINDS), sharey=True)
     for axes, (kind, title) in zip(panels, KINDS.items(), strict=True):
-        ours = {gain["place"]: gain["best_speedup"] for gain in found if gain["kind"] == kind}
-        theirs = {
-            gain["place"]: gain["best_speedup"] / gain["over_keras"]
-            for gain in found
-            if gain["kind"] == kind and gain["over_keras"]
+        here = [gain for gain in found if gain["kind"] == kind]
+        ours = {gain["place"]: gain["best_speedup"] for gain in here}
+        series = {
+            "sepconv_layers": {place: ours[place] for place in ours if place != BY_HAND},
+            "keras.layers": {
+                gain["place"]: gain["best_speedup"] / gain["over_keras"]
+                for gain in here
+                if gain["over_keras"]
+            },
+            "PyTorch without Keras": {place: ours[place] for place in ours if place == BY_HAND},
         }
-        for name, bars, shift in (("separable, ours", ours, -0.2), ("keras.layers", theirs, 0.2)):
+        for (name, bars), shift in zip(series.items(), (-0.2, 0.2, -0.2), strict=True):
             where = [places.index(place) + shift for place in bars]
             drawn = axes.barh(where, list(bars.values()), 0.38, color=COLORS[name], label=name)
             axes.bar_label(drawn, fmt="%.1f×", padding=3)
@@ -311,7 +321,7 @@ def draw(figure: Any, rows: list[dict]) -> None:
         axes.set_xlabel("speed-up over the standard net in its best mode")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
-    panels[-1].legend(loc="lower right")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
 
 if __name__ == "__main__":
