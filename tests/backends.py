@@ -4,11 +4,13 @@ import os
 
 import keras
 import numpy as np
+import pytest
 
 BACKEND = keras.backend.backend()
 # How many random configurations to test; `test_backends.py` asks for few, and a short run of all.
 CONFIGURATIONS = int(os.environ.get("SEPCONV_TEST_CONFIGURATIONS", "450"))
 SHORT = CONFIGURATIONS < 450
+the_same_everywhere = pytest.mark.skipif(SHORT, reason="the same on every backend")
 MODES = {
     "tensorflow": ("eager", "graph", "xla"),
     # Eagerly, JAX compiles what it traces for `jit`, one operation at a time, which takes longer.

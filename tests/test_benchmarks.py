@@ -33,13 +33,19 @@ def run(benchmark, path, *arguments):
     return record["rows"]
 
 
+def in_one_mode(monkeypatch):
+    """All modes are in `nets`; what XLA compiles for each shape would take long here."""
+    monkeypatch.setitem(harness.MODES, BACKEND, MODES[:1])
+
+
 def test_lowerings(tmp_path, monkeypatch, capsys):
+    in_one_mode(monkeypatch)
     rank = 3  # which has every lowering
     shape = (2, *(8, 7, 6)[:rank], 4)
     monkeypatch.setattr(lowerings, "TABLE", {rank: [(shape, (3,))]})
     monkeypatch.setattr(lowerings, "HELD_OUT", {rank: [(shape, (2,))]})
     rows = run(lowerings, tmp_path, "--ranks", str(rank))
-    assert len(rows) == 5 * len(MODES)  # two strides of two shapes, and half precision
+    assert len(rows) == 5  # two strides of two shapes, and half precision
     for row in rows:
         assert row["forward_ms"]["taps"] > 0 and row["both_ms"]["auto"] > 0
         assert lowerings.loss(row, "forward_ms") > 0
@@ -75,6 +81,7 @@ def test_nets_in_other_libraries_give_the_outputs_that_they_should(monkeypatch):
 
 
 def test_nets_of_the_examples(tmp_path, monkeypatch, capsys):
+    in_one_mode(monkeypatch)
     monkeypatch.setitem(examples.SHAPES, "sounds", (11, 40))
     rows = run(examples, tmp_path, "--batch-size", "2", "--nets", "sounds", "texts")
     places = {BACKEND, "litert"} if BACKEND == "tensorflow" else {BACKEND}
@@ -90,6 +97,7 @@ def test_nets_of_the_examples(tmp_path, monkeypatch, capsys):
 
 
 def test_layers(tmp_path, monkeypatch, capsys):
+    in_one_mode(monkeypatch)
     grid = [((1, *(8, 7, 6)[:rank], 4), 6, 3, 1) for rank in (1, 2, 3)]
     monkeypatch.setattr(layers, "GRID", grid)
     rows = run(layers, tmp_path)

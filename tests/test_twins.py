@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import sepconv_layers as sl
-from tests.backends import SHORT, output_of
+from tests.backends import SHORT, output_of, the_same_everywhere
 from tests.cases import TWINS
 
 CHANNELS = 2
@@ -99,6 +99,7 @@ def kernels(model):
     return [tuple(weight.shape) for weight in model.weights if len(weight.shape) > 1]
 
 
+@the_same_everywhere
 def test_the_reference_nets_become_their_own_twins():
     for net, shape in (
         (sl.models.mobilenet, (32, 32, 3)),
@@ -123,6 +124,7 @@ def applications():
     ]
 
 
+@the_same_everywhere
 @pytest.mark.parametrize(("net", "arguments", "ours"), applications())
 def test_twins_of_keras_applications_are_those_of_our_nets(net, arguments, ours):
     model = net(**arguments)
@@ -136,6 +138,7 @@ def test_twins_of_keras_applications_are_those_of_our_nets(net, arguments, ours)
     assert difference == first[same.name]
 
 
+@the_same_everywhere
 def test_layers_keep_reach_shape_and_names():
     images = keras.Input((17, 15, 6))
     x = keras.layers.SeparableConv2D(8, (3, 5), 2, "same", activation="relu", name="a")(images)
@@ -155,6 +158,7 @@ def test_layers_keep_reach_shape_and_names():
     assert np.isfinite(twin.predict(x, verbose=0)).all()
 
 
+@the_same_everywhere
 def test_a_depthwise_and_a_pointwise_layer_become_one():
     def chain(*between):
         return keras.Sequential(
@@ -177,6 +181,7 @@ def test_a_depthwise_and_a_pointwise_layer_become_one():
     assert kernels(sl.standard_twin(grouped)) == [(3, 3, 3, 4, 2)]
 
 
+@the_same_everywhere
 def test_an_inverted_bottleneck_keeps_its_projection():
     x = images = keras.Input((8, 8, 4))
     x = keras.layers.Conv2D(24, 1, use_bias=False)(x)
@@ -188,6 +193,7 @@ def test_an_inverted_bottleneck_keeps_its_projection():
     assert kernels(sl.standard_twin(model)) == [(3, 3, 4, 24), (1, 1, 24, 4)]
 
 
+@the_same_everywhere
 def test_what_another_layer_looks_at_stays():
     x = images = keras.Input((8, 8, 4))
     x = middle = keras.layers.DepthwiseConv2D(3, padding="same")(x)
@@ -196,6 +202,7 @@ def test_what_another_layer_looks_at_stays():
     assert kernels(sl.standard_twin(model)) == [(3, 3, 4, 4), (1, 1, 4, 4)]
 
 
+@the_same_everywhere
 def test_models_inside_and_layers_that_are_called_twice():
     inner = keras.Sequential([keras.Input((8, 4)), sl.SeparableConvBlock1D(4), sl.ConvBlock1D(4)])
     sequences = keras.Input((8, 4))
@@ -205,6 +212,7 @@ def test_models_inside_and_layers_that_are_called_twice():
     assert kernels(model) == [(3, 4, 1), (1, 4, 4), (3, 4, 4)]  # which stays as it was
 
 
+@the_same_everywhere
 def test_a_model_that_has_no_twin_is_a_clear_error():
     model = keras.Sequential([keras.Input((8, 4)), keras.layers.Conv1D(4, 1)])
     for function, what in ((sl.standard_twin, "separable part"), (sl.separable_twin, "standard")):

@@ -38,7 +38,7 @@ WIDTH = 0.5  # of the net, before `--width`
 EPOCHS = {"solids": 8}
 DEFAULT_EPOCHS = 15
 BATCH_SIZE = 32
-LEARNING_RATE = 2e-2
+LEARNING_RATE = 4e-2
 MIRRORED = (1, 2)  # axes: the objects of the public sets stand upright
 
 
@@ -175,8 +175,8 @@ def _modelnet10() -> Source:
 
 # Solids as voxels
 
-SIZE = 16  # voxels a side
-EACH = 150  # solids of a kind
+SIZE = 24  # voxels a side
+EACH = 200  # solids of a kind
 NOISE = 0.01  # share of voxels that are the other way round
 
 
