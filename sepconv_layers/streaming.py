@@ -337,6 +337,8 @@ class _Builder:
         outputs = self._copies[key](*args, **(kwargs or {}))
         if is_new and isinstance(layer, keras.layers.Layer):
             self._copies[key].set_weights(layer.get_weights())
+            if isinstance(layer, keras.layers.Normalization):
+                self._copies[key].finalize_state()  # it computes with what is made of its weights
         return outputs
 
     def add_state(self, layer: keras.Operation, shape: Sequence[int | None], dtype: str) -> Any:
@@ -552,7 +554,7 @@ RULES: dict[str, Rule] = {
     "Activation ELU LeakyReLU PReLU ReLU Softmax": _each_frame,
     "BatchNormalization LayerNormalization RMSNormalization UnitNormalization": _each_frame,
     "Add Average Concatenate Maximum Minimum Multiply Subtract": _each_frame,
-    "Dense Rescaling": _each_frame,
+    "Dense Normalization Rescaling": _each_frame,
     "Embedding": _embedding,
     "Permute": _permute,
     "Reshape": _reshape,

@@ -191,6 +191,19 @@ def test_keras_layers_nested_models_and_operators():
     assert_close(np.concatenate(outputs, 1), output_of(model, x))
 
 
+@pytest.mark.parametrize("is_adapted", [True, False])
+def test_a_normalization_keeps_what_it_has_learned(is_adapted):
+    moments = {} if is_adapted else {"mean": np.arange(3.0), "variance": np.arange(1.0, 4.0)}
+    norm = keras.layers.Normalization(**moments)
+    x = np.random.default_rng(0).normal(4, 3, (2, 9, 3)).astype("float32")
+    if is_adapted:
+        norm.adapt(x)
+    model = keras.Sequential([keras.Input((None, 3)), norm, sl.Conv1D(2, 3, padding="causal")])
+    stream = streaming.to_streaming(model).stream(batch_size=2)
+    outputs = [stream(chunk) for chunk in np.split(x, [4, 5], axis=1)]
+    np.testing.assert_allclose(np.concatenate(outputs, 1), output_of(model, x), atol=1e-5)
+
+
 def test_words_and_a_head_without_time():
     rng = np.random.default_rng(0)
     inputs = keras.Input((None,), dtype="int32")
