@@ -1,4 +1,4 @@
-"""The command `sepconv`: what a saved model costs, how fast it is, and its artefacts."""
+"""The command `sepconv`: what a saved model costs, how fast it is, its twins and its artefacts."""
 
 import argparse
 import json
@@ -15,11 +15,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers import comparison, cost, export
+from sepconv_layers import comparison, convert, cost, export, twins
 from sepconv_layers.comparison.timing import MODES
 from sepconv_layers.export.artefact import SAMPLES, check_model, drawn
 from sepconv_layers.export.litert import QUANTIZE
 from sepconv_layers.export.loading import THREADS
+from sepconv_layers.files import write
 
 OURS = ("keras", "sepconv_layers")
 WRITERS: dict[str, Callable[..., export.Artefact]] = {
@@ -27,6 +28,7 @@ WRITERS: dict[str, Callable[..., export.Artefact]] = {
     "litert": export.to_litert,
     "onnx": export.to_onnx,
 }
+TWINS = {"standard": twins.standard_twin, "separable": twins.separable_twin}
 # The name of an artefact beside its model.
 ENDINGS = {"hub": "-hub", "litert": ".tflite", "onnx": ".onnx"}
 
@@ -39,6 +41,18 @@ PROFILE_EXAMPLES = """examples:
   sepconv profile net.keras
   sepconv profile net.keras --input-shape 96,96,3 --plot net.png
   sepconv profile net.keras --json > net.json
+"""
+TWIN_EXAMPLES = """examples:
+  sepconv twin net.keras --to standard
+  sepconv twin net.keras --to separable --output small.keras
+
+The twin is untrained: train it as the model was, or look at what it costs.
+"""
+CONVERT_EXAMPLES = """examples:
+  sepconv convert net.keras --rank 2
+  sepconv convert net.keras --keep stem --output small.keras
+
+What a low rank loses, `sepconv_layers.convert.distill` brings back in part, from Python.
 """
 EXPORT_EXAMPLES = """examples:
   sepconv export net.keras --to hub --labels labels.txt
@@ -105,6 +119,29 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.add_argument("--plot", metavar="FILE", type=Path, help="draw the layers as bars")
 
+    text = "the same architecture with standard or with separable convolutions, untrained"
+    command = _described(commands.add_parser, text, TWIN_EXAMPLES, name="twin", help=text)
+    command.set_defaults(run=_twin)
+    _add_model(command)
+    command.add_argument("--to", required=True, choices=TWINS, help="which twin")
+    _add_keras_output(command, "MODEL-standard.keras or MODEL-separable.keras")
+
+    text = "the standard convolutions of a trained model as separable ones, as close as can be"
+    command = _described(commands.add_parser, text, CONVERT_EXAMPLES, name="convert", help=text)
+    command.set_defaults(run=_convert)
+    _add_model(command)
+    command.add_argument(
+        "--rank",
+        metavar="N",
+        type=_count,
+        default=1,
+        help="depthwise outputs for each input channel: more are closer and cost more; default: 1",
+    )
+    command.add_argument(
+        "--keep", metavar="LAYER", action="append", default=[], help="a layer to leave as it is"
+    )
+    _add_keras_output(command, "MODEL-rank-N.keras")
+
     text = "a model as an artefact that runs without this package, and how well it agrees"
     command = _described(commands.add_parser, text, EXPORT_EXAMPLES, name="export", help=text)
     command.set_defaults(run=partial(_export, command.error))
@@ -170,6 +207,15 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", type=Path, help="a .keras file")
 
 
+def _add_keras_output(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--output",
+        metavar="PATH",
+        type=Path,
+        help=f"the .keras file to write; default: beside the model, as {default}",
+    )
+
+
 def _add_input_shape(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--input-shape",
@@ -229,6 +275,42 @@ def _profile(arguments: argparse.Namespace) -> None:
         except OSError as error:
             raise ValueError(f"--plot {arguments.plot} cannot be written: {error}") from error
     print(found.to_json() if arguments.json else found)
+
+
+def _twin(arguments: argparse.Namespace) -> None:
+    model = _load_model(arguments.model)
+    path = arguments.output or _named(arguments.model, arguments.to)
+    twin = TWINS[arguments.to](model)
+    _save(twin, path, arguments.model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The MACs of")  # of open sizes, or of unknown layers
+        costs = [
+            (str(name), f"{found.params:,}", "–" if found.uncounted else f"{found.macs:,}")
+            for name, found in ((arguments.model, _costs(model)), (path, _costs(twin)))
+            if found
+        ]
+    print(_table([("model", "parameters", "MACs"), *costs], texts=1) if costs else path)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    model = _load_model(arguments.model)
+    path = arguments.output or _named(arguments.model, f"rank-{arguments.rank}")
+    converted, report = convert.to_separable(model, arguments.rank, arguments.keep)
+    _save(converted, path, arguments.model)
+    rows = [
+        (layer.name, str(layer.rank), f"{layer.error:.1%}", f"{layer.macs_ratio:.3f}")
+        for layer in report
+    ]
+    print(_table([("layer", "rank", "kernel lost", "MACs, new ÷ old"), *rows], texts=1))
+    print(f"\n{path}")
+
+
+def _costs(model: keras.Model) -> cost.Profile | None:
+    """What a model costs, where its sizes are known."""
+    try:
+        return cost.profile(model)
+    except ValueError:
+        return None
 
 
 def _export(usage_error: Callable[[str], Any], arguments: argparse.Namespace) -> None:
@@ -461,6 +543,19 @@ def _drawn(
 # What is written.
 
 
+def _named(model: Path, what: str) -> Path:
+    return model.with_name(f"{model.stem}-{what}.keras")
+
+
+def _save(model: keras.Model, path: Path, source: Path) -> None:
+    """Writes a model that comes of another one."""
+    if path.suffix != ".keras" or path.resolve() == source.resolve():
+        raise ValueError(f"--output must be a new .keras file. Received: {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--output must be in a folder that exists. Received: {path}")
+    write(path, model.save)
+
+
 def _beside(model: Path, to: str, quantize: str | None) -> Path:
     quantized = f"-{quantize}" if quantize else ""
     return model.with_name(f"{model.stem}{quantized}{ENDINGS[to]}")
@@ -486,12 +581,15 @@ def _versions() -> str:
     return ", ".join(f"{name} {version}" for name, version in comparison.versions().items())
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Cells in columns, of which the first two hold text."""
+def _table(rows: Sequence[Sequence[str]], texts: int = 2) -> str:
+    """Cells in columns, of which the first ones hold text."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     header, *body = (
-        "  ".join([a.ljust(widths[0]), b.ljust(widths[1]), *map(str.rjust, rest, widths[2:])])
-        for a, b, *rest in rows
+        "  ".join(
+            cell.ljust(width) if column < texts else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
     )
     return "\n".join([header, "-" * len(header), *body])
 

@@ -265,3 +265,43 @@ def test_wrong_usage_is_named(run, command, message):
 def test_export_names_the_backend_that_it_needs(run):
     code, _, err = run("export separable.keras --to onnx")
     assert code == 1 and "KERAS_BACKEND=tensorflow" in err
+
+
+def test_a_twin_is_saved_beside_its_model(run, folder):
+    code, out, err = run("twin separable.keras --to standard")
+    assert (code, err) == (0, "")
+    twin, standard = (keras.saving.load_model(folder / name) for name in
+                      ("separable-standard.keras", "standard.keras"))  # fmt: skip
+    assert [w.shape for w in twin.weights] == [w.shape for w in standard.weights]
+    _, _, ours, theirs = (line.split() for line in out.splitlines())
+    assert ours[0] == "separable.keras" and theirs[0] == "separable-standard.keras"
+    assert theirs[-1] == f"{sl.profile(standard).macs:,}"
+    code, out, err = run("twin open.keras --to standard --output twin.keras")
+    assert (code, err) == (0, "") and (folder / "twin.keras").is_file()
+
+
+def test_a_converted_model_is_saved_beside_its_model(run, folder):
+    code, out, err = run("convert standard.keras --rank 9")
+    assert (code, err) == (0, "") and re.search(r"conv +9 +0.0% +\d\.\d{3}\n", out)
+    ours, theirs = (keras.saving.load_model(folder / name) for name in
+                    ("standard-rank-9.keras", "standard.keras"))  # fmt: skip
+    x = np.load(folder / "images.npy")
+    np.testing.assert_allclose(ours.predict(x, verbose=0), theirs.predict(x, verbose=0), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("twin standard.keras --to standard", "must be a model with a separable part"),
+        (
+            "twin separable.keras --to standard --output separable.keras",
+            "must be a new .keras file",
+        ),
+        ("twin separable.keras --to standard --output absent/net.keras", "a folder that exists"),
+        ("convert standard.keras --keep absent", "`keep` argument must hold names of layers"),
+        ("convert separable.keras", "with a standard convolution"),
+    ],
+)
+def test_what_has_no_other_form_is_a_clear_error(run, command, message):
+    code, out, err = run(command)
+    assert (code, out) == (1, "") and message in err and "Traceback" not in err

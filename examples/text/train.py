@@ -63,7 +63,7 @@ class Settings:
 
 SETTINGS = {
     # Few and short, or many and long: a small net takes minutes, not hours.
-    "docstrings": Settings(epochs=10, longest=40, embedding=64, width=0.5),
+    "docstrings": Settings(epochs=6, longest=40, embedding=64, width=0.5),
     "imdb": Settings(
         epochs=4, learning_rate=4e-3, rarity=1.0, embedding=64, width=0.5, dropout=0.4
     ),
@@ -239,7 +239,7 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--data", metavar="PATH", help="your own texts: a file, or a folder")
     parser.add_argument("--text-column", metavar="NAME", help="or its number, from 1 on")
     parser.add_argument("--label-column", metavar="NAME", help="or its number, from 1 on")
-    add_budget(parser, CONVS, epochs="4 for imdb, 10 for docstrings, 14 for trec, else 8")
+    add_budget(parser, CONVS, epochs="4 for imdb, 6 for docstrings, 14 for trec, else 8")
     positive = positive_number(int)
     parser.add_argument(
         "--vocabulary-size", type=positive, default=VOCABULARY_SIZE, help="default: 8000"
