@@ -1,7 +1,9 @@
 """The arguments that all examples take."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+
+from examples.nets import CHOICES, NARROW
 
 
 def new_parser(module: str, description: str | None) -> argparse.ArgumentParser:
@@ -13,12 +15,15 @@ def new_parser(module: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
-def add_budget(
-    parser: argparse.ArgumentParser, convs: Sequence[str], epochs: str, batch_size: int = 64
-) -> None:
+def add_budget(parser: argparse.ArgumentParser, epochs: str, batch_size: int = 64) -> None:
     """Adds which nets to train, and for how long."""
     positive, factor = positive_number(int), positive_number(float)
-    parser.add_argument("--conv", choices=(*convs, "both"), default="both")
+    parser.add_argument(
+        "--conv",
+        choices=CHOICES,
+        default="both",
+        help=f"all: also {NARROW}, with the MACs of the separable net; default: both",
+    )
     parser.add_argument("--epochs", type=positive, help=f"default: {epochs}")
     parser.add_argument("--seeds", type=positive, default=3, help="trainings per net; default: 3")
     parser.add_argument(

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 
+from examples.nets import NARROW
 from sepconv_layers import Comparison
 
 
 def cells(found: Iterable[Comparison]) -> list[list[str]]:
     """The header, and a row for each comparison of both nets."""
-    header = ["data", "separable accuracy", "standard accuracy"]
+    header = ["data", "separable", "standard", "standard, narrowed"]
     header += ["parameters ÷", "MACs ÷", "inference", "training step", "int8 kB"]
     return [header, *(_row(one) for one in found)]
 
@@ -22,6 +23,7 @@ def _row(one: Comparison) -> list[str]:
         f"{one.task}: {one.dataset}",
         separable.accuracy_text(),
         standard.accuracy_text(),
+        rows[NARROW].accuracy_text() if NARROW in rows else "–",
         f"{params[0] / params[1]:.1f}",
         f"{one.mac_ratio:.1f}",
         f"{one.speedup['infer']:.1f}×",

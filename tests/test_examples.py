@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from examples import demo
+from examples import demo, nets
 from examples.vision import train, volumes
+from sepconv_layers import profile
 from sepconv_layers.comparison import timing
 from tests.test_vision_data import write_classes, write_npz
 
@@ -38,6 +39,17 @@ def test_vision_compares_twins_on_digits(tmp_path, capsys):
     assert {"report.md", "comparison.png", "separable.keras", "standard.keras"} <= written
     model = keras.saving.load_model(tmp_path / "separable.keras")
     assert model.input_shape == (None, 8, 8, 1) and model.output_shape == (None, 10)
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0])
+def test_the_narrow_net_is_the_widest_that_is_as_cheap_as_the_separable_one(width):
+    def net(conv, width):
+        return train.build(conv, (28, 28, 1), 10, width)
+
+    build = nets.by_name(net, nets.CHOICES["all"], width)
+    macs = {conv: profile(build(conv)).macs for conv in nets.CHOICES["all"]}
+    assert 0.4 < macs["standard-narrow"] / macs["separable"] <= 1 < macs["standard"]
+    assert build("separable").count_params() == net("separable", width).count_params()
 
 
 @pytest.mark.parametrize("conv", ["separable", "standard"])

@@ -27,9 +27,9 @@ import numpy as np
 from examples.artefacts import CHECKED, add_export, export_all
 from examples.audio import data, features
 from examples.command_line import add_budget, new_parser, positive_number
+from examples.nets import CHOICES, by_name
 from sepconv_layers import Comparison, compare, comparison, export, models, streaming
 
-CONVS = ("separable", "standard")
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:2]
 EPOCHS = {"mini": 6}
@@ -95,18 +95,23 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     print(f"{name}: {dataset.note}")
     print(f"{len(spectrograms):,} training clips, words: {', '.join(classes)}")
     output = Path(arguments.output or f"runs/audio/{name}")
+    convs = CHOICES[arguments.conv]
     found = compare(
-        lambda conv: build(
-            conv,
-            arguments.net,
-            spectrograms,
-            len(classes),
+        by_name(
+            lambda conv, width: build(
+                conv,
+                arguments.net,
+                spectrograms,
+                len(classes),
+                width,
+                arguments.mfcc,
+                arguments.causal,
+            ),
+            convs,
             arguments.width,
-            arguments.mfcc,
-            arguments.causal,
         ),
         dataset,
-        convs=CONVS if arguments.conv == "both" else (arguments.conv,),
+        convs=convs,
         epochs=arguments.epochs or EPOCHS.get(name, DEFAULT_EPOCHS),
         batch_size=arguments.batch_size,
         seeds=arguments.seeds,
@@ -242,7 +247,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="10 coefficients in place of log-mel bands; default: for ds_cnn",
     )
     parser.add_argument("--causal", action="store_true", help="no net looks ahead")
-    add_budget(parser, CONVS, epochs="6 for mini, else 20")
+    add_budget(parser, epochs="6 for mini, else 20")
     parser.add_argument(
         "--seconds", type=positive_number(float), default=1.0, help="length of a clip; default: 1"
     )

@@ -27,10 +27,10 @@ import tensorflow as tf
 
 from examples.artefacts import CHECKED, add_export, export_all
 from examples.command_line import add_budget, new_parser, positive_number
+from examples.nets import CHOICES, by_name
 from examples.text import data, tokens
 from sepconv_layers import Comparison, compare, comparison, models
 
-CONVS = ("separable", "standard")
 WEIGHT_DECAY = 0.1
 VOCABULARY_SIZE = 8_000
 SERVED = 256  # texts in a batch, to time how many are served
@@ -168,12 +168,17 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     }  # fmt: skip
     counts = np.bincount(parts["train"][0].ravel(), minlength=vocabulary_size)
     output = Path(arguments.output or f"runs/text/{dataset.name}")
+    convs = CHOICES[arguments.conv]
     found = compare(
-        lambda conv: build(
-            conv, length, len(dataset.classes), vocabulary_size, settings, arguments.width
+        by_name(
+            lambda conv, width: build(
+                conv, length, len(dataset.classes), vocabulary_size, settings, width
+            ),
+            convs,
+            arguments.width,
         ),
         {**parts, "classes": dataset.classes},
-        convs=CONVS if arguments.conv == "both" else (arguments.conv,),
+        convs=convs,
         epochs=arguments.epochs or settings.epochs,
         batch_size=arguments.batch_size,
         seeds=arguments.seeds,
@@ -239,7 +244,7 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--data", metavar="PATH", help="your own texts: a file, or a folder")
     parser.add_argument("--text-column", metavar="NAME", help="or its number, from 1 on")
     parser.add_argument("--label-column", metavar="NAME", help="or its number, from 1 on")
-    add_budget(parser, CONVS, epochs="4 for imdb, 6 for docstrings, 14 for trec, else 8")
+    add_budget(parser, epochs="4 for imdb, 6 for docstrings, 14 for trec, else 8")
     positive = positive_number(int)
     parser.add_argument(
         "--vocabulary-size", type=positive, default=VOCABULARY_SIZE, help="default: 8000"

@@ -20,6 +20,7 @@ import keras
 
 from examples.artefacts import add_export, export_arrays
 from examples.command_line import add_budget, new_parser, positive_number
+from examples.nets import CHOICES, by_name
 from examples.vision import data
 from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
 
@@ -73,11 +74,14 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     print(f"{dataset.name}: {dataset.note}")
     print(f"{len(dataset.train[1]):,} training images of shape {input_shape}, {classes} classes")
     output = Path(arguments.output or f"runs/vision/{dataset.name}")
+    convs = CHOICES[arguments.conv]
     mirrored = dataset.name in MIRRORED and arguments.data is None
     found = compare(
-        lambda conv: build(conv, input_shape, classes, arguments.width),
+        by_name(
+            lambda conv, width: build(conv, input_shape, classes, width), convs, arguments.width
+        ),
         dataset,
-        convs=tuple(BLOCKS) if arguments.conv == "both" else (arguments.conv,),
+        convs=convs,
         epochs=arguments.epochs or EPOCHS.get(dataset.name, DEFAULT_EPOCHS),
         batch_size=arguments.batch_size,
         seeds=arguments.seeds,
@@ -98,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", choices=data.SOURCES, help="a public set; default: digits")
     source.add_argument("--data", metavar="PATH", help="your own images: a folder or .npz file")
-    add_budget(parser, tuple(BLOCKS), epochs="10 to 20, by data set")
+    add_budget(parser, epochs="10 to 20, by data set")
     parser.add_argument(
         "--image-size", type=positive_number(int), help="resize to so many pixels a side"
     )

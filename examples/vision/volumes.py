@@ -28,11 +28,11 @@ import numpy as np
 
 from examples.artefacts import add_export, export_arrays
 from examples.command_line import add_budget, new_parser
+from examples.nets import CHOICES, by_name
 from examples.sources import Dataset, expect, local, split
 from examples.vision.data import Source, from_npz, open_npz
 from sepconv_layers import Comparison, compare, models
 
-CONVS = ("separable", "standard")
 AXES = ("depth", "height", "width")
 WIDTH = 0.5  # of the net, before `--width`
 EPOCHS = {"solids": 8}
@@ -84,10 +84,13 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     print(f"{dataset.name}: {dataset.note}")
     print(f"{len(dataset.train[1]):,} training volumes of shape {input_shape}, {classes} classes")
     output = Path(arguments.output or f"runs/volumes/{dataset.name}")
+    convs = CHOICES[arguments.conv]
     found = compare(
-        lambda conv: build(conv, input_shape, classes, arguments.width),
+        by_name(
+            lambda conv, width: build(conv, input_shape, classes, width), convs, arguments.width
+        ),
         dataset,
-        convs=CONVS if arguments.conv == "both" else (arguments.conv,),
+        convs=convs,
         epochs=arguments.epochs or EPOCHS.get(dataset.name, DEFAULT_EPOCHS),
         batch_size=arguments.batch_size,
         seeds=arguments.seeds,
@@ -109,7 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", choices=SOURCES, help="a public set; default: solids")
     source.add_argument("--data", metavar="FILE", help="your own volumes: a .npz file")
-    add_budget(parser, CONVS, epochs="8 for solids, else 15", batch_size=BATCH_SIZE)
+    add_budget(parser, epochs="8 for solids, else 15", batch_size=BATCH_SIZE)
     add_export(parser, default="none")
     parser.add_argument("--output", metavar="FOLDER", help="default: runs/volumes/DATASET")
     return parser
