@@ -2,7 +2,7 @@
 
     python -m benchmarks.examples
 
-Images 28×28, a second of sound, texts of 52 tokens and volumes 30×30×30, on each Keras backend, and
+Images 28×28, a second of sound, texts of 52 tokens and volumes 16×16×16, on each Keras backend, and
 one sample at a time in LiteRT. Separable and standard net take turns, each in its best mode.
 """
 
@@ -32,7 +32,7 @@ SHAPES = {
     "images": (28, 28, 1),
     "sounds": (49, 40),
     "texts": (52,),
-    "volumes": (30, 30, 30, 1),
+    "volumes": (16, 16, 16, 1),
 }
 PLACES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch", "litert": "LiteRT"}
 
@@ -54,7 +54,7 @@ BUILDERS: dict[str, Callable[[str, tuple[int, ...]], keras.Model]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--nets", nargs="+", choices=SHAPES, default=list(SHAPES))
 
 
