@@ -8,8 +8,9 @@ import pytest
 
 BACKEND = keras.backend.backend()
 # How many random configurations to test; `test_backends.py` asks for few, and a short run of all.
-CONFIGURATIONS = int(os.environ.get("SEPCONV_TEST_CONFIGURATIONS", "450"))
-SHORT = CONFIGURATIONS < 450
+MANY = 300
+CONFIGURATIONS = int(os.environ.get("SEPCONV_TEST_CONFIGURATIONS", MANY))
+SHORT = CONFIGURATIONS < MANY
 the_same_everywhere = pytest.mark.skipif(SHORT, reason="the same on every backend")
 MODES = {
     "tensorflow": ("eager", "graph", "xla"),

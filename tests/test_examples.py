@@ -152,6 +152,8 @@ def test_the_demo_ends_in_one_table_and_a_page_that_needs_no_other_file(
     others = {"audio", "text"}  # whose own tests run them
     kept = {name: one for name, one in demo.EXAMPLES.items() if name not in others}
     monkeypatch.setattr(demo, "EXAMPLES", kept)
+    monkeypatch.setattr(volumes, "SIZE", 12)
+    monkeypatch.setattr(volumes, "EACH", 30)
     found = demo.main(["--quick", "--output", str(tmp_path)])
     table = capsys.readouterr().out.split("== 2 of 2")[1].split("Open")[0].split("\n\n")[-2]
     page = (tmp_path / "report.html").read_text("utf-8")
