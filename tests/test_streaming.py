@@ -108,7 +108,7 @@ def assert_close(y, expected, tolerance=1e-5):
     assert np.abs(y - expected).max() <= tolerance * max(np.abs(expected).max(), 1e-3)
 
 
-@pytest.mark.parametrize("seed", range(CONFIGURATIONS * 2 // 9))
+@pytest.mark.parametrize("seed", range(CONFIGURATIONS // 3))
 def test_any_chunks_give_the_batch_outputs(seed):
     rng = np.random.default_rng(seed)
     data_format = ("channels_last", "channels_first")[seed % 4 == 3]
