@@ -32,7 +32,7 @@ STAGES = (  # filters, strides
     (128, 2),
     (128, 1),
 )
-EPOCHS = {"digits": 15, "fashion_mnist": 10}
+EPOCHS = {"digits": 10, "fashion_mnist": 10}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 2e-2
 MIRRORED = ("cifar10",)  # where left and right mean nothing
