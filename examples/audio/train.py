@@ -32,7 +32,7 @@ from sepconv_layers import Comparison, compare, comparison, export, models, stre
 
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:2]
-EPOCHS = {"mini": 6}
+EPOCHS = {"mini": 5}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
 
@@ -247,7 +247,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="10 coefficients in place of log-mel bands; default: for ds_cnn",
     )
     parser.add_argument("--causal", action="store_true", help="no net looks ahead")
-    add_budget(parser, epochs="6 for mini, else 20")
+    add_budget(parser, epochs="5 for mini, else 20")
     parser.add_argument(
         "--seconds", type=positive_number(float), default=1.0, help="length of a clip; default: 1"
     )
