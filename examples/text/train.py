@@ -63,7 +63,9 @@ class Settings:
 
 SETTINGS = {
     # Few and short, or many and long: a small net takes minutes, not hours.
-    "docstrings": Settings(epochs=6, longest=40, embedding=64, width=0.5),
+    "docstrings": Settings(
+        epochs=6, learning_rate=6e-3, longest=40, rarity=1.0, embedding=64, width=0.5, dropout=0.3
+    ),
     "imdb": Settings(
         epochs=4, learning_rate=4e-3, rarity=1.0, embedding=64, width=0.5, dropout=0.4
     ),
