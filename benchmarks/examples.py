@@ -19,13 +19,13 @@ import numpy as np
 
 from benchmarks import harness
 from examples.audio import train as audio
+from examples.nets import TWINS
 from examples.text import train as text
 from examples.vision import train as vision
 from examples.vision import volumes
 from sepconv_layers import comparison, export, profile
 
 NAME = "examples"
-CONVS = ("separable", "standard")
 CLASSES = 10
 WORDS = 8_000  # in a vocabulary
 SHAPES = {
@@ -69,7 +69,7 @@ def measure(net: str, arguments: argparse.Namespace) -> list[dict]:
     x, y = x.astype("int32" if net == "texts" else "float32"), rng.integers(CLASSES, size=shape[0])
     inference, steps, macs = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for conv in CONVS:
+        for conv in TWINS:
             for mode in harness.MODES[backend]:
                 model = BUILDERS[net](conv, SHAPES[net])
                 model.compile(

@@ -17,12 +17,12 @@ from sepconv_layers.layers.base import BaseConv, number_that, positive_int
 from sepconv_layers.layers.depthwise_conv import DepthwiseConv
 from sepconv_layers.layers.separable_conv import SeparableConv
 from sepconv_layers.surgery import Surgery, calls_as_defined, remade
-from sepconv_layers.twins import is_spatial, separable_like
+from sepconv_layers.twins import TRANSPOSE, is_spatial, separable_like
 
 Pair = tuple[keras.layers.Layer, keras.layers.Layer]
 
 NORMALIZATIONS = (keras.layers.BatchNormalization, layers.BatchNormalization)
-TRANSPOSED = tuple(getattr(keras.layers, f"Conv{rank}DTranspose") for rank in (1, 2, 3))
+TRANSPOSED = tuple(TRANSPOSE.values())
 # Axes of the last kernel that are the output channels, by class; the first that fits counts.
 CHANNEL_AXES: tuple[tuple[tuple[type, ...], tuple[int, ...]], ...] = (
     (

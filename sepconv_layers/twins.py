@@ -8,12 +8,11 @@ from typing import Any
 import keras
 
 from sepconv_layers import blocks, layers
+from sepconv_layers.blocks.base import CONV, SEPARABLE_CONV
 from sepconv_layers.layers.by_name import by_class
 from sepconv_layers.surgery import Surgery, remade
 
 RANKS = (1, 2, 3)
-CONV = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}
-SEPARABLE_CONV = {1: layers.SeparableConv1D, 2: layers.SeparableConv2D, 3: layers.SeparableConv3D}
 TRANSPOSE = {rank: getattr(keras.layers, f"Conv{rank}DTranspose") for rank in RANKS}
 SEPARABLE_TRANSPOSE = {rank: getattr(layers, f"SeparableConv{rank}DTranspose") for rank in RANKS}
 # Arguments that layers have in common.
@@ -88,9 +87,10 @@ def standard_twin(model: keras.Model) -> keras.Model:
     """
     surgery = Surgery(model)
     changed, skipped = _pairs(surgery)
+    settled = {*changed, *map(id, skipped)}
     for node in surgery.nodes:
         layer = node.operation
-        if id(layer) in changed or any(layer is other for other in skipped):
+        if id(layer) in settled:
             continue
         kind = _kind(node)
         if type(layer) in BLOCKS:
