@@ -278,10 +278,10 @@ def _profile(arguments: argparse.Namespace) -> None:
 
 
 def _twin(arguments: argparse.Namespace) -> None:
+    path = _new_keras_file(arguments, arguments.to)
     model = _load_model(arguments.model)
-    path = arguments.output or _named(arguments.model, arguments.to)
     twin = TWINS[arguments.to](model)
-    _save(twin, path, arguments.model)
+    write(path, twin.save)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The MACs of")  # of open sizes, or of unknown layers
         costs = [
@@ -293,10 +293,10 @@ def _twin(arguments: argparse.Namespace) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    path = _new_keras_file(arguments, f"rank-{arguments.rank}")
     model = _load_model(arguments.model)
-    path = arguments.output or _named(arguments.model, f"rank-{arguments.rank}")
     converted, report = convert.to_separable(model, arguments.rank, arguments.keep)
-    _save(converted, path, arguments.model)
+    write(path, converted.save)
     rows = [
         (layer.name, str(layer.rank), f"{layer.error:.1%}", f"{layer.macs_ratio:.3f}")
         for layer in report
@@ -543,17 +543,20 @@ def _drawn(
 # What is written.
 
 
-def _named(model: Path, what: str) -> Path:
-    return model.with_name(f"{model.stem}-{what}.keras")
+def _new_keras_file(arguments: argparse.Namespace, what: str) -> Path:
+    """Where a model goes that comes of another one: never in the place of one that may be trained.
 
-
-def _save(model: keras.Model, path: Path, source: Path) -> None:
-    """Writes a model that comes of another one."""
-    if path.suffix != ".keras" or path.resolve() == source.resolve():
-        raise ValueError(f"--output must be a new .keras file. Received: {path}")
+    Raises:
+        ValueError: If it is no .keras file, is there already, or is in no folder.
+    """
+    source = arguments.model
+    path = arguments.output or source.with_name(f"{source.stem}-{what}.keras")
+    if path.suffix != ".keras" or path.exists():
+        state = "which is there already" if path.exists() else "which has another ending"
+        raise ValueError(f"--output must be a new .keras file. Received: {path}, {state}")
     if not path.parent.is_dir():
         raise ValueError(f"--output must be in a folder that exists. Received: {path}")
-    write(path, model.save)
+    return path
 
 
 def _beside(model: Path, to: str, quantize: str | None) -> Path:

@@ -276,6 +276,8 @@ def test_a_twin_is_saved_beside_its_model(run, folder):
     _, _, ours, theirs = (line.split() for line in out.splitlines())
     assert ours[0] == "separable.keras" and theirs[0] == "separable-standard.keras"
     assert theirs[-1] == f"{sl.profile(standard).macs:,}"
+    code, out, err = run("twin separable.keras --to standard")  # it may be trained by now
+    assert (code, out) == (1, "") and "must be a new .keras file" in err and "already" in err
     code, out, err = run("twin open.keras --to standard --output twin.keras")
     assert (code, err) == (0, "") and (folder / "twin.keras").is_file()
 

@@ -1,7 +1,7 @@
 """Keyword spotting: a depthwise-separable net against its standard-convolution twin.
 
     python -m examples.audio.train
-        eight words of a speech synthesiser, no download: 2 minutes on two cores
+        eight words of a speech synthesiser, no download
     python -m examples.audio.train --dataset fsdd [--speaker-independent]
     python -m examples.audio.train --dataset speech_commands
     python -m examples.audio.train --data FOLDER       one folder of recordings for each word

@@ -1,7 +1,7 @@
 """Image classification: a depthwise-separable net against its standard-convolution twin.
 
     python -m examples.vision.train
-        scikit-learn's handwritten digits, no download: 1 minute on two cores
+        scikit-learn's handwritten digits, no download
     python -m examples.vision.train --dataset fashion_mnist --limit 20000 --epochs 5
     python -m examples.vision.train --dataset cifar10
     python -m examples.vision.train --data FOLDER      one folder of images for each class
