@@ -27,7 +27,8 @@ from sepconv_layers import Comparison, comparison
 
 EXAMPLES = {"vision": vision, "audio": audio, "text": text, "volumes": volumes}
 # What volumes take long for is shown by one training of each net, at half the width.
-BUDGETS = {"volumes": ("--seeds", "1", "--width", "0.5")}
+BUDGET = ("--seeds", "2")
+BUDGETS = {"volumes": ("--seeds", "1", "--width", "0.5", "--batch-size", "16")}
 QUICK = ("--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "96")
 # How to go on: what to run on data of one's own.
 NEXT = {
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Comparison]:
     found = {}
     for number, (name, example) in enumerate(EXAMPLES.items(), 1):
         print(f"\n== {number} of {len(EXAMPLES)}: {name} ==\n", flush=True)
-        budget = QUICK if arguments.quick else BUDGETS.get(name, ())
+        budget = QUICK if arguments.quick else BUDGETS.get(name, BUDGET)
         found[name] = example.main([*budget, "--output", str(output / name)])
         picture = partial(shutil.copyfile, output / name / "comparison.png")
         comparison.write(output / f"{name}.png", picture)

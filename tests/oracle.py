@@ -117,7 +117,7 @@ def torch_conv(x, kernel, strides, padding, dilation, depthwise):
     convolve = getattr(functional, f"conv{rank}d")
     outputs = convolve(
         x,
-        kernel.permute(rank + 1, rank, *range(rank)),
+        kernel.permute(rank + 1, rank, *range(rank)).contiguous(),
         stride=tuple(strides),
         dilation=tuple(dilation),
         groups=channels if depthwise else 1,

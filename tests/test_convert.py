@@ -199,6 +199,7 @@ def test_a_model_whose_layers_are_not_known_is_refused(model):
 
 def plain_net():
     """A net with a convolution of every kind that is converted, and some that are not."""
+    keras.utils.set_random_seed(0)
     images = keras.Input((12, 11, 3))
     x = keras.layers.Conv2D(6, (3, 2), 2, "same", activation="relu", name="keras")(images)
     x = sl.Conv2D(5, 3, dilation_rate=2, padding="same", use_bias=False, name="ours")(x)
@@ -230,7 +231,7 @@ def test_full_rank_is_exact_and_a_lower_rank_less_so():
         assert len(report) == 7  # one of each but the residual block, which has two
         assert all(0 <= layer.error < 1 for layer in report)
         assert [layer.rank for layer in report] == [min(rank, 6), *[rank] * 6]
-    assert errors[-1] < 1e-4 and errors == sorted(errors)[::-1]
+    assert errors[-1] < 1e-6 * np.abs(expected).max() and errors == sorted(errors)[::-1]
     assert max(layer.error for layer in report) < 1e-6
     assert converted.output_shape == model.output_shape
     names = [[layer.name for layer in net.layers[1:]] for net in (converted, model)]

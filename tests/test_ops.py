@@ -36,8 +36,8 @@ class Configuration(NamedTuple):
     spatial: tuple
 
     @classmethod
-    def draw(cls, rng, rank):
-        """Draws one that has at least one output."""
+    def draw(cls, rng, rank, is_small=False):
+        """Draws one that has at least one output; a small one has a map of one or two."""
         kernel_size, strides, dilation = (
             tuple(map(int, rng.integers(1, high, rank, endpoint=True))) for high in (4, 3, 3)
         )
@@ -45,12 +45,14 @@ class Configuration(NamedTuple):
             kernel_size,
             strides,
             dilation,
-            padding=str(rng.choice(["valid", "same", "causal"])),
+            padding=str(
+                rng.choice(["same", "causal"] if is_small else ["valid", "same", "causal"])
+            ),
             data_format=str(rng.choice(["channels_last", "channels_first"])),
             channels=int(rng.integers(1, 4, endpoint=True)),
             multiplier=int(rng.integers(1, 3, endpoint=True)),
             spatial=tuple(
-                (k - 1) * d + 1 + int(rng.integers(0, 5))
+                int(rng.integers(1, 3)) if is_small else (k - 1) * d + 1 + int(rng.integers(0, 5))
                 for k, d in zip(kernel_size, dilation, strict=True)
             ),
         )
@@ -105,14 +107,14 @@ REFERENCES = {
 }
 
 
-def problem(seed, operator=ops.depthwise_conv, round_to="float64"):
+def problem(seed, operator=ops.depthwise_conv, round_to="float64", is_small=False):
     """Draws a configuration, arguments and an upstream gradient; computes what is expected.
 
     That is the output and, where PyTorch is installed, the gradient of each argument.
     """
     rng = np.random.default_rng(seed)
     rank = 1 + seed % 3
-    config = Configuration.draw(rng, rank)
+    config = Configuration.draw(rng, rank, is_small)
     shapes = [
         (2, *config.spatial, config.channels),
         (*config.kernel_size, config.channels, config.multiplier),
@@ -182,6 +184,33 @@ def test_separable_conv_matches_depthwise_and_pointwise_oracles(seed):
 @pytest.mark.parametrize("seed", range(3000, 3000 + CONFIGURATIONS // 9))
 def test_standard_conv_matches_the_oracle(seed):
     check(problem(seed, ops.conv), mode_of(seed), ops.conv)
+
+
+@pytest.mark.parametrize("operator", [ops.depthwise_conv, ops.conv])
+@pytest.mark.parametrize("seed", range(9000, 9000 + CONFIGURATIONS // 10))
+def test_a_kernel_that_reaches_over_a_small_map_matches_the_oracle(seed, operator):
+    if operator is ops.conv and not HAVE_TORCH:
+        pytest.skip("needs PyTorch")
+    check(problem(seed, operator, is_small=True), mode_of(seed), operator)
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "dilation_rate", "left"),
+    [
+        (1, 1, 1, 1),
+        (2, 1, 1, 3),
+        (1, 2, 1, 1),
+        (2, 2, 1, 2),
+        (3, 1, 3, 1),
+        (3, 2, 2, 3),
+        (2, 1, 2, 1),
+    ],
+)
+def test_what_meets_nothing_but_padding_is_left_out(size, strides, dilation_rate, left):
+    geometry = ops.geometry.Geometry.of(3, 2, strides, "same", "channels_last", dilation_rate)
+    inputs, kernel = np.ones((1, size, 9, 4), "float32"), np.ones((3, 3, 4, 1), "float32")
+    _, kernel, geometry = geometry.without_idle(inputs, kernel)
+    assert geometry.kernel_size == tuple(kernel.shape[:2]) == (left, 3)
 
 
 @pytest.mark.parametrize("seed", range(7000, 7000 + CONFIGURATIONS // 6))

@@ -59,7 +59,9 @@ class Training:
             from_logits=True, label_smoothing=self.label_smoothing
         )
         trainer = Trainer(model, self.augmentation, take(x, slice(1)))
-        trainer.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile)
+        # By its name, a metric makes its variables while TensorFlow traces, which begins again then.
+        accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+        trainer.compile(optimizer, loss, metrics=[accuracy], jit_compile=jit_compile)
         optimizer.build(trainer.trainable_variables)
         return trainer
 
@@ -123,9 +125,12 @@ def run(
     history, best = _restore(unfinished, trainer)
     earlier = sum(epoch["seconds"] for epoch in history)
     for epoch in range(len(history), training.epochs):
-        # With a seed of its own, an epoch is the same whether or not it follows an interruption.
-        keras.utils.set_random_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
-        logs = _train_epoch(trainer, parts, training, f"epoch {epoch + 1}")
+        # With an order of its own, an epoch is the same whether or not it follows an interruption.
+        # Not with a seed for the backend: TensorFlow builds all functions again when it gets one.
+        x, y = parts["train"]
+        order = np.random.default_rng((seed, epoch)).permutation(len(y))
+        epoch_parts = {**parts, "train": (take(x, order), y[order])}
+        logs = _train_epoch(trainer, epoch_parts, training, f"epoch {epoch + 1}")
         if not math.isfinite(logs["loss"] + logs["val_loss"]):
             raise FloatingPointError(
                 f"The {conv} net with seed {seed} had a training loss of {logs['loss']} and a "
@@ -217,6 +222,7 @@ def _train_epoch(
         x,
         training.one_hot(y),
         batch_size=training.batch_size,
+        shuffle=False,
         validation_data=(x_val, training.one_hot(y_val)),
         verbose=int(is_terminal and training.progress),
     )

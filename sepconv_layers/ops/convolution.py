@@ -316,7 +316,7 @@ class Conv(keras.Operation):
         return kernel.shape[-1]
 
     def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any, bias: Any = None) -> Any:
-        (kernel,) = kernels
+        inputs, kernel, geometry = geometry.without_idle(inputs, *kernels)
         # An exporter keeps a convolution quantised channel by channel, a matrix product it may not;
         # but a convolution of volumes it does not quantise at all, and LiteRT runs it slowly.
         keeps = forced_lowering() == "portable" and geometry.rank < 3
@@ -339,6 +339,7 @@ class DepthwiseConv(Conv):
     def _convolve(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         # The oneDNN kernels of TensorFlow give an empty batch the shape of the input.
         lower = taps if inputs.shape[0] == 0 else choose(geometry)
+        inputs, kernel, geometry = geometry.without_idle(inputs, kernel)
         return lower(inputs, kernel, geometry)
 
 

@@ -46,15 +46,8 @@ def planes(
     widths = [(0, 0), (before, after + each * stride - padded), (0, 0), (0, 0), (0, 0)]
     volumes = keras.ops.reshape(keras.ops.pad(inputs, widths), (batch * each, stride, *image))
     rows = keras.ops.unstack(volumes, stride, axis=1)  # one for each phase of the stride
-    indices = list(range(geometry.kernel_size[0]))
-    if isinstance(depth, int):
-        # A plane that meets nothing but padding gives zeros, and no exporter finds the scale to
-        # quantise those with. One is kept if there is no other.
-        inside = range(before, before + depth)
-        met = [i for i in indices if any(i * dilation + stride * o in inside for o in range(size))]
-        indices = met or indices[:1]
     outputs = None
-    for index in indices:
+    for index in range(geometry.kernel_size[0]):
         start, phase = divmod(index * dilation, stride)
         part = convolve(_cut(rows[phase], 0, start, length), kernel[index], plane)
         outputs = part if outputs is None else outputs + part
