@@ -59,7 +59,7 @@ class Training:
             from_logits=True, label_smoothing=self.label_smoothing
         )
         trainer = Trainer(model, self.augmentation, take(x, slice(1)))
-        # By its name, a metric makes its variables while TensorFlow traces, which begins again then.
+        # Given its name only, it makes variables while TensorFlow traces, which then begins again.
         accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
         trainer.compile(optimizer, loss, metrics=[accuracy], jit_compile=jit_compile)
         optimizer.build(trainer.trainable_variables)
