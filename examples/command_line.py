@@ -15,8 +15,8 @@ def new_parser(module: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
-def add_budget(parser: argparse.ArgumentParser, epochs: str, batch_size: int = 64) -> None:
-    """Adds which nets to train, and for how long."""
+def add_budget(parser: argparse.ArgumentParser, epochs: str, batch_size: int | str = 64) -> None:
+    """Adds which nets to train, and for how long. Words say on what a default depends."""
     positive, factor = positive_number(int), positive_number(float)
     parser.add_argument(
         "--conv",
@@ -27,7 +27,10 @@ def add_budget(parser: argparse.ArgumentParser, epochs: str, batch_size: int = 6
     parser.add_argument("--epochs", type=positive, help=f"default: {epochs}")
     parser.add_argument("--seeds", type=positive, default=3, help="trainings per net; default: 3")
     parser.add_argument(
-        "--batch-size", type=positive, default=batch_size, help=f"default: {batch_size}"
+        "--batch-size",
+        type=positive,
+        default=batch_size if isinstance(batch_size, int) else None,
+        help=f"default: {batch_size}",
     )
     parser.add_argument("--width", type=factor, default=1.0, help="on all widths; default: 1")
     parser.add_argument("--limit", type=positive, help="largest number of training samples")

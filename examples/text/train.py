@@ -42,6 +42,7 @@ class Settings:
 
     Attributes:
         epochs: Passes over the training texts.
+        batch_size: Training texts per step.
         learning_rate: The largest one.
         longest: Tokens after which a text is cut, if not one in twenty is as long.
         pieces: Whether a word that is not in the vocabulary is split, or unknown.
@@ -52,6 +53,7 @@ class Settings:
     """
 
     epochs: int = 8
+    batch_size: int = 64
     learning_rate: float = 2e-3
     longest: int = 400
     pieces: bool = True
@@ -70,7 +72,7 @@ SETTINGS = {
         epochs=4, learning_rate=4e-3, rarity=1.0, embedding=64, width=0.5, dropout=0.4
     ),
     # Short questions, in which the word that is asked about is often a new one.
-    "trec": Settings(epochs=14, pieces=False, rarity=0.5, dropout=0.5),
+    "trec": Settings(epochs=14, batch_size=32, pieces=False, rarity=0.5, dropout=0.5),
 }
 
 
@@ -182,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         {**parts, "classes": dataset.classes},
         convs=convs,
         epochs=arguments.epochs or settings.epochs,
-        batch_size=arguments.batch_size,
+        batch_size=arguments.batch_size or settings.batch_size,
         seeds=arguments.seeds,
         learning_rate=settings.learning_rate,
         weight_decay=WEIGHT_DECAY,
@@ -246,7 +248,11 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--data", metavar="PATH", help="your own texts: a file, or a folder")
     parser.add_argument("--text-column", metavar="NAME", help="or its number, from 1 on")
     parser.add_argument("--label-column", metavar="NAME", help="or its number, from 1 on")
-    add_budget(parser, epochs="4 for imdb, 6 for docstrings, 14 for trec, else 8")
+    add_budget(
+        parser,
+        epochs="4 for imdb, 6 for docstrings, 14 for trec, else 8",
+        batch_size="32 for trec, else 64",
+    )
     positive = positive_number(int)
     parser.add_argument(
         "--vocabulary-size", type=positive, default=VOCABULARY_SIZE, help="default: 8000"
