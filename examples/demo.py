@@ -26,9 +26,11 @@ from examples.vision import volumes
 from sepconv_layers import Comparison, comparison
 
 EXAMPLES = {"vision": vision, "audio": audio, "text": text, "volumes": volumes}
-# What volumes take long for is shown by one training of each net, at half the width.
 BUDGET = ("--seeds", "2")
-BUDGETS = {"volumes": ("--seeds", "1", "--width", "0.5", "--batch-size", "16")}
+# What volumes take long for is shown by one training of each net, at half the width, without XLA.
+BUDGETS = {
+    "volumes": ("--seeds", "1", "--width", "0.5", "--batch-size", "16", "--no-jit-compile"),
+}
 QUICK = ("--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "96")
 # How to go on: what to run on data of one's own.
 NEXT = {

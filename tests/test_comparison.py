@@ -91,7 +91,7 @@ def compare_toy(**changes):
 def without_timing():
     """Replaces the measurement by some numbers."""
 
-    def numbers(build, convs, part, training, sizes):
+    def numbers(build, convs, part, training, sizes, jit_compile):
         times = {"infer_ms": dict.fromkeys(sizes, 1.0), "infer_mode": dict.fromkeys(sizes, "graph")}
         return {conv: {**times, "train_step_ms": 2.0, "train_mode": "graph"} for conv in convs}
 
@@ -114,9 +114,9 @@ def _without_timing():
 def finished(tmp_path_factory):
     """A comparison of both nets with two seeds, with all its files and real times."""
     directory = tmp_path_factory.mktemp("finished") / "results"
-    only_graph = mock.patch.dict(timing.MODES, tensorflow={"graph": False})  # XLA takes long
-    with with_brief_timing(), only_graph:
-        result = compare_toy(output=directory, task="Toy", dataset="crosses", command="make toy")
+    words = {"task": "Toy", "dataset": "crosses", "command": "make toy"}
+    with with_brief_timing():
+        result = compare_toy(output=directory, **words, jit_compile=False)  # XLA takes long
     return SimpleNamespace(directory=directory, result=result)
 
 
@@ -460,6 +460,7 @@ COSMETICS = {
     "name of a layer": {"build": build_with(name="relu")},
     "seed of the augmentation": {"augmentation": add_noise(seed=5)},
     "progress": {"progress": True},
+    "how to time": {"jit_compile": False},
 }
 
 
@@ -600,6 +601,13 @@ def test_times_are_medians_of_nets_that_take_turns_in_their_best_modes(xla):
         assert {net["train_mode"], *net["infer_mode"].values()} == {mode}
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the other backends have one mode")
+@pytest.mark.parametrize(("jit_compile", "mode"), [(True, "xla"), (False, "graph")])
+def test_nets_are_timed_in_the_mode_that_is_asked_for(jit_compile, mode):
+    times = measure(build, ["separable"], DATA["train"], TRAINING, [1], jit_compile)
+    assert times["separable"]["train_mode"] == times["separable"]["infer_mode"][1] == mode
+
+
 def test_an_error_in_all_modes_is_not_hidden():
     broken = mock.patch.object(keras.Model, "predict_on_batch", side_effect=Trains)
     with broken, pytest.raises(Trains):
@@ -626,6 +634,7 @@ BAD = {
     "half a sample": ({"batch_size": 1.5}, "`batch_size` must be a positive integer.*=1.5"),
     "an empty batch": ({"infer_batch_sizes": [1, 0]}, "`infer_batch_sizes` must be.*=0"),
     "no batch": ({"infer_batch_sizes": []}, r"`infer_batch_sizes` must be.*=\[\]"),
+    "an unknown compiler": ({"jit_compile": "xla"}, "`jit_compile` must be.*'auto'.*='xla'"),
     "a bare batch size": ({"infer_batch_sizes": 8}, "`infer_batch_sizes` must be.*=8"),
     "no learning": ({"learning_rate": 0}, "`learning_rate` must be.*above 0.*=0"),
     "a schedule": ({"learning_rate": "cosine"}, "`learning_rate` must be.*='cosine'"),

@@ -186,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         epochs=arguments.epochs or settings.epochs,
         batch_size=arguments.batch_size or settings.batch_size,
         seeds=arguments.seeds,
+        jit_compile=arguments.jit_compile,
         learning_rate=settings.learning_rate,
         weight_decay=WEIGHT_DECAY,
         label_smoothing=0.1,

@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         epochs=arguments.epochs or EPOCHS.get(dataset.name, DEFAULT_EPOCHS),
         batch_size=arguments.batch_size,
         seeds=arguments.seeds,
+        jit_compile=arguments.jit_compile,
         learning_rate=LEARNING_RATE,
         augmentation=keras.layers.RandomFlip("horizontal") if mirrored else None,
         output=output,

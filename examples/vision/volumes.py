@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         epochs=arguments.epochs or EPOCHS.get(dataset.name, DEFAULT_EPOCHS),
         batch_size=arguments.batch_size,
         seeds=arguments.seeds,
+        jit_compile=arguments.jit_compile,
         learning_rate=LEARNING_RATE,
         label_smoothing=0.1,
         augmentation=RandomMirror(MIRRORED) if arguments.data is None else None,

@@ -40,6 +40,15 @@ def check_sizes(sizes: Any) -> list[int]:
     return sorted({check_count("infer_batch_sizes", size) for size in sizes})
 
 
+def check_jit_compile(jit_compile: Any) -> None:
+    """Whether it is what `keras.Model.compile` takes."""
+    if not (isinstance(jit_compile, bool) or jit_compile == "auto"):
+        raise ValueError(
+            "`jit_compile` must be True, False or 'auto', for the faster of the two. Received: "
+            f"jit_compile={jit_compile!r}."
+        )
+
+
 def check_seeds(seeds: Any) -> list[int]:
     """The seeds as a list."""
     listed = range(seeds) if _is_integer(seeds) else seeds

@@ -34,6 +34,7 @@ def compare(
     label_smoothing: float = 0.0,
     augmentation: keras.layers.Layer | None = None,
     infer_batch_sizes: Sequence[int] | None = None,
+    jit_compile: bool | str = "auto",
     output: str | os.PathLike | None = None,
     task: str = "Classification",
     dataset: str = "",
@@ -65,6 +66,9 @@ def compare(
         augmentation: Layer through which training inputs go. It is no part of the saved model,
             and its random state comes from the seed of the run.
         infer_batch_sizes: Batch sizes to time inference with; by default 1 and `batch_size`.
+        jit_compile: How to time the nets, where the backend has the choice: compiled by XLA
+            (`True`), which may take a minute for a large net, or not (`False`); by default in both
+            ways, of which each net gets the faster.
         output: Directory for the results and for what resuming needs.
         task: For the record: what is learnt.
         dataset: For the record: the data.
@@ -97,6 +101,7 @@ def compare(
     epochs = checks.check_count("epochs", epochs)
     batch_size = checks.check_count("batch_size", batch_size)
     sizes = checks.check_sizes((1, batch_size) if infer_batch_sizes is None else infer_batch_sizes)
+    checks.check_jit_compile(jit_compile)
     learning_rate = checks.check_rate("learning_rate", learning_rate, "above 0", lambda x: x > 0)
     weight_decay = checks.check_rate("weight_decay", weight_decay, "from 0 on", lambda x: x >= 0)
     label_smoothing = checks.check_rate(
@@ -120,7 +125,7 @@ def compare(
         probes[conv] = checks.check_build(build, conv, parts, classes)
     profiles = {conv: profile(probe, shape) for conv, probe in probes.items()}
     training.say(f"Timing {', '.join(convs)}")
-    times = timing.measure(build, convs, parts["train"], training, sizes)
+    times = timing.measure(build, convs, parts["train"], training, sizes, jit_compile)
 
     rows, artefacts, models, digest = [], {}, {}, digest_of(parts)
     with _directory(output) as directory:

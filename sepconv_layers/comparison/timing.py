@@ -38,15 +38,18 @@ def measure(
     part: tuple[Any, np.ndarray],
     training: Training,
     batch_sizes: Sequence[int],
+    jit_compile: bool | str = "auto",
 ) -> dict[str, dict[str, Any]]:
     """The fields of `Row` that are times, for each net, from throw-away models."""
     x, y = part[0], training.one_hot(part[1])
     training = dataclasses.replace(training, augmentation=None)
+    modes = MODES[keras.backend.backend()]
+    wanted = {mode: compiles for mode, compiles in modes.items() if compiles is jit_compile}
     trainers = {}
     for conv in convs:
-        for mode, jit_compile in MODES[keras.backend.backend()].items():
-            trainers[conv, mode] = training.trainer(build(conv), x, jit_compile)
-            trainers[conv, mode].model.jit_compile = jit_compile
+        for mode, compiles in (wanted or modes).items():
+            trainers[conv, mode] = training.trainer(build(conv), x, compiles)
+            trainers[conv, mode].model.jit_compile = compiles
 
     def best(size: int, call: Callable[..., Any], *arrays: Any) -> dict[str, tuple[float, str]]:
         batch = take(arrays, np.arange(size) % len(y))
