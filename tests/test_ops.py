@@ -213,6 +213,20 @@ def test_what_meets_nothing_but_padding_is_left_out(size, strides, dilation_rate
     assert geometry.kernel_size == tuple(kernel.shape[:2]) == (left, 3)
 
 
+@only_tensorflow
+def test_what_meets_nothing_but_padding_is_left_out_beside_axes_of_unknown_size():
+    import tensorflow as tf
+
+    kernel = np.ones((3, 3, 3, 4, 1), "float32")
+    function = tf.function(lambda x: ops.depthwise_conv(x, kernel, (1, 2, 2), "same"))
+    graph = function.get_concrete_function(tf.TensorSpec((None, 1, None, None, 4))).graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    assert kinds.count("DepthwiseConv2dNative") == 1
+    x = np.random.default_rng(0).normal(size=(2, 1, 7, 6, 4)).astype("float32")
+    expected = oracle.depthwise_conv(x, kernel, (1, 2, 2), "same", (1, 1, 1))
+    np.testing.assert_allclose(function(x), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(7000, 7000 + CONFIGURATIONS // 6))
 def test_depthwise_conv_transpose_matches_the_oracle(seed):
     drawn = problem(seed, ops.depthwise_conv_transpose)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import random
 import re
 import sys
 import time
@@ -125,10 +126,11 @@ def run(
     history, best = _restore(unfinished, trainer)
     earlier = sum(epoch["seconds"] for epoch in history)
     for epoch in range(len(history), training.epochs):
-        # With an order of its own, an epoch is the same whether or not it follows an interruption.
-        # Not with a seed for the backend: TensorFlow builds all functions again when it gets one.
+        # With seed and order of its own, an epoch is the same whether or not it follows an
+        # interruption.
+        _set_seed((seed, epoch))
         x, y = parts["train"]
-        order = np.random.default_rng((seed, epoch)).permutation(len(y))
+        order = np.random.permutation(len(y))
         epoch_parts = {**parts, "train": (take(x, order), y[order])}
         logs = _train_epoch(trainer, epoch_parts, training, f"epoch {epoch + 1}")
         if not math.isfinite(logs["loss"] + logs["val_loss"]):
@@ -156,6 +158,19 @@ def run(
     write_text(finished, json.dumps(result, indent=2))
     unfinished.unlink()
     return result, earlier
+
+
+def _set_seed(entropy: tuple[int, ...]) -> None:
+    """What `keras.utils.set_random_seed` does, but for TensorFlow's own generator.
+
+    TensorFlow builds all functions again when that gets a seed, for seconds. Its layers have the
+    states of their generators among their variables.
+    """
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    if keras.backend.backend() != "tensorflow":
+        return keras.utils.set_random_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 def score(epoch: Mapping[str, float]) -> tuple[float, float]:

@@ -1,12 +1,24 @@
-"""PyTorch's convolutions on channels-last memory."""
+"""Convolutions on channels-last memory: for PyTorch, and for what knows no other."""
 
+from collections.abc import Callable
 from typing import Any
+
+import keras
 
 from sepconv_layers.ops.geometry import Geometry
 
 # Axes of a channels-first view of channels-last memory, and back.
 TO_FIRST = {2: (0, 3, 1, 2), 3: (0, 4, 1, 2, 3)}
 TO_LAST = {2: (0, 2, 3, 1), 3: (0, 2, 3, 4, 1)}
+
+
+def with_channels_last(
+    convolve: Callable[[Any, Any, Geometry], Any], inputs: Any, kernel: Any, geometry: Geometry
+) -> Any:
+    """Computes a channels-first convolution by calling `convolve` with channels-last inputs."""
+    inputs = keras.ops.moveaxis(inputs, 1, -1)
+    outputs = convolve(inputs, kernel, geometry.replace(data_format="channels_last"))
+    return keras.ops.moveaxis(outputs, -1, 1)
 
 
 def torch_conv(inputs: Any, kernel: Any, geometry: Geometry, groups: int = 1) -> Any:

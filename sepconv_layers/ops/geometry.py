@@ -181,33 +181,36 @@ class Geometry:
         return inputs, self.replace(padding="valid")
 
     def without_idle(self, inputs: Any, kernel: Any) -> tuple[Any, Any, "Geometry"]:
-        """Leaves out what of a kernel meets nothing but padding, where the sizes are known.
+        """Leaves out what of a kernel meets nothing but padding, along the axes of known size.
 
         On small maps that is much: of 3×3×3 elements, a single position needs one.
         """
         sizes = [inputs.shape[axis] for axis in self.spatial_axes]
-        if self.padding == "valid" or not all(isinstance(size, int) for size in sizes):
+        if all(size is None or size > e for size, e in zip(sizes, self.extent, strict=True)):
             return inputs, kernel, self
-        if all(size > extent for size, extent in zip(sizes, self.extent, strict=True)):
-            return inputs, kernel, self
-        pad_width = [(0, 0)] * len(inputs.shape)
-        at_inputs, at_kernel = [slice(None)] * len(inputs.shape), []
-        for axis, size, (before, after), k, stride, dilation in zip(
-            self.spatial_axes, sizes, self.pad_widths(inputs.shape), self.kernel_size,
-            self.strides, self.dilation_rate, strict=True,
-        ):  # fmt: skip
-            way = stride * ((before + size + after - (k - 1) * dilation - 1) // stride)
-            starts = [i * dilation - before for i in range(k)]
+        pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
+        at_inputs, at_kernel = [slice(None)] * len(inputs.shape), [slice(None)] * self.rank
+        widths = self.pad_widths(keras.ops.shape(inputs))
+        for i, (axis, size, (before, after)) in enumerate(
+            zip(self.spatial_axes, sizes, widths, strict=True)
+        ):
+            if size is None:
+                pad_width[axis] = before, after
+                continue
+            k, stride, dilation = self.kernel_size[i], self.strides[i], self.dilation_rate[i]
+            way = stride * ((before + size + after - self.extent[i] - 1) // stride)
+            starts = [j * dilation - before for j in range(k)]
             met = [
-                i
-                for i, start in enumerate(starts)
+                j
+                for j, start in enumerate(starts)
                 if any(0 <= at < size for at in range(start, start + way + 1, stride))
             ] or [0]
-            at_kernel.append(slice(met[0], met[-1] + 1))
+            at_kernel[i] = slice(met[0], met[-1] + 1)
             first, last = starts[met[0]], starts[met[-1]] + way
             at_inputs[axis] = part = slice(max(first, 0), max(min(last + 1, size), 0))
             zeros = last + 1 - first - (part.stop - part.start)
-            pad_width[axis] = (min(max(-first, 0), zeros), zeros - min(max(-first, 0), zeros))
+            left = min(max(-first, 0), zeros)
+            pad_width[axis] = left, zeros - left
         inputs = keras.ops.pad(inputs[tuple(at_inputs)], pad_width)
         kernel = kernel[tuple(at_kernel)]
         kernel_size = tuple(kernel.shape[: self.rank])

@@ -1,10 +1,12 @@
 """3D depthwise convolution as a sum of 2D ones over the kernel's depth."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
 
+from sepconv_layers.ops.channels_last import with_channels_last
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.native import native
 
@@ -28,9 +30,7 @@ def planes(
         return convolve(inputs, kernel, geometry)
     if geometry.data_format == "channels_first":
         # Planes are merged with the batch, so depth has to stand beside it.
-        inputs = keras.ops.moveaxis(inputs, 1, -1)
-        outputs = planes(inputs, kernel, geometry.replace(data_format="channels_last"), convolve)
-        return keras.ops.moveaxis(outputs, -1, 1)
+        return with_channels_last(partial(planes, convolve=convolve), inputs, kernel, geometry)
     plane = geometry.axes(slice(1, None))
     if geometry.padding == "causal":  # which is a matter of the depth alone
         plane = plane.replace(padding="same")

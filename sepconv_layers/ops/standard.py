@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops import runtime
-from sepconv_layers.ops.channels_last import torch_conv
+from sepconv_layers.ops.channels_last import torch_conv, with_channels_last
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.planes import planes
 from sepconv_layers.ops.pointwise import pointwise
@@ -25,17 +25,17 @@ def standard(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         return torch_conv(inputs, kernel, geometry)
     if geometry.padding == "causal":
         inputs, geometry = geometry.pad(inputs)
-    if _is_better_in_2d(kernel, geometry):
+    in_2d = _is_better_in_2d(kernel, geometry)
+    # On a CPU TensorFlow's kernels know channels-last only.
+    is_limited = keras.backend.backend() == "tensorflow" and runtime.device() == "cpu"
+    if geometry.data_format == "channels_first" and (in_2d or is_limited):
+        return with_channels_last(standard, inputs, kernel, geometry)
+    if in_2d:
         return _in_2d(inputs, kernel, geometry)
     if keras.backend.backend() == "tensorflow":
         # TensorFlow refuses strides together with a dilation.
         if max(geometry.strides) > 1 and max(geometry.dilation_rate) > 1:
             return polyphase(standard, inputs, kernel, geometry)
-        # On a CPU its kernels know channels-last only.
-        if geometry.data_format == "channels_first" and runtime.device() == "cpu":
-            inputs = keras.ops.moveaxis(inputs, 1, -1)
-            outputs = standard(inputs, kernel, geometry.replace(data_format="channels_last"))
-            return keras.ops.moveaxis(outputs, -1, 1)
         if _has_slow_gradient(inputs, kernel, geometry):
             return _tensorflow_3d(inputs, kernel, geometry)
     return _conv(inputs, kernel, geometry)
@@ -53,11 +53,7 @@ def _is_better_in_2d(kernel: Any, geometry: Geometry) -> bool:
 
 
 def _in_2d(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-    """Puts what meets the kernel's planes side by side, as channels of images."""
-    if geometry.data_format == "channels_first":
-        inputs = keras.ops.moveaxis(inputs, 1, -1)
-        outputs = _in_2d(inputs, kernel, geometry.replace(data_format="channels_last"))
-        return keras.ops.moveaxis(outputs, -1, 1)
+    """Puts what meets the kernel's planes side by side, as channels of images, channels last."""
     depth, plane = geometry.axes(slice(1)), geometry.axes(slice(1, None))
     inputs, depth = depth.pad(inputs)
     met = [depth.tap(inputs, (index,)) for index in range(geometry.kernel_size[0])]
