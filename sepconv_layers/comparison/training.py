@@ -130,7 +130,7 @@ def run(
         # interruption.
         _set_seed((seed, epoch))
         x, y = parts["train"]
-        order = np.random.permutation(len(y))
+        order = np.random.default_rng((seed, epoch)).permutation(len(y))
         epoch_parts = {**parts, "train": (take(x, order), y[order])}
         logs = _train_epoch(trainer, epoch_parts, training, f"epoch {epoch + 1}")
         if not math.isfinite(logs["loss"] + logs["val_loss"]):
