@@ -19,7 +19,7 @@ import numpy as np
 
 from sepconv_layers.comparison.training import Training, take
 
-SECONDS_PER_CALL = 1.0  # for all repeats together
+SECONDS_PER_CALL = 0.5  # for all repeats together
 SECONDS_PER_TURN = 0.03
 CALLS_PER_TURN = 3
 FEWEST_TURNS = 5
@@ -81,7 +81,7 @@ def medians(
 
     Args:
         calls: What to time: functions that return when their work is done.
-        seconds: How long to measure for each call; by default a second.
+        seconds: How long to measure for each call; by default half a second.
         turns: The fewest turns to take, however long they are.
 
     Returns:
