@@ -213,11 +213,11 @@ def test_tokens_do_not_depend_on_how_a_text_is_written():
 
 def test_rare_tokens_are_hidden_in_training_alone():
     x = np.repeat([[2, 3, 0]], 400, axis=0)
-    layer = train.TokenDropout([9, 0, 5, 995], rate=0.1, rarity=5, seed=1)
+    layer = train.TokenDropout([9, 0, 5, 995, 0], [1, 1, 1, 4, 4], rate=0.1, rarity=5, seed=1)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(x)), x)
     hidden = keras.ops.convert_to_numpy(layer(x, training=True))
-    assert set(hidden[:, 0]) == {1, 2} and set(hidden[:, 1]) == {1, 3} and set(hidden[:, 2]) == {0}
-    assert 0.4 < (hidden[:, 0] == 1).mean() < 0.6 and 0.05 < (hidden[:, 1] == 1).mean() < 0.15
+    assert set(hidden[:, 0]) == {1, 2} and set(hidden[:, 1]) == {3, 4} and set(hidden[:, 2]) == {0}
+    assert 0.4 < (hidden[:, 0] == 1).mean() < 0.6 and 0.05 < (hidden[:, 1] == 4).mean() < 0.15
     again = train.TokenDropout.from_config(layer.get_config())
     assert again.get_config() == layer.get_config()
 
@@ -228,6 +228,21 @@ def test_words_can_be_kept_whole():
     assert "lovely" in vocabulary and not any(token.startswith("##") for token in vocabulary)
     (found,) = tokens.Tokenizer(vocabulary, 9)(tf.constant(["lovelything lovely"])).numpy()
     assert found[0] == 1 and vocabulary[found[1]] == "lovely"
+
+
+def test_unknown_whole_words_go_by_their_shape():
+    texts = np.array([*(text for _, text in ROWS), *["Mumbai NATO"] * 5], object)
+    tokenizer = tokens.Tokenizer(tokens.learn_vocabulary(texts, 100, pieces=False), 9)
+    text = "mumbai barely Shanghai KATO 1999 77 école"
+    (found,) = tokenizer(tf.constant([text])).numpy()
+    assert [tokenizer.vocabulary[token] for token in found] == [
+        "mumbai", "[UNK:a:ly]", "[UNK:Aa:ai]", "[UNK:AA:to]", "[UNK]", "[UNK:00]", "[UNK]",
+        "[PAD]", "[PAD]",
+    ]  # fmt: skip
+    unknown = tokenizer.unknown(texts)
+    of = {token: tokenizer.vocabulary[unknown[i]] for i, token in enumerate(tokenizer.vocabulary)}
+    assert of["mumbai"] == "[UNK:Aa:ai]" and of["lovely"] == of["[UNK:a:ly]"] == "[UNK:a:ly]"
+    assert of["[UNK]"] == "[UNK]"
 
 
 STRANGE = ["", "😀😀 lovely", "lovely " * 10_000, "これは日本語です。", "awful 3 of old things"]

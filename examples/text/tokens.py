@@ -2,10 +2,11 @@
 
 Text is brought into one form of Unicode, lower case and without accents, is split at blanks,
 punctuation and between Chinese characters, and each word into the longest pieces that are in the
-vocabulary. The vocabulary is learned from the training part.
+vocabulary. The vocabulary is learned from the training part. One without pieces has shapes: what a
+word that is not in it looks like.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,8 +19,10 @@ splitter = require("tensorflow_text.python.ops.bert_tokenizer")
 learner = require("tensorflow_text.tools.wordpiece_vocab.wordpiece_tokenizer_learner_lib")
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"  # tokens 0 and 1
+SHAPE = "[UNK:"  # how the token of a shape begins
 BATCH = 1024
 FEWEST = 2  # times that a token occurs
+FEWEST_OF_SHAPE = 5
 MOST_WORDS = 40_000  # to learn from: the most frequent ones
 
 
@@ -29,38 +32,95 @@ class Tokenizer(tf.Module):
     def __init__(self, vocabulary: Sequence[str], max_length: int) -> None:
         super().__init__(name="tokenizer")
         self.vocabulary, self.max_length = list(vocabulary), max_length
+        self._has_shapes = any(token.startswith(SHAPE) for token in self.vocabulary)
         self._pieces = text.FastWordpieceTokenizer(
             self.vocabulary,
             token_out_type=tf.int32,
             unknown_token=UNKNOWN,
+            no_pretokenization=self._has_shapes,
             support_detokenization=False,
         )
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
-        tokens = self._pieces.tokenize(normalised(texts))
+        if self._has_shapes:
+            split = words(texts)
+            known, shape = self._of(lower(split.flat_values)), self._of(shapes(split.flat_values))
+            tokens = split.with_flat_values(tf.where(known == 1, shape, known))
+        else:
+            tokens = self._pieces.tokenize(lower(one_form(texts)))
         return tokens.to_tensor(shape=(None, self.max_length))  # cuts and pads
+
+    def _of(self, whole: tf.Tensor) -> tf.Tensor:
+        """The token that is all of a word, else that of unknown words."""
+        return self._pieces.tokenize(whole).to_tensor(1, shape=(None, 1))[:, 0]
 
     def arrays(self, texts: np.ndarray) -> np.ndarray:
         """The tokens of all texts."""
-        batches = [texts[i : i + BATCH].tolist() for i in range(0, len(texts), BATCH)]
-        return np.concatenate([self(tf.constant(batch)).numpy() for batch in batches])
+        return np.concatenate([self(batch).numpy() for batch in batches(texts)])
+
+    def unknown(self, texts: np.ndarray) -> np.ndarray:
+        """For each token, the one that would stand for it were it not in the vocabulary.
+
+        With shapes, this is the shape that the word has most often in these texts.
+        """
+        found = np.ones(len(self.vocabulary), "int32")
+        if self._has_shapes:
+            flat = tf.concat([words(batch).flat_values for batch in batches(texts)], 0)
+            pairs = np.stack([self._of(lower(flat)).numpy(), self._of(shapes(flat)).numpy()], 1)
+            pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+            token, shape = pairs[np.argsort(counts, kind="stable")].T  # the most frequent one last
+            found[token] = shape
+            is_shape = np.char.startswith(self.vocabulary, SHAPE)
+            found[is_shape] = np.flatnonzero(is_shape)
+        found[1] = 1
+        return found
 
 
-def normalised(texts: tf.Tensor) -> tf.Tensor:
-    """One form of what looks the same: compatible characters, lower case, no accents."""
+def batches(texts: np.ndarray) -> Iterator[tf.Tensor]:
+    """The texts as tensors of not too many."""
+    for start in range(0, len(texts), BATCH):
+        yield tf.constant(texts[start : start + BATCH].tolist())
+
+
+def one_form(texts: tf.Tensor) -> tf.Tensor:
+    """UTF-8, and one form of compatible characters."""
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")  # replaces what is no UTF-8
-    texts = text.normalize_utf8(texts, "NFKC")
+    return text.normalize_utf8(texts, "NFKC")
+
+
+def lower(texts: tf.Tensor) -> tf.Tensor:
+    """Texts in lower case, without accents."""
     return text.FastBertNormalizer(lower_case_nfd_strip_accents=True).normalize(texts)
+
+
+def words(texts: tf.Tensor) -> tf.RaggedTensor:
+    """The words `(batch, words)` of texts as they are written, and what stands between them."""
+    return splitter.BasicTokenizer().tokenize(one_form(texts))
+
+
+def shapes(words: tf.Tensor) -> tf.Tensor:
+    """What words look like: case and last two letters, or where digits are, up to four of them.
+
+    Petrov et al., "Learning Accurate, Compact, and Interpretable Tree Annotation", 2006, have such
+    classes for English: https://aclanthology.org/P06-1055.
+    """
+    matches, replace = tf.strings.regex_full_match, tf.strings.regex_replace
+    case = tf.where(
+        matches(words, r"\p{Lu}\p{Lu}+"), "AA", tf.where(matches(words, r"\p{Lu}.*"), "Aa", "a")
+    )
+    ending = replace(lower(words), r"^.*?(.{1,2})$", r"\1")
+    digits = replace(replace(words, r"\p{Nd}", "0"), r"^(.{4}).*$", r"\1")
+    shape = tf.where(matches(words, r".*\p{Nd}.*"), digits, case + ":" + ending)
+    return SHAPE + shape + "]"
 
 
 def learn_vocabulary(texts: np.ndarray, size: int, pieces: bool = True) -> list[str]:
     """A WordPiece vocabulary of about so many tokens, from the words of texts.
 
-    Without pieces it has none that go on a word, so that a word is in it or unknown.
+    Without pieces it has none that go on a word, but the frequent shapes of words.
     """
     split = splitter.BasicTokenizer().tokenize
-    batches = [texts[i : i + BATCH].tolist() for i in range(0, len(texts), BATCH)]
-    counts = learner.count_words(split(normalised(tf.constant(batch))) for batch in batches)
+    counts = learner.count_words(split(lower(one_form(batch))) for batch in batches(texts))
     counts = dict(counts.most_common(MOST_WORDS))
     learn = partial(learner.learn, counts, size, [PADDING, UNKNOWN], num_iterations=2)
     # Never once: what is learned of the one text that has a token is of no use for others.
@@ -70,4 +130,8 @@ def learn_vocabulary(texts: np.ndarray, size: int, pieces: bool = True) -> list[
         # words that occur more often than this are too few, even if each were a token.
         upper = sorted(counts.values(), reverse=True)[: size // 4][-1]
         vocabulary = learn(lower_thresh=FEWEST, upper_thresh=max(FEWEST, upper))
-    return [token for token in vocabulary if pieces or not token.startswith("##")]
+    if pieces:
+        return vocabulary
+    seen = learner.count_words(shapes(words(batch).flat_values) for batch in batches(texts))
+    frequent = sorted(shape for shape, count in seen.items() if count >= FEWEST_OF_SHAPE)
+    return [token for token in vocabulary if not token.startswith("##")] + frequent

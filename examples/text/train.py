@@ -45,7 +45,8 @@ class Settings:
         batch_size: Training texts per step.
         learning_rate: The largest one.
         longest: Tokens after which a text is cut, if not one in twenty is as long.
-        pieces: Whether a word that is not in the vocabulary is split, or unknown.
+        pieces: Whether a word that is not in the vocabulary is split, or one token for all words of
+            its shape.
         rarity: How often training hides rare tokens, as `TokenDropout` has it.
         embedding: Length of the vector that stands for a token.
         width: Of the net.
@@ -81,18 +82,20 @@ class TokenDropout(keras.layers.Layer):
     """Takes some tokens for unknown ones, in training only: above all those that are rare.
 
     A token that occurs `n` times is hidden with a probability of `rarity / (rarity + n)`, or with
-    `rate` if that is more. What is seen a few times only is learned by heart otherwise.
+    `rate` if that is more. What is seen a few times only is learned by heart otherwise. What then
+    stands in its place is in `unknown`; a token that stands for itself there is never hidden.
 
     Kiperwasser and Goldberg, "Simple and Accurate Dependency Parsing", 2016:
     https://arxiv.org/abs/1603.04351.
     """
 
     def __init__(
-        self, counts: Sequence[int], rate: float = 0.1, rarity: float = 5.0,
-        seed: int | None = None, **kwargs: Any,
+        self, counts: Sequence[int], unknown: Sequence[int], rate: float = 0.1,
+        rarity: float = 5.0, seed: int | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.counts = [int(count) for count in counts]
+        self.unknown = [int(token) for token in unknown]
         self.rate, self.rarity, self.seed = rate, rarity, seed
         rare = rarity / (rarity + np.array(self.counts))
         self.probabilities = np.maximum(rate, rare).astype("float32")
@@ -103,13 +106,15 @@ class TokenDropout(keras.layers.Layer):
             return inputs
         drawn = keras.random.uniform(keras.ops.shape(inputs), seed=self.generator)
         likely = keras.ops.take(keras.ops.convert_to_tensor(self.probabilities), inputs)
+        unknown = keras.ops.take(keras.ops.convert_to_tensor(self.unknown, inputs.dtype), inputs)
         is_hidden = keras.ops.logical_and(drawn < likely, inputs > 0)  # padding stays padding
-        return keras.ops.where(is_hidden, keras.ops.ones_like(inputs), inputs)
+        return keras.ops.where(is_hidden, unknown, inputs)
 
     def get_config(self) -> dict:
         return {
             **super().get_config(),
             "counts": self.counts,
+            "unknown": self.unknown,
             "rate": self.rate,
             "rarity": self.rarity,
             "seed": self.seed,
@@ -190,7 +195,9 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         learning_rate=settings.learning_rate,
         weight_decay=WEIGHT_DECAY,
         label_smoothing=0.1,
-        augmentation=TokenDropout(counts, rarity=settings.rarity),
+        augmentation=TokenDropout(
+            counts, tokenizer.unknown(dataset.train[0]), rarity=settings.rarity
+        ),
         output=output,
         task="Text classification",
         dataset=dataset.name,
@@ -261,7 +268,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pieces",
         action=argparse.BooleanOptionalAction,
-        help="split words that are not in the vocabulary, or not; default: yes, but for trec",
+        help="split words that are not in the vocabulary, or go by case, ending and digits; "
+        "default: split, but for trec",
     )
     parser.add_argument(
         "--max-length", type=positive, help="tokens; default: by the texts, 400 at most"
