@@ -22,6 +22,12 @@ MODES = {
 
 def output_of(layer, x, **arguments):
     """Returns what a layer or model makes of `x`, in NumPy."""
+    if BACKEND == "jax" and SHORT and isinstance(layer, keras.Layer) and not arguments:
+        import jax
+
+        if not layer.built:
+            layer.build(np.shape(x))
+        layer = jax.jit(layer)
     return keras.ops.convert_to_numpy(layer(x, **arguments))
 
 
