@@ -2,7 +2,7 @@
 
     python -m benchmarks.examples
 
-Images 28×28, a second of sound, texts of 52 tokens and volumes 16×16×16, on each Keras backend, and
+Images 28×28, a second of sound, texts of 52 tokens and volumes 24×24×24, on each Keras backend, and
 one sample at a time in LiteRT. Separable and standard net take turns, each in its best mode.
 """
 
@@ -32,7 +32,7 @@ SHAPES = {
     "images": (28, 28, 1),
     "sounds": (49, 40),
     "texts": (52,),
-    "volumes": (16, 16, 16, 1),
+    "volumes": (24, 24, 24, 1),
 }
 PLACES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch", "litert": "LiteRT"}
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 LABELS = "labels.txt"
+CONVERSION = b"CONVERSION_METADATA"  # how the converter was called
 ALIGNMENT = 16
 # The name of the entry, and the identifier and parser version of the schema:
 # https://github.com/tensorflow/tflite-support, metadata_schema.fbs. Its first version is enough.
@@ -43,13 +44,18 @@ def finished(
         ends = {*subgraph.inputs, *subgraph.outputs}
         for index, tensor in enumerate(subgraph.tensors):
             if index not in ends:  # a path in the graph, or several that were fused into one
-                tensor.name = str(index)
+                tensor.name = None
+    metadata = model.metadata or []
+    for entry in metadata:
+        if entry.name == CONVERSION:
+            model.buffers[entry.buffer].data = None
+    model.metadata = [entry for entry in metadata if entry.name != CONVERSION]
     if labels:
         buffer, entry = schema.BufferT(), schema.MetadataT()
         buffer.data = np.frombuffer(_metadata(name, inputs, outputs), "uint8")
         entry.name, entry.buffer = ENTRY, len(model.buffers)
         model.buffers.append(buffer)
-        model.metadata = [*(model.metadata or []), entry]
+        model.metadata.append(entry)
     builder = _sharing_builder(len(content))
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     stream = io.BytesIO(builder.Output())
