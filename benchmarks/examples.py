@@ -147,7 +147,7 @@ def draw(figure: Any, rows: list[dict]) -> None:
     axes.set_xticks(range(len(ratios)), ratios)
     axes.set(ylabel="speed-up over the standard twin, inference")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend()
+    axes.legend(loc="upper left")
 
 
 if __name__ == "__main__":
