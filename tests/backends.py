@@ -22,6 +22,7 @@ MODES = {
 
 def output_of(layer, x, **arguments):
     """Returns what a layer or model makes of `x`, in NumPy."""
+    # As in `MODES`. With arguments it may train, and then changes what a function cannot.
     if BACKEND == "jax" and SHORT and isinstance(layer, keras.Layer) and not arguments:
         import jax
 
