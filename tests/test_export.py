@@ -182,6 +182,8 @@ def test_labels_stand_where_readers_of_litert_metadata_look(exported):
         if isinstance(data, np.ndarray):  # kernels in it can be used where they are
             assert (data.ctypes.data - content.ctypes.data) % 16 == 0
     entries = [model.Metadata(i) for i in range(model.MetadataLength())]
+    names = [entry.Name() for entry in entries]
+    assert b"min_runtime_version" in names and b"CONVERSION_METADATA" not in names
     (entry,) = [entry for entry in entries if entry.Name() == b"TFLITE_METADATA"]
     metadata = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
     root = Table.root(metadata)

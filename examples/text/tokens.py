@@ -42,17 +42,21 @@ class Tokenizer(tf.Module):
         )
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+        texts = one_form(texts)
         if self._has_shapes:
             split = words(texts)
-            known, shape = self._of(lower(split.flat_values)), self._of(shapes(split.flat_values))
+            known, shape = self._known_and_shape(split.flat_values)
             tokens = split.with_flat_values(tf.where(known == 1, shape, known))
         else:
-            tokens = self._pieces.tokenize(lower(one_form(texts)))
+            tokens = self._pieces.tokenize(lower(texts))
         return tokens.to_tensor(shape=(None, self.max_length))  # cuts and pads
 
-    def _of(self, whole: tf.Tensor) -> tf.Tensor:
-        """The token that is all of a word, else that of unknown words."""
-        return self._pieces.tokenize(whole).to_tensor(1, shape=(None, 1))[:, 0]
+    def _known_and_shape(self, split: tf.Tensor) -> list[tf.Tensor]:
+        """The tokens that are all of words, and those of their shapes; 1 where there is none."""
+        return [
+            self._pieces.tokenize(whole).to_tensor(1, shape=(None, 1))[:, 0]
+            for whole in (lower(split), shapes(split))
+        ]
 
     def arrays(self, texts: np.ndarray) -> np.ndarray:
         """The tokens of all texts."""
@@ -65,8 +69,8 @@ class Tokenizer(tf.Module):
         """
         found = np.ones(len(self.vocabulary), "int32")
         if self._has_shapes:
-            flat = tf.concat([words(batch).flat_values for batch in batches(texts)], 0)
-            pairs = np.stack([self._of(lower(flat)).numpy(), self._of(shapes(flat)).numpy()], 1)
+            split = [words(one_form(batch)).flat_values for batch in batches(texts)]
+            pairs = np.stack(self._known_and_shape(tf.concat(split, 0)), 1)
             pairs, counts = np.unique(pairs, axis=0, return_counts=True)
             token, shape = pairs[np.argsort(counts, kind="stable")].T  # the most frequent one last
             found[token] = shape
@@ -95,10 +99,10 @@ def lower(texts: tf.Tensor) -> tf.Tensor:
 
 def words(texts: tf.Tensor) -> tf.RaggedTensor:
     """The words `(batch, words)` of texts as they are written, and what stands between them."""
-    return splitter.BasicTokenizer().tokenize(one_form(texts))
+    return splitter.BasicTokenizer().tokenize(texts)
 
 
-def shapes(words: tf.Tensor) -> tf.Tensor:
+def shapes(split: tf.Tensor) -> tf.Tensor:
     """What words look like: case and last two letters, or where digits are, up to four of them.
 
     Petrov et al., "Learning Accurate, Compact, and Interpretable Tree Annotation", 2006, have such
@@ -106,11 +110,11 @@ def shapes(words: tf.Tensor) -> tf.Tensor:
     """
     matches, replace = tf.strings.regex_full_match, tf.strings.regex_replace
     case = tf.where(
-        matches(words, r"\p{Lu}\p{Lu}+"), "AA", tf.where(matches(words, r"\p{Lu}.*"), "Aa", "a")
+        matches(split, r"\p{Lu}\p{Lu}+"), "AA", tf.where(matches(split, r"\p{Lu}.*"), "Aa", "a")
     )
-    ending = replace(lower(words), r"^.*?(.{1,2})$", r"\1")
-    digits = replace(replace(words, r"\p{Nd}", "0"), r"^(.{4}).*$", r"\1")
-    shape = tf.where(matches(words, r".*\p{Nd}.*"), digits, case + ":" + ending)
+    ending = replace(lower(split), r"^.*?(.{1,2})$", r"\1")
+    digits = replace(replace(split, r"\p{Nd}", "0"), r"^(.{4}).*$", r"\1")
+    shape = tf.where(matches(split, r".*\p{Nd}.*"), digits, case + ":" + ending)
     return SHAPE + shape + "]"
 
 
@@ -119,8 +123,7 @@ def learn_vocabulary(texts: np.ndarray, size: int, pieces: bool = True) -> list[
 
     Without pieces it has none that go on a word, but the frequent shapes of words.
     """
-    split = splitter.BasicTokenizer().tokenize
-    counts = learner.count_words(split(lower(one_form(batch))) for batch in batches(texts))
+    counts = learner.count_words(words(lower(one_form(batch))) for batch in batches(texts))
     counts = dict(counts.most_common(MOST_WORDS))
     learn = partial(learner.learn, counts, size, [PADDING, UNKNOWN], num_iterations=2)
     # Never once: what is learned of the one text that has a token is of no use for others.
@@ -132,6 +135,7 @@ def learn_vocabulary(texts: np.ndarray, size: int, pieces: bool = True) -> list[
         vocabulary = learn(lower_thresh=FEWEST, upper_thresh=max(FEWEST, upper))
     if pieces:
         return vocabulary
-    seen = learner.count_words(shapes(words(batch).flat_values) for batch in batches(texts))
+    split = (words(one_form(batch)).flat_values for batch in batches(texts))
+    seen = learner.count_words(map(shapes, split))
     frequent = sorted(shape for shape, count in seen.items() if count >= FEWEST_OF_SHAPE)
     return [token for token in vocabulary if not token.startswith("##")] + frequent
