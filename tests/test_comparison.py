@@ -22,7 +22,7 @@ from keras import layers
 from matplotlib.figure import Figure
 
 from sepconv_layers import Conv2D, SeparableConv2D, comparison
-from sepconv_layers.comparison import Comparison, compare, timing
+from sepconv_layers.comparison import Comparison, compare, timing, training
 from sepconv_layers.comparison.timing import measure
 from sepconv_layers.comparison.training import Training
 from sepconv_layers.cost import profile
@@ -606,6 +606,39 @@ def test_times_are_medians_of_nets_that_take_turns_in_their_best_modes(xla):
 def test_nets_are_timed_in_the_mode_that_is_asked_for(jit_compile, mode):
     times = measure(build, ["separable"], DATA["train"], TRAINING, [1], jit_compile)
     assert times["separable"]["train_mode"] == times["separable"]["infer_mode"][1] == mode
+
+
+AUGMENTATIONS = {
+    "none": (None, True),
+    "one that XLA takes": (add_noise(), True),
+    "one that XLA does not take": (layers.RandomTranslation(0.1, 0.1), False),
+}
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the other backends have one mode")
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+@pytest.mark.parametrize(("mode", "is_long"), [("xla", True), ("xla", False), ("graph", True)])
+def test_long_trainings_are_compiled_where_that_is_faster(kind, mode, is_long):
+    augmentation, is_taken = AUGMENTATIONS[kind]
+    fit, modes = keras.Model.fit, []
+
+    def spy(trainer, *args, **kwargs):
+        modes.append(trainer.jit_compile)
+        return fit(trainer, *args, **kwargs)
+
+    def times(*arguments):
+        return {conv: {**row, "train_mode": mode} for conv, row in numbers(*arguments).items()}
+
+    numbers, steps = timing.measure, 12
+    with (
+        mock.patch.object(timing, "measure", times),
+        mock.patch.object(training, "STEPS_WORTH_XLA", steps if is_long else steps + 1),
+        mock.patch.object(keras.Model, "fit", spy),
+    ):
+        compare_toy(
+            convs="separable", epochs=1, batch_size=16, seeds=1, augmentation=augmentation
+        )
+    assert modes == [mode == "xla" and is_long and is_taken]
 
 
 def test_an_error_in_all_modes_is_not_hidden():

@@ -68,7 +68,8 @@ def compare(
         infer_batch_sizes: Batch sizes to time inference with; by default 1 and `batch_size`.
         jit_compile: How to time the nets, where the backend has the choice: compiled by XLA
             (`True`), which may take a minute for a large net, or not (`False`); by default in both
-            ways, of which each net gets the faster.
+            ways, of which each net gets the faster. TensorFlow trains in that way too, if there are
+            so many steps that it makes up for compiling.
         output: Directory for the results and for what resuming needs.
         task: For the record: what is learnt.
         dataset: For the record: the data.
@@ -135,7 +136,8 @@ def compare(
             for j, seed in enumerate(seeds):
                 count = f"{i * len(seeds) + j + 1}/{len(convs) * len(seeds)}"
                 training.say(f"[{count}] {conv}, seed {seed}")
-                runs[seed], earlier = run(build, conv, seed, parts, training, folder)
+                mode = times[conv]["train_mode"]
+                runs[seed], earlier = run(build, conv, seed, parts, training, folder, mode)
                 resumed += earlier
             best = max(seeds, key=lambda seed: score(runs[seed]["best"]))
             artefacts[conv] = folder / f"seed-{best}.keras"

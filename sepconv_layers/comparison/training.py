@@ -19,6 +19,7 @@ import numpy as np
 from sepconv_layers.files import write, write_text
 
 WARM_UP = 0.1  # of all steps
+STEPS_WORTH_XLA = 3000  # on TensorFlow, where XLA compiles each net anew, for tens of seconds
 CHECKED_SAMPLES = 256
 
 # In JSON, where a layer has its name: not that of a dtype policy, but that in a tensor's history.
@@ -43,10 +44,20 @@ class Training:
         if self.progress:
             print(text, flush=True)
 
+    def steps(self, x: Any) -> int:
+        """How many there are in a training with these inputs."""
+        return self.epochs * math.ceil(len(keras.tree.flatten(x)[0]) / self.batch_size)
+
+    def jit_compile(self, mode: str, x: Any) -> bool | str:
+        """Whether XLA compiles the training of a net for which `mode` is the fastest."""
+        if keras.backend.backend() != "tensorflow":
+            return "auto"
+        is_worth_it = mode == "xla" and self.steps(x) >= STEPS_WORTH_XLA
+        return is_worth_it and _xla_takes(self.augmentation, take(x, slice(self.batch_size)))
+
     def trainer(self, model: keras.Model, x: Any, jit_compile: Any) -> "Trainer":
         """A compiled model around `model`, which itself stays without an optimizer."""
-        samples = len(keras.tree.flatten(x)[0])
-        steps = self.epochs * math.ceil(samples / self.batch_size)
+        steps = self.steps(x)
         warm_up = math.ceil(WARM_UP * steps)
         schedule = keras.optimizers.schedules.CosineDecay(
             self.learning_rate / warm_up,
@@ -79,8 +90,8 @@ class Trainer(keras.Model):
     ) -> None:
         super().__init__(name="trainer")
         self.model = model
-        if augmentation is not None:  # a copy, as it has a random state
-            augmentation = type(augmentation).from_config(augmentation.get_config())
+        if augmentation is not None:
+            augmentation = _copy(augmentation)
             augmentation(sample, training=True)  # to have all its variables from now on
             for variable in augmentation.variables:
                 if variable.name == "seed_generator_state":  # the run decides, not the layer
@@ -98,6 +109,24 @@ class Trainer(keras.Model):
         return [*self.variables, *self.optimizer.variables]
 
 
+def _copy(augmentation: keras.layers.Layer) -> keras.layers.Layer:
+    """The same layer with a random state of its own."""
+    return type(augmentation).from_config(augmentation.get_config())
+
+
+def _xla_takes(augmentation: keras.layers.Layer | None, x: Any) -> bool:
+    if augmentation is None:
+        return True
+    import tensorflow as tf
+
+    function = tf.function(partial(_copy(augmentation), training=True), jit_compile=True)
+    try:
+        function(keras.tree.map_structure(tf.convert_to_tensor, x))
+    except Exception:  # of any kind: there are operations that XLA cannot compile
+        return False
+    return True
+
+
 def run(
     build: Callable[[str], keras.Model],
     conv: str,
@@ -105,8 +134,11 @@ def run(
     parts: Mapping[str, tuple[Any, np.ndarray]],
     training: Training,
     folder: Path,
+    mode: str,
 ) -> tuple[dict[str, Any], float]:
     """Trains one net with one seed, or goes on with it.
+
+    `mode` is the one of the backend in which the net trains fastest, once it is compiled.
 
     Returns:
         What became of it, and how many seconds of it were spent before this call.
@@ -116,10 +148,9 @@ def run(
         result = json.loads(finished.read_text("utf-8"))
         training.say(f"  trained before: test accuracy {result['accuracy']:.4f}")
         return result, result["seconds"]
+    jit_compile = training.jit_compile(mode, parts["train"][0])
     keras.utils.set_random_seed(seed)
     model = build(conv)
-    # XLA compiles each net for seconds, and on TensorFlow does not make up for it in a short run.
-    jit_compile = False if keras.backend.backend() == "tensorflow" else "auto"
     trainer = training.trainer(model, parts["train"][0], jit_compile)
     # What Keras builds at the first use takes random numbers, which must not be those of an epoch.
     _evaluate(trainer, take(parts["val"], slice(training.batch_size)), training)
