@@ -9,7 +9,7 @@ from sepconv_layers import Comparison
 def cells(found: Iterable[Comparison]) -> list[list[str]]:
     """The header, and a row for each comparison of both nets."""
     header = ["data", "separable", "standard", "standard, narrowed"]
-    header += ["parameters ÷", "MACs ÷", "inference", "training step", "int8 kB"]
+    header += ["parameters ÷", "MACs ÷", "inference", "training step", "int8 kB", "minutes"]
     return [header, *(_row(one) for one in found)]
 
 
@@ -29,6 +29,7 @@ def _row(one: Comparison) -> list[str]:
         f"{one.speedup['infer']:.1f}×",
         f"{one.speedup['train']:.1f}×",
         " / ".join(f"{size / 1e3:,.0f}" for size in int8) if all(int8) else "–",
+        f"{one.wall_seconds / 60:.0f}",
     ]
 
 
