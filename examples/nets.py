@@ -18,22 +18,28 @@ HALVINGS = 12  # of the range in which the width of the narrow net is
 
 
 def by_name(
-    build: Callable[[str, float], keras.Model], convs: Sequence[str], width: float
+    build: Callable[..., keras.Model], convs: Sequence[str], width: float
 ) -> Callable[[str], keras.Model]:
-    """What `compare` takes, of a function that makes a net of a kind in a width.
+    """What `compare` takes, of `build(conv, width=width)` that makes a net of a kind in a width.
 
     The narrow net is the widest standard one that has no more MACs than the separable one.
     """
     narrow = _narrow(build, width) if NARROW in convs else width
-    return lambda conv: build("standard", narrow) if conv == NARROW else build(conv, width)
+
+    def net(conv: str) -> keras.Model:
+        if conv == NARROW:
+            return build("standard", width=narrow)
+        return build(conv, width=width)
+
+    return net
 
 
-def _narrow(build: Callable[[str, float], keras.Model], width: float) -> float:
-    most = profile(build("separable", width)).macs
+def _narrow(build: Callable[..., keras.Model], width: float) -> float:
+    most = profile(build("separable", width=width)).macs
     low, high = 0.0, width
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if profile(build("standard", middle)).macs > most:
+        if profile(build("standard", width=middle)).macs > most:
             high = middle
         else:
             low = middle

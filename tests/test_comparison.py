@@ -635,9 +635,7 @@ def test_long_trainings_are_compiled_where_that_is_faster(kind, mode, is_long):
         mock.patch.object(training, "STEPS_WORTH_XLA", steps if is_long else steps + 1),
         mock.patch.object(keras.Model, "fit", spy),
     ):
-        compare_toy(
-            convs="separable", epochs=1, batch_size=16, seeds=1, augmentation=augmentation
-        )
+        compare_toy(convs="separable", epochs=1, batch_size=16, seeds=1, augmentation=augmentation)
     assert modes == [mode == "xla" and is_long and is_taken]
 
 

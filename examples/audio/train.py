@@ -96,20 +96,16 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     print(f"{len(spectrograms):,} training clips, words: {', '.join(classes)}")
     output = Path(arguments.output or f"runs/audio/{name}")
     convs = CHOICES[arguments.conv]
+    net = partial(
+        build,
+        net=arguments.net,
+        spectrograms=spectrograms,
+        classes=len(classes),
+        mfcc=arguments.mfcc,
+        causal=arguments.causal,
+    )
     found = compare(
-        by_name(
-            lambda conv, width: build(
-                conv,
-                arguments.net,
-                spectrograms,
-                len(classes),
-                width,
-                arguments.mfcc,
-                arguments.causal,
-            ),
-            convs,
-            arguments.width,
-        ),
+        by_name(net, convs, arguments.width),
         dataset,
         convs=convs,
         epochs=arguments.epochs or EPOCHS.get(name, DEFAULT_EPOCHS),

@@ -178,14 +178,15 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     counts = np.bincount(parts["train"][0].ravel(), minlength=vocabulary_size)
     output = Path(arguments.output or f"runs/text/{dataset.name}")
     convs = CHOICES[arguments.conv]
+    net = partial(
+        build,
+        length=length,
+        classes=len(dataset.classes),
+        vocabulary_size=vocabulary_size,
+        settings=settings,
+    )
     found = compare(
-        by_name(
-            lambda conv, width: build(
-                conv, length, len(dataset.classes), vocabulary_size, settings, width
-            ),
-            convs,
-            arguments.width,
-        ),
+        by_name(net, convs, arguments.width),
         {**parts, "classes": dataset.classes},
         convs=convs,
         epochs=arguments.epochs or settings.epochs,

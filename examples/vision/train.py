@@ -14,6 +14,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -77,9 +78,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     convs = CHOICES[arguments.conv]
     mirrored = dataset.name in MIRRORED and arguments.data is None
     found = compare(
-        by_name(
-            lambda conv, width: build(conv, input_shape, classes, width), convs, arguments.width
-        ),
+        by_name(partial(build, input_shape=input_shape, classes=classes), convs, arguments.width),
         dataset,
         convs=convs,
         epochs=arguments.epochs or EPOCHS.get(dataset.name, DEFAULT_EPOCHS),

@@ -20,6 +20,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     output = Path(arguments.output or f"runs/volumes/{dataset.name}")
     convs = CHOICES[arguments.conv]
     found = compare(
-        by_name(
-            lambda conv, width: build(conv, input_shape, classes, width), convs, arguments.width
-        ),
+        by_name(partial(build, input_shape=input_shape, classes=classes), convs, arguments.width),
         dataset,
         convs=convs,
         epochs=arguments.epochs or EPOCHS.get(dataset.name, DEFAULT_EPOCHS),
