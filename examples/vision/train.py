@@ -36,7 +36,8 @@ STAGES = (  # filters, strides
 EPOCHS = {"digits": 10, "fashion_mnist": 10}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 2e-2
-MIRRORED = ("cifar10",)  # where left and right mean nothing
+WEIGHT_DECAY = 2e-2
+MIRRORED = ("cifar10", "fashion_mnist")  # where left and right mean nothing
 LARGEST_STEM_OUTPUT = 32
 
 
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         seeds=arguments.seeds,
         jit_compile=arguments.jit_compile,
         learning_rate=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+        label_smoothing=0.1,
         augmentation=keras.layers.RandomFlip("horizontal") if mirrored else None,
         output=output,
         task="Image classification",
