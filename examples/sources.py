@@ -105,6 +105,21 @@ def split(
     return parts | {part: (items[index], labels[index]) for part, index in order.items()}
 
 
+def balanced(part: Part, seed: int) -> Part:
+    """A part in which samples of rare classes come several times, shuffled.
+
+    A class gets the geometric mean of its own number of samples and that of the largest class.
+    """
+    samples, labels = part
+    rng, counts = np.random.default_rng(seed), np.bincount(labels)
+    wanted = np.ceil(np.sqrt(counts * counts.max())).astype(int)
+    index = np.concatenate(
+        [np.resize(rng.permutation(np.flatnonzero(labels == c)), n) for c, n in enumerate(wanted)]
+    )
+    index = rng.permutation(index)
+    return samples[index], labels[index]
+
+
 def in_proportion(labels: np.ndarray) -> np.ndarray:
     """An order in which the first samples, however many, have the classes in proportion."""
     ranks = np.zeros(len(labels))

@@ -19,7 +19,7 @@ import numpy as np
 from sepconv_layers.files import write, write_text
 
 WARM_UP = 0.1  # of all steps
-STEPS_WORTH_XLA = 3000  # on TensorFlow, where XLA compiles each net anew, for tens of seconds
+STEPS_WORTH_XLA = 2000  # on TensorFlow, where XLA compiles each net anew, for tens of seconds
 CHECKED_SAMPLES = 256
 
 # In JSON, where a layer has its name: not that of a dtype policy, but that in a tensor's history.
