@@ -113,10 +113,11 @@ def balanced(part: Part, seed: int) -> Part:
     samples, labels = part
     rng, counts = np.random.default_rng(seed), np.bincount(labels)
     wanted = np.ceil(np.sqrt(counts * counts.max())).astype(int)
-    index = np.concatenate(
-        [np.resize(rng.permutation(np.flatnonzero(labels == c)), n) for c, n in enumerate(wanted)]
-    )
-    index = rng.permutation(index)
+    copies = [
+        np.resize(rng.permutation(np.flatnonzero(labels == label)), count)
+        for label, count in enumerate(wanted)
+    ]
+    index = rng.permutation(np.concatenate(copies))
     return samples[index], labels[index]
 
 

@@ -79,10 +79,10 @@ class RandomShift(keras.layers.Layer):
         if not training:
             return inputs
         inputs = keras.ops.cast(inputs, self.compute_dtype)
-        for axis in "xyz":
+        for number, axis in enumerate("xyz", 1):
             # A matrix for each volume, with ones where a position becomes another: XLA has no
             # kernel for what Keras shifts images by.
-            places = keras.ops.arange(inputs.shape[1 + "xyz".index(axis)])
+            places = keras.ops.arange(inputs.shape[number])
             shape = (keras.ops.shape(inputs)[0], 1)
             by = keras.random.randint(shape, -self.voxels, self.voxels + 1, seed=self.generator)
             moves = keras.ops.equal(keras.ops.expand_dims(places + by, -1), places)
@@ -131,9 +131,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         jit_compile=arguments.jit_compile,
         learning_rate=LEARNING_RATE,
         label_smoothing=0.1,
-        augmentation=augmentation(arguments.dataset or "solids")
-        if arguments.data is None
-        else None,
+        augmentation=augmentation(dataset.name) if arguments.data is None else None,
         output=output,
         task="Volume classification",
         dataset=dataset.name,
@@ -215,7 +213,9 @@ def _modelnet10() -> Source:
             keep = volumes.any((1, 2, 3)) | (part == "test")
             volumes = volumes[keep, FRAME:-FRAME, FRAME:-FRAME, FRAME:-FRAME, None]
             parts[part] = (255 * volumes.astype("uint8"), labels[keep])
-    note = "ModelNet10, Wu et al. 2015, 24 voxels a side, balanced; for academic research"
+    note = (
+        "ModelNet10, Wu et al. 2015, 24 voxels a side, rare classes repeated; for academic research"
+    )
     return parts, MODELNET, note
 
 

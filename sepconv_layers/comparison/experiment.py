@@ -132,12 +132,12 @@ def compare(
     with _directory(output) as directory:
         for i, conv in enumerate(convs):
             folder = runs_folder(directory, conv, probes[conv], training, digest)
+            compiles = training.jit_compile(times[conv]["train_mode"], x)
             runs = {}
             for j, seed in enumerate(seeds):
                 count = f"{i * len(seeds) + j + 1}/{len(convs) * len(seeds)}"
                 training.say(f"[{count}] {conv}, seed {seed}")
-                mode = times[conv]["train_mode"]
-                runs[seed], earlier = run(build, conv, seed, parts, training, folder, mode)
+                runs[seed], earlier = run(build, conv, seed, parts, training, folder, compiles)
                 resumed += earlier
             best = max(seeds, key=lambda seed: score(runs[seed]["best"]))
             artefacts[conv] = folder / f"seed-{best}.keras"

@@ -134,11 +134,9 @@ def run(
     parts: Mapping[str, tuple[Any, np.ndarray]],
     training: Training,
     folder: Path,
-    mode: str,
+    jit_compile: bool | str,
 ) -> tuple[dict[str, Any], float]:
     """Trains one net with one seed, or goes on with it.
-
-    `mode` is the one of the backend in which the net trains fastest, once it is compiled.
 
     Returns:
         What became of it, and how many seconds of it were spent before this call.
@@ -148,7 +146,6 @@ def run(
         result = json.loads(finished.read_text("utf-8"))
         training.say(f"  trained before: test accuracy {result['accuracy']:.4f}")
         return result, result["seconds"]
-    jit_compile = training.jit_compile(mode, parts["train"][0])
     keras.utils.set_random_seed(seed)
     model = build(conv)
     trainer = training.trainer(model, parts["train"][0], jit_compile)
