@@ -36,7 +36,7 @@ def add_budget(parser: argparse.ArgumentParser, epochs: str, batch_size: int | s
         "--jit-compile",
         action=argparse.BooleanOptionalAction,
         default="auto",
-        help="time nets compiled by XLA, or not; default: the faster of both, for each net",
+        help="compile nets by XLA, or not; default: the faster of both, for each net",
     )
     parser.add_argument("--width", type=factor, default=1.0, help="on all widths; default: 1")
     parser.add_argument("--limit", type=positive, help="largest number of training samples")
