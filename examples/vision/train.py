@@ -32,7 +32,10 @@ STAGES = (  # filters, strides
     (64, 1),
     (128, 2),
     (128, 1),
+    (256, 2),
+    (256, 1),
 )
+SMALLEST_MAP = 4  # positions a side
 EPOCHS = {"digits": 10, "fashion_mnist": 10}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 2e-2
@@ -49,6 +52,7 @@ def build(conv: str, input_shape: Sequence[int], classes: int, width: float = 1.
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
     x = ConvBlock2D(_scaled(STEM_FILTERS, width), strides=stem_strides, name="stem")(x)
     for i, (filters, strides) in enumerate(STAGES):
+        strides = strides if min(x.shape[1:3]) > SMALLEST_MAP else 1
         x = block(_scaled(filters, width), strides=strides, name=f"block_{i}")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     logits = keras.layers.Dense(classes, name="logits")(x)
