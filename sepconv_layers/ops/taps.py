@@ -23,14 +23,14 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 
     A compiler fuses it all into one vectorised pass over the input.
     """
-    inputs, geometry = geometry.pad(inputs)
     *kernel_size, channels, multiplier = kernel.shape
+    if multiplier > 1:  # before the padding: XLA would repeat a padded tensor again for each tap
+        inputs = keras.ops.repeat(inputs, multiplier, axis=geometry.channel_axis)
+        kernel = keras.ops.reshape(kernel, (*kernel_size, channels * multiplier, 1))
+    inputs, geometry = geometry.pad(inputs)
     is_large = geometry.rank > 1 and math.prod(kernel_size) > WRITTEN_OUT
     if is_large and max(geometry.strides) > 1:
         return polyphase(taps, inputs, kernel, geometry)
-    if multiplier > 1:
-        inputs = keras.ops.repeat(inputs, multiplier, axis=geometry.channel_axis)
-        kernel = keras.ops.reshape(kernel, (*kernel_size, channels * multiplier, 1))
 
     @keras.ops.custom_gradient
     def convolve(inputs: Any, kernel: Any) -> tuple:
