@@ -25,7 +25,6 @@ from examples.nets import CHOICES, by_name
 from examples.vision import data
 from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
 
-BLOCKS = {"separable": SeparableConvBlock2D, "standard": ConvBlock2D}
 STEM_FILTERS = 16
 STAGES = (  # filters, strides
     (32, 2),
@@ -44,9 +43,16 @@ MIRRORED = ("cifar10", "fashion_mnist")  # where left and right mean nothing
 LARGEST_STEM_OUTPUT = 32
 
 
-def build(conv: str, input_shape: Sequence[int], classes: int, width: float = 1.0) -> keras.Model:
+def build(
+    conv: str,
+    input_shape: Sequence[int],
+    classes: int,
+    width: float = 1.0,
+    depth_multiplier: int = 1,
+) -> keras.Model:
     """A net like MobileNet in the small. It takes pixels from 0 to 255 and gives logits."""
-    block = BLOCKS[conv]
+    separable = partial(SeparableConvBlock2D, depth_multiplier=depth_multiplier)
+    block = {"separable": separable, "standard": ConvBlock2D}[conv]
     stem_strides = -(-min(input_shape[:2]) // LARGEST_STEM_OUTPUT)
     images = x = keras.Input(input_shape, name="images")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
@@ -81,9 +87,15 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     print(f"{len(dataset.train[1]):,} training images of shape {input_shape}, {classes} classes")
     output = Path(arguments.output or f"runs/vision/{dataset.name}")
     convs = CHOICES[arguments.conv]
+    net = partial(
+        build,
+        input_shape=input_shape,
+        classes=classes,
+        depth_multiplier=arguments.depth_multiplier,
+    )
     mirrored = dataset.name in MIRRORED and arguments.data is None
     found = compare(
-        by_name(partial(build, input_shape=input_shape, classes=classes), convs, arguments.width),
+        by_name(net, convs, arguments.width),
         dataset,
         convs=convs,
         epochs=arguments.epochs or EPOCHS.get(dataset.name, DEFAULT_EPOCHS),
@@ -110,6 +122,12 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--dataset", choices=data.SOURCES, help="a public set; default: digits")
     source.add_argument("--data", metavar="PATH", help="your own images: a folder or .npz file")
     add_budget(parser, epochs="10 to 20, by data set")
+    parser.add_argument(
+        "--depth-multiplier",
+        type=positive_number(int),
+        default=1,
+        help="spatial kernels of the separable net for each channel",
+    )
     parser.add_argument(
         "--image-size", type=positive_number(int), help="resize to so many pixels a side"
     )
