@@ -264,18 +264,36 @@ def test_batch_normalisation_has_the_options_of_keras(arguments):
 @pytest.mark.parametrize(
     "name", ["SeparableConvBlock", "ResidualSeparableConvBlock", "FusedInvertedBottleneckBlock"]
 )
-def test_inference_is_that_of_the_stages_one_by_one(name, rank):
+@pytest.mark.parametrize("training", [False, True])
+def test_a_block_does_what_its_stages_do_one_by_one(name, rank, training):
     x = inputs(rank)
     block = getattr(sl, f"{name}{rank}D")(CHANNELS)  # with a shortcut that is the input itself
     block.build(x.shape)
     rng = np.random.default_rng(0)
-    block.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in block.weights])
+    weights = [rng.uniform(0.5, 2, weight.shape) for weight in block.weights]
+    block.set_weights(weights)
     expected = x
     for stage in block.stages:
-        expected = output_of(stage, expected)
+        expected = output_of(stage, expected, training=training)
     if hasattr(block, "shortcut"):
         expected = expected + x
         for stage in block.tail:
             expected = output_of(stage, expected)
+    expected_weights = block.get_weights()
+    block.set_weights(weights)
     largest = np.abs(expected).max()
-    np.testing.assert_allclose(output_of(block, x), expected, rtol=2e-4, atol=1e-6 * largest)
+    outputs = output_of(block, x, training=training)
+    np.testing.assert_allclose(outputs, expected, rtol=2e-4, atol=1e-6 * largest)
+    for one, other in zip(block.get_weights(), expected_weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="PyTorch alone has hooks")
+def test_hooks_on_the_stages_of_a_block_run():
+    x, seen = inputs(2), []
+    block = sl.SeparableConvBlock2D(CHANNELS)
+    block.build(x.shape)
+    for stage in block.stages:
+        stage.register_forward_hook(lambda stage, *_: seen.append(stage))
+    output_of(block, x)
+    assert seen == block.stages

@@ -23,6 +23,12 @@ SQUEEZE_EXCITE = {1: layers.SqueezeExcite1D, 2: layers.SqueezeExcite2D, 3: layer
 # 0.9 little is won, and few batches make the statistics: see `benchmarks/batch_norm_momentum.py`.
 BATCH_NORM_MOMENTUM = 0.9
 MAX_GROUPS = 32
+_TORCH_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
 
 
 class Block(keras.layers.Layer):
@@ -109,14 +115,15 @@ class Block(keras.layers.Layer):
     ) -> Any:
         is_applied = False
         for stage, after in itertools.zip_longest(stages, stages[1:]):
+            call = _call_of(stage, training)
             if is_applied:
-                inputs, is_applied = stage(inputs, is_applied=True), False
+                inputs, is_applied = call(inputs, is_applied=True), False
                 continue
             is_pair = isinstance(stage, BaseConv) and isinstance(after, layers.BatchNormalization)
             if is_pair and not training and stage.should_scale(inputs.shape):
-                inputs, is_applied = stage(inputs, scale_and_shift=after.scale_and_shift), True
+                inputs, is_applied = call(inputs, scale_and_shift=after.scale_and_shift), True
             else:
-                inputs = stage(inputs)
+                inputs = call(inputs)
         # A normalisation that the user makes may compute in another type than the block.
         return keras.ops.cast(inputs, self.compute_dtype)
 
@@ -212,7 +219,7 @@ class ShortcutBlock(Block):
         outputs = super().call(inputs, training)
         if self.shortcut is not None:
             shortcut = self._fold(self.shortcut, self._shortcut_input(inputs), training)
-            outputs = self.drop(outputs) + shortcut
+            outputs = _call_of(self.drop, training)(outputs) + shortcut
         return self._fold(self.tail, outputs, training)
 
     def get_config(self) -> dict:
@@ -222,6 +229,19 @@ class ShortcutBlock(Block):
         """Whether the input can be added to the output as it is."""
         unpadded = self.padding == "valid" and max(self.geometry.extent) > 0
         return channels == self.filters and max(self.strides) == 1 and not unpadded
+
+
+def _call_of(stage: keras.layers.Layer, training: bool | None) -> Callable:
+    """What runs a stage: on PyTorch its arithmetic alone, where that is known and not hooked.
+
+    What Keras does around it takes as long there as a small convolution. The block's own call has
+    done it all: the stages have its types, and shapes that follow from those it has checked.
+    """
+    if keras.backend.backend() != "torch" or any(getattr(stage, hooks) for hooks in _TORCH_HOOKS):
+        return stage
+    if isinstance(stage, layers.BatchNormalization | layers.DropPath):
+        return functools.partial(stage.call, training=bool(training))
+    return stage.call if isinstance(stage, BaseConv | keras.layers.Activation) else stage
 
 
 def _standardize_normalization(normalization: Any) -> Normalization:
