@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from sepconv_layers.comparison.record import Row
 
 COLORS = {"separable": "tab:blue", "standard": "tab:orange", "standard-narrow": "tab:gray"}
+CLOSE = 0.05  # of the axis: labels run into each other
 ANNOTATION = {"textcoords": "offset points", "va": "center"}
 
 
@@ -59,10 +60,14 @@ def plot_speedup(axes: Any, ideal: float, speedup: Mapping[str, float]) -> None:
     axes.annotate("ideal", (0.55 * top, 0.55 * top), (-10, 4), color="0.4", ha="right",
                   **ANNOTATION)  # fmt: skip
     axes.axhline(1, color="0.8", linewidth=1)
+    upper = max(speedup, key=lambda key: speedup[key])
+    is_close = abs(speedup["infer"] - speedup["train"]) < CLOSE * top
     for key, what, marker in (("infer", "inference", "o"), ("train", "training", "s")):
         point = ideal, speedup[key]
         axes.scatter(*point, s=70, marker=marker, color=COLORS["separable"], zorder=3)
-        axes.annotate(f"{what} {speedup[key]:.1f}×", point, (-12, 0), ha="right", **ANNOTATION)
+        apart = (7 if key == upper else -7) if is_close else 0
+        label = f"{what} {speedup[key]:.1f}×"
+        axes.annotate(label, point, (-12, apart), ha="right", **ANNOTATION)
     axes.set(
         title="Real against ideal speed-up",
         xlabel="ideal speed-up: ratio of the MACs",
