@@ -85,6 +85,7 @@ def test_vision_takes_an_npz_file(tmp_path):
         (["--dataset", "mnist"], "invalid choice: 'mnist'"),
         (["--data", "x", "--dataset", "digits"], "not allowed with"),
         (["--epochs", "0"], "--epochs: must be positive, received 0"),
+        (["--depth-multiplier", "0"], "--depth-multiplier: must be positive, received 0"),
         (["--width", "0"], "--width: must be positive, received 0"),
     ],
 )
@@ -96,12 +97,20 @@ def test_vision_says_what_is_wrong_with_an_argument(arguments, message, capsys):
 
 @pytest.mark.parametrize("size", [8, 28, 32, 64, 96])
 def test_vision_nets_see_the_whole_of_any_image_size(size):
-    for conv in train.BLOCKS:
+    for conv in nets.TWINS:
         model = train.build(conv, (size, size, 3), 5, width=0.25)
         feature_map = model.layers[-3].output.shape[1:3]
         assert 2 <= min(feature_map) and max(feature_map) <= 8
         logits = model.predict(np.zeros((2, size, size, 3), "uint8"), verbose=0)
         assert logits.shape == (2, 5)
+
+
+def test_a_depth_multiplier_is_the_separable_net_s_alone():
+    one, two = (
+        [profile(train.build(conv, (8, 8, 1), 5, 0.25, multiplier)).macs for conv in nets.TWINS]
+        for multiplier in (1, 2)
+    )
+    assert 1.7 * one[0] < two[0] < 2 * one[0] and two[1] == one[1]
 
 
 def test_volumes_are_read_from_an_npz_file(tmp_path):
