@@ -70,7 +70,7 @@ def measure(net: str, arguments: argparse.Namespace) -> list[dict]:
     inference, steps, macs = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for conv in TWINS:
-            for mode in harness.MODES[backend]:
+            for mode in comparison.MODES[backend]:
                 model = BUILDERS[net](conv, SHAPES[net])
                 model.compile(
                     keras.optimizers.AdamW(1e-3),

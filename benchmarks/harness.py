@@ -24,9 +24,7 @@ import keras
 from sepconv_layers import comparison
 
 SOURCE = "Source"  # in the metadata of a picture
-BACKENDS = ("tensorflow", "jax", "torch")
-# How each backend runs: whether TensorFlow has XLA compile it; the others have one way.
-MODES = {"tensorflow": ("graph", "xla"), "jax": ("xla",), "torch": ("eager",)}
+BACKENDS = tuple(comparison.MODES)
 
 
 def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:

@@ -72,7 +72,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     }
     macs = {name: profile(model).macs for name, model in models.items()}
     calls: dict[tuple, Callable] = {}
-    for (name, model), mode in itertools.product(models.items(), harness.MODES[backend]):
+    for (name, model), mode in itertools.product(models.items(), comparison.MODES[backend]):
         weights = [weight.value for weight in model.trainable_variables]
 
         def function(x: Any, *weights: Any, model: keras.Model = model) -> Any:

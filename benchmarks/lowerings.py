@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
     found: list[tuple] = []
-    for mode, rank in itertools.product(harness.MODES[keras.backend.backend()], arguments.ranks):
+    for mode, rank in itertools.product(comparison.MODES[keras.backend.backend()], arguments.ranks):
         for origin, shapes in (("table", TABLE), ("held out", HELD_OUT)):
             for (shape, kernels), strides in itertools.product(shapes[rank], STRIDES):
                 for kernel in kernels:

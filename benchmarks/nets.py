@@ -101,7 +101,7 @@ def measure(kind: str, arguments: argparse.Namespace) -> list[dict]:
     x, y = x.astype("float32"), rng.integers(CLASSES, size=arguments.batch_size)
     calls, macs = {}, {}
     for net, build in BUILDERS.items():
-        for mode in harness.MODES[backend]:
+        for mode in comparison.MODES[backend]:
             model = build(arguments)
             macs[net] = profile(model).macs
             model.compile(
@@ -113,7 +113,7 @@ def measure(kind: str, arguments: argparse.Namespace) -> list[dict]:
                 calls[net, mode] = partial(model.predict_on_batch, x)
             else:
                 calls[net, mode] = partial(model.train_on_batch, x, y)
-    for mode in harness.MODES[backend]:
+    for mode in comparison.MODES[backend]:
         calls["matrix products", mode] = matrix_products(arguments, kind, mode)
     for conv in ("separable", "standard"):
         if backend == "torch":

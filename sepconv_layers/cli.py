@@ -16,7 +16,6 @@ import keras
 import numpy as np
 
 from sepconv_layers import comparison, convert, cost, export, twins
-from sepconv_layers.comparison.timing import MODES
 from sepconv_layers.export.artefact import SAMPLES, check_model, drawn
 from sepconv_layers.export.litert import QUANTIZE
 from sepconv_layers.export.loading import THREADS
@@ -381,7 +380,7 @@ def _in_all_modes(
     """Calls of a Keras model by mode, the modes that it cannot run in, and its costs."""
     calls: dict[str, Callable[[], Any]] = {}
     missing: list[str] = []
-    for mode, jit_compile in MODES[keras.backend.backend()].items():
+    for mode, jit_compile in comparison.MODES[keras.backend.backend()].items():
         model = _load_model(path)
         check_model(model)
         model.jit_compile = jit_compile

@@ -14,10 +14,11 @@ from benchmarks import (
     nets,
     scaling,
 )
+from sepconv_layers import comparison
 from tests.backends import BACKEND, SHORT
 
 BLOCKS = ((8, 2), (12, 1))
-MODES = harness.MODES[BACKEND]
+MODES = comparison.MODES[BACKEND]
 pytestmark = pytest.mark.skipif(SHORT, reason="the suite of one backend runs them")
 
 
@@ -35,7 +36,7 @@ def run(benchmark, path, *arguments):
 
 def in_one_mode(monkeypatch):
     """All modes are in `nets`; what XLA compiles for each shape would take long here."""
-    monkeypatch.setitem(harness.MODES, BACKEND, MODES[:1])
+    monkeypatch.setitem(comparison.MODES, BACKEND, dict(list(MODES.items())[:1]))
 
 
 def test_lowerings(tmp_path, monkeypatch, capsys):

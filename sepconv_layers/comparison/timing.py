@@ -24,12 +24,12 @@ SECONDS_PER_TURN = 0.03
 CALLS_PER_TURN = 3
 FEWEST_TURNS = 5
 
-# How a backend can run a model, by `jit_compile`. Each net gets the fastest.
 MODES = {
     "tensorflow": {"graph": False, "xla": True},
     "jax": {"xla": True},
     "torch": {"eager": False},
 }
+"""How each backend can run a model, and what `jit_compile` is then. Each net gets the fastest."""
 
 
 def measure(
