@@ -30,13 +30,23 @@ def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
     """Draws accuracy against MACs: a dot for each seed, mean and spread for each net."""
     from matplotlib import ticker
 
+    means = [row.accuracy["mean"] for row in rows]
+    span = max(means) - min(means)
     for row in rows:
         macs, color = row.macs / 1e6, COLORS[row.conv]
         mean, std, per_seed = (row.accuracy[key] for key in ("mean", "std", "per_seed"))
         axes.scatter([macs] * len(per_seed), per_seed, s=18, color=color, alpha=0.45, linewidth=0)
         axes.errorbar(macs, mean, std, fmt="o", color=color, capsize=5, markersize=8)
         label = f"{row.conv}\n{row.accuracy_text(3)}"
-        axes.annotate(label, (macs, mean), (12, 0), color=color, **ANNOTATION)
+        beside = [
+            (other.accuracy["mean"], other.conv)
+            for other in rows
+            if row is other
+            or row.macs < 2 * other.macs < 4 * row.macs
+            and abs(other.accuracy["mean"] - mean) <= span / 4
+        ]
+        apart = 15 * (2 * sorted(beside).index((mean, row.conv)) - len(beside) + 1)
+        axes.annotate(label, (macs, mean), (12, apart), color=color, **ANNOTATION)
     all_macs = [row.macs / 1e6 for row in rows]
     axes.set(
         title="Accuracy against cost",
