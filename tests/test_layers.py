@@ -297,3 +297,20 @@ def test_hooks_on_the_stages_of_a_block_run():
         stage.register_forward_hook(lambda stage, *_: seen.append(stage))
     output_of(block, x)
     assert seen == block.stages
+
+
+def test_what_a_normalisation_of_another_type_gives_is_cast_to_that_of_the_block():
+    seen = []
+
+    def make():
+        return keras.layers.LayerNormalization(dtype="float32")
+
+    def activation(x):
+        seen.append(keras.backend.standardize_dtype(x.dtype))
+        return x
+
+    block = sl.SeparableConvBlock2D(
+        CHANNELS, normalization=make, activation=activation, dtype="mixed_bfloat16"
+    )
+    block(inputs(2))
+    assert seen and set(seen) == {"bfloat16"}

@@ -115,7 +115,7 @@ class Block(keras.layers.Layer):
     ) -> Any:
         is_applied = False
         for stage, after in itertools.zip_longest(stages, stages[1:]):
-            call = _call_of(stage, training)
+            call = self._call_of(stage, training)
             if is_applied:
                 inputs, is_applied = call(inputs, is_applied=True), False
                 continue
@@ -126,6 +126,20 @@ class Block(keras.layers.Layer):
                 inputs = call(inputs)
         # A normalisation that the user makes may compute in another type than the block.
         return keras.ops.cast(inputs, self.compute_dtype)
+
+    def _call_of(self, stage: keras.layers.Layer, training: bool | None) -> Callable:
+        """What runs a stage: on PyTorch its arithmetic alone, where that is known and not hooked.
+
+        What Keras does around it takes as long there as a small convolution. The block's own call
+        has done it all: the stages have its types, and shapes that follow from those it has
+        checked. Only a normalisation that the user makes may give another type, for Keras to cast.
+        """
+        is_known = keras.backend.backend() == "torch" and not callable(self.normalization)
+        if not is_known or any(getattr(stage, hooks) for hooks in _TORCH_HOOKS):
+            return stage
+        if isinstance(stage, layers.BatchNormalization | layers.DropPath):
+            return functools.partial(stage.call, training=bool(training))
+        return stage.call if isinstance(stage, BaseConv | keras.layers.Activation) else stage
 
     # The stages that blocks are made of.
 
@@ -219,7 +233,7 @@ class ShortcutBlock(Block):
         outputs = super().call(inputs, training)
         if self.shortcut is not None:
             shortcut = self._fold(self.shortcut, self._shortcut_input(inputs), training)
-            outputs = _call_of(self.drop, training)(outputs) + shortcut
+            outputs = self._call_of(self.drop, training)(outputs) + shortcut
         return self._fold(self.tail, outputs, training)
 
     def get_config(self) -> dict:
@@ -229,19 +243,6 @@ class ShortcutBlock(Block):
         """Whether the input can be added to the output as it is."""
         unpadded = self.padding == "valid" and max(self.geometry.extent) > 0
         return channels == self.filters and max(self.strides) == 1 and not unpadded
-
-
-def _call_of(stage: keras.layers.Layer, training: bool | None) -> Callable:
-    """What runs a stage: on PyTorch its arithmetic alone, where that is known and not hooked.
-
-    What Keras does around it takes as long there as a small convolution. The block's own call has
-    done it all: the stages have its types, and shapes that follow from those it has checked.
-    """
-    if keras.backend.backend() != "torch" or any(getattr(stage, hooks) for hooks in _TORCH_HOOKS):
-        return stage
-    if isinstance(stage, layers.BatchNormalization | layers.DropPath):
-        return functools.partial(stage.call, training=bool(training))
-    return stage.call if isinstance(stage, BaseConv | keras.layers.Activation) else stage
 
 
 def _standardize_normalization(normalization: Any) -> Normalization:
