@@ -2,7 +2,7 @@
 
     python -m examples.vision.train
         scikit-learn's handwritten digits, no download
-    python -m examples.vision.train --dataset fashion_mnist --width 1.5 --batch-size 128
+    python -m examples.vision.train --dataset fashion_mnist --width 1.25 --batch-size 128
     python -m examples.vision.train --dataset cifar10
     python -m examples.vision.train --data FOLDER      one folder of images for each class
 
