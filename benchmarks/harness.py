@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,25 @@ def _in_process_of(backend: str, benchmark: Any, argv: list[str]) -> dict:
         return json.loads(path.read_text("utf-8"))
 
 
+def that_run(calls: dict[Any, Callable]) -> dict[Any, Callable]:
+    """The calls without those that fail, as native kernels do that lack a gradient or a type.
+
+    All have been called then: JAX compiles several at once.
+    """
+
+    def runs(call: Callable) -> bool:
+        try:
+            call()
+        except Exception:  # of any kind
+            return False
+        return True
+
+    threads = os.cpu_count() if keras.backend.backend() == "jax" else 1
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(runs, calls.values()))
+    return {key: call for (key, call), ran in zip(calls.items(), found, strict=True) if ran}
+
+
 def forward(function: Callable, mode: str, *arrays: Any) -> Callable[[], Any]:
     """A call that computes `function(*arrays)` and returns when that is done."""
     return _call(function, mode, arrays)
@@ -153,6 +173,7 @@ def with_gradients(function: Callable, mode: str, *arrays: Any) -> Callable[[], 
         for tensor in tensors:
             tensor.grad = None
         function(*tensors).sum().backward()
+        wait_for_torch()
 
     return call
 
@@ -174,11 +195,18 @@ def _call(function: Callable, mode: str, arrays: Sequence[Any]) -> Callable[[], 
     def call() -> Any:
         with torch.no_grad():
             outputs = function(*tensors)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        wait_for_torch()
         return outputs
 
     return call
+
+
+def wait_for_torch() -> None:
+    """Until all is done that PyTorch has given to a GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: int = 1) -> str:

@@ -5,7 +5,9 @@ convolution to the same output.
 
 Times a forward pass and one with the gradients of input and weights. Where `keras.layers` has no
 separable convolution, in 3D, grouped `Conv3D` and a pointwise one stand for it. Takes 6 minutes on
-two cores.
+two cores. A GPU needs larger batches:
+
+    python -m benchmarks.layers --backends jax torch --batches 32
 """  # noqa: D205
 
 import argparse
@@ -43,6 +45,7 @@ KINDS = ("forward", "both")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=(1, 2, 3))
     parser.add_argument("--scale", type=int, default=1, help="divide sizes and channels by this")
+    parser.add_argument("--batches", type=int, default=1, help="multiply batches by this")
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
@@ -60,6 +63,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     (batch, *sizes), filters, kernel_size, strides = cell
     *spatial, channels = (max(1, size // arguments.scale) for size in sizes)
     filters, rank = max(1, filters // arguments.scale), len(spatial)
+    batch *= arguments.batches
     how, backend = (filters, kernel_size, strides), keras.backend.backend()
     x = np.random.default_rng(0).normal(size=(batch, *spatial, channels)).astype("float32")
     models = {
@@ -88,14 +92,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
             calls[name, "eager", "both"] = both
     if backend == "tensorflow":
         calls["LiteRT", "file", "forward"] = in_litert(models["ours"], x)
-    running = {}
-    for key, call in calls.items():
-        try:
-            call()
-        except Exception:  # of any kind: TensorFlow has no gradient of grouped volumes in a graph
-            continue
-        running[key] = call
-    times = comparison.medians(running, arguments.seconds, arguments.turns)
+    times = comparison.medians(harness.that_run(calls), arguments.seconds, arguments.turns)
     where = {"shape": list(x.shape), "filters": filters, "kernel": kernel_size, "strides": strides}
     return [
         {"backend": backend, "rank": rank, **where, "mode": mode, "layer": name}
@@ -119,7 +116,8 @@ def in_pytorch(
     if is_separable:
         depthwise = conv(channels, channels, kernel_size, **how, groups=channels, bias=False)
         layers = [depthwise, conv(channels, filters, 1)]
-    net, images = nn.Sequential(*layers), torch.tensor(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    images = keras.ops.convert_to_tensor(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    net = nn.Sequential(*layers).to(images.device)
     if rank == 2:
         net, images = (it.to(memory_format=torch.channels_last) for it in (net, images))
     return net, images

@@ -4,14 +4,19 @@
 
 Ours, the same net of `keras.layers`, in PyTorch and in LiteRT, taking turns in one process for each
 Keras backend. The realised fraction is the speed-up over the standard twin in its best mode,
-divided by the ratio of the MACs. Takes 6 minutes on two cores.
+divided by the ratio of the MACs. Takes 6 minutes on two cores. A GPU needs more work:
+
+    python -m benchmarks.nets --backends jax torch --size 224 --batch-size 128
+        --policies float32 mixed_bfloat16
 """
 
 import argparse
+import contextlib
+import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +42,7 @@ FILTERS_AND_STRIDES = (
 )
 CLASSES = 1000
 KINDS = {"infer": "inference", "train": "training step"}
+FULL, HALF = "float32", "mixed_bfloat16"
 COLORS = {
     "sepconv_layers": "tab:blue",
     "keras.layers": "tab:orange",
@@ -49,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=128, help="height and width of the images")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--width", type=float, default=1.0, help="of all layers")
+    parser.add_argument("--policies", nargs="+", choices=(FULL, HALF), default=[FULL])
 
 
 def stages(width: float) -> list[tuple[int, int]]:
@@ -91,14 +98,26 @@ BUILDERS: dict[str, Callable] = {
 }
 
 
-def cells(arguments: argparse.Namespace) -> list[str]:
-    return list(KINDS)
+def cells(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    return list(itertools.product(KINDS, arguments.policies))
 
 
-def measure(kind: str, arguments: argparse.Namespace) -> list[dict]:
+def measure(cell: tuple[str, str], arguments: argparse.Namespace) -> list[dict]:
+    policy = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(cell[1])
+        return _measure(*cell, arguments)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _measure(kind: str, policy: str, arguments: argparse.Namespace) -> list[dict]:
     rng, backend = np.random.default_rng(0), keras.backend.backend()
-    x = rng.normal(size=(arguments.batch_size, arguments.size, arguments.size, 3))
-    x, y = x.astype("float32"), rng.integers(CLASSES, size=arguments.batch_size)
+    shape = (arguments.batch_size, arguments.size, arguments.size, 3)
+    x = rng.normal(size=shape).astype("float32")
+    y = rng.integers(CLASSES, size=arguments.batch_size)
+    # Where the nets are: a batch takes longer to a GPU than through a net.
+    batch = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
     calls, macs = {}, {}
     for net, build in BUILDERS.items():
         for mode in comparison.MODES[backend]:
@@ -110,20 +129,22 @@ def measure(kind: str, arguments: argparse.Namespace) -> list[dict]:
                 jit_compile=mode == "xla",
             )
             if kind == "infer":
-                calls[net, mode] = partial(model.predict_on_batch, x)
+                calls[net, mode] = partial(model.predict_on_batch, batch[0])
             else:
-                calls[net, mode] = partial(model.train_on_batch, x, y)
+                calls[net, mode] = partial(model.train_on_batch, *batch)
     for mode in comparison.MODES[backend]:
-        calls["matrix products", mode] = matrix_products(arguments, kind, mode)
+        calls["matrix products", mode] = matrix_products(arguments, kind, policy, mode)
     for conv in ("separable", "standard"):
         if backend == "torch":
-            calls[f"PyTorch {conv}", "eager"] = in_pytorch(arguments, conv, x, y, kind)
-        if backend == "tensorflow" and kind == "infer":
+            calls[f"PyTorch {conv}", "eager"] = in_pytorch(arguments, conv, *batch, kind, policy)
+        if backend == "tensorflow" and (kind, policy) == ("infer", FULL):
             calls[f"LiteRT {conv}", "file"] = in_litert(BUILDERS[conv](arguments), x)
+    harness.that_run(calls)  # for JAX to compile them at once: one that fails will do so again
     return [
         {
             "backend": backend,
             "mode": mode,
+            "policy": policy,
             "kind": kind,
             "net": net,
             "macs": macs.get(net, macs.get(net.split()[-1])),
@@ -134,22 +155,30 @@ def measure(kind: str, arguments: argparse.Namespace) -> list[dict]:
     ]
 
 
-def matrix_products(arguments: argparse.Namespace, kind: str, mode: str) -> Callable[[], Any]:
+def matrix_products(
+    arguments: argparse.Namespace, kind: str, policy: str, mode: str
+) -> Callable[[], Any]:
     """The products of the pointwise steps alone: what no separable net can be faster than.
 
     A training step has three for each: the outputs, and the gradients of input and kernel.
     """
     rng, size = np.random.default_rng(0), arguments.size
+    dtype = keras.DTypePolicy(policy).compute_dtype
     ((channels, strides), *blocks), arrays = stages(arguments.width), []
     size = -(-size // strides)
     for filters, strides in blocks:
         size = -(-size // strides)
         positions = arguments.batch_size * size * size
         for shape in ((positions, channels), (channels, filters), (positions, filters)):
-            arrays.append(rng.normal(size=shape).astype("float32"))
+            array = rng.standard_normal(size=shape, dtype="float32")
+            arrays.append(keras.ops.cast(array, dtype))
         channels = filters
 
     def products(*arrays: Any) -> list:
+        with _in_tf32():
+            return multiply(*arrays)
+
+    def multiply(*arrays: Any) -> list:
         found = []
         for x, kernel, upstream in zip(arrays[::3], arrays[1::3], arrays[2::3], strict=True):
             found.append(x @ kernel)
@@ -161,8 +190,24 @@ def matrix_products(arguments: argparse.Namespace, kind: str, mode: str) -> Call
     return harness.forward(products, mode, *arrays)
 
 
+@contextlib.contextmanager
+def _in_tf32() -> Iterator[None]:
+    """Lets PyTorch multiply matrices as it does in convolutions, and JAX everywhere, on a GPU."""
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
 def in_pytorch(
-    arguments: argparse.Namespace, conv: str, x: np.ndarray, y: np.ndarray, kind: str
+    arguments: argparse.Namespace, conv: str, x: Any, labels: Any, kind: str, policy: str = FULL
 ) -> Callable[[], Any]:
     """The net as PyTorch users write it, in the memory format that is its fastest."""
     import torch
@@ -182,19 +227,26 @@ def in_pytorch(
             layers += then_norm_act(channels, filters, 3, strides, 1)
         channels = filters
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES)]
-    net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-    images = torch.tensor(x.transpose(0, 3, 1, 2)).to(memory_format=torch.channels_last)
-    labels, loss = torch.tensor(y), nn.CrossEntropyLoss()
+    net = nn.Sequential(*layers).to(x.device, memory_format=torch.channels_last)
+    images, loss = x.permute(0, 3, 1, 2), nn.CrossEntropyLoss()  # channels-last in memory
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
 
-    def infer() -> None:
-        with torch.inference_mode():
-            net(images)
+    def half() -> Any:
+        if policy == FULL:
+            return contextlib.nullcontext()
+        return torch.autocast(x.device.type, torch.bfloat16)
 
-    def train() -> None:
+    def infer() -> Any:
+        with torch.inference_mode(), half():
+            return net(images).cpu()
+
+    def train() -> Any:
         optimizer.zero_grad()
-        loss(net(images), labels).backward()
+        with half():
+            found = loss(net(images), labels)
+        found.backward()
         optimizer.step()
+        return found.item()
 
     net.train(kind == "train")
     return train if kind == "train" else infer
@@ -232,11 +284,8 @@ def gains(rows: list[dict]) -> list[dict]:
         if not row["net"].endswith("separable"):
             continue
         prefix = row["net"].removesuffix("separable")
-        same = [
-            other
-            for other in rows
-            if (other["backend"], other["kind"]) == (row["backend"], row["kind"])
-        ]
+        alike = ("backend", "kind", "policy")
+        same = [other for other in rows if all(other[key] == row[key] for key in alike)]
         standard = {r["mode"]: r for r in same if r["net"] == f"{prefix}standard"}
         theirs = {r["mode"]: r["ms"] for r in same if r["net"] == "keras.layers"}
         products = {r["mode"]: r["ms"] for r in same if r["net"] == "matrix products"}
@@ -244,7 +293,7 @@ def gains(rows: list[dict]) -> list[dict]:
         macs = standard[row["mode"]]["macs"] / row["macs"]
         found.append(
             {
-                "place": prefix.strip() or f"{row['backend']}, {row['mode']}",
+                "place": _place(row, prefix.strip()),
                 "kind": row["kind"],
                 "ms": row["ms"],
                 "standard_ms": standard[row["mode"]]["ms"],
@@ -258,6 +307,11 @@ def gains(rows: list[dict]) -> list[dict]:
             }
         )
     return found
+
+
+def _place(row: dict, other_library: str) -> str:
+    place = other_library or f"{row['backend']}, {row['mode']}"
+    return place if row["policy"] == FULL else f"{place}, {row['policy']}"
 
 
 def table(rows: list[dict]) -> str:
@@ -301,13 +355,17 @@ def draw(figure: Any, rows: list[dict]) -> None:
         here = [gain for gain in found if gain["kind"] == kind]
         ours = {gain["place"]: gain["best_speedup"] for gain in here}
         series = {
-            "sepconv_layers": {place: ours[place] for place in ours if place != BY_HAND},
+            "sepconv_layers": {
+                place: ours[place] for place in ours if not place.startswith(BY_HAND)
+            },
             "keras.layers": {
                 gain["place"]: gain["best_speedup"] / gain["over_keras"]
                 for gain in here
                 if gain["over_keras"]
             },
-            "PyTorch without Keras": {place: ours[place] for place in ours if place == BY_HAND},
+            "PyTorch without Keras": {
+                place: ours[place] for place in ours if place.startswith(BY_HAND)
+            },
         }
         for (name, bars), shift in zip(series.items(), (-0.2, 0.2, -0.2), strict=True):
             where = [places.index(place) + shift for place in bars]

@@ -163,6 +163,27 @@ def test_depthwise_conv_matches_the_oracle(seed):
     check(problem(seed), mode_of(seed))
 
 
+@pytest.mark.parametrize("operator", [ops.depthwise_conv, ops.separable_conv])
+@pytest.mark.parametrize("seed", range(10000, 10000 + CONFIGURATIONS // 10))
+def test_what_would_run_on_a_gpu_matches_the_oracle(seed, operator, monkeypatch):
+    if BACKEND == "tensorflow":
+        pytest.skip("its kernels on a CPU know less than those on a GPU")
+    monkeypatch.setattr(runtime, "device", lambda: "gpu")
+    check(problem(seed, operator), mode_of(seed), operator)
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("seed", range(11000, 11000 + CONFIGURATIONS // 5))
+def test_without_gradients_the_outputs_match_the_oracle(seed, device, monkeypatch):
+    if BACKEND != "torch":
+        pytest.skip("only PyTorch computes in another way then")
+    monkeypatch.setattr(runtime, "device", lambda: device)
+    config, arguments, _, (expected, *_) = problem(seed)
+    outputs = keras.ops.convert_to_numpy(ops.depthwise_conv(*arguments, **config.arguments))
+    assert outputs.shape == expected.shape
+    np.testing.assert_allclose(outputs, expected, atol=1e-10 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize("seed", range(1000, 1000 + CONFIGURATIONS // 15))
 def test_each_lowering_matches_the_oracle(seed, lowering):

@@ -55,9 +55,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             shape = self.moving_mean.shape
             gamma = self.gamma if self.scale else keras.ops.ones(shape)
             beta = self.beta if self.center else keras.ops.zeros(shape)
-            # As Keras does: squares of half-precision numbers overflow.
-            dtype = keras.backend.result_type(inputs.dtype, "float32")
-            fused = batch_norm(keras.ops.cast(inputs, dtype), gamma, beta, self.epsilon)
+            fused = batch_norm(inputs, gamma, beta, self.epsilon)
         if fused is None:
             return super().call(inputs, training=training, mask=mask)
         outputs, *moments = fused

@@ -1,15 +1,19 @@
 """Convolutions on channels-last memory: for PyTorch, and for what knows no other."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
+from sepconv_layers.ops import runtime
 from sepconv_layers.ops.geometry import Geometry
 
 # Axes of a channels-first view of channels-last memory, and back.
 TO_FIRST = {2: (0, 3, 1, 2), 3: (0, 4, 1, 2, 3)}
 TO_LAST = {2: (0, 2, 3, 1), 3: (0, 2, 3, 4, 1)}
+SHORT = 3  # taps, up to which PyTorch has fast gradients of a row
+LARGE = 25  # elements of a kernel, up to which cuDNN has fast gradients in float32
 
 
 def with_channels_last(
@@ -26,19 +30,32 @@ def torch_conv(inputs: Any, kernel: Any, geometry: Geometry, groups: int = 1) ->
 
     A channels-first view of channels-last memory is what PyTorch computes fastest; Keras copies
     such inputs into channels-first memory, which takes longer than the convolution. PyTorch has no
-    such layout in one dimension, so a sequence goes as an image of width 1.
+    such layout in one dimension, so a sequence goes as an image: a row, or a column where the
+    gradients of a row would be slow.
     """
+    import torch
     import torch.nn.functional as F
 
-    rank, is_last = geometry.rank, geometry.data_format == "channels_last"
-    widths = geometry.pad_widths(inputs.shape)
+    rank, is_last, is_depthwise = geometry.rank, geometry.data_format == "channels_last", groups > 1
+    trains = torch.is_grad_enabled() and (inputs.requires_grad or kernel.requires_grad)
+    is_copied = is_depthwise and _is_better_copied(inputs, geometry, trains)
+    widths, found = geometry.pad_widths(inputs.shape), None
+    if is_depthwise and not trains:
+        widths, found = _even(inputs.shape, widths, geometry)
     strides, dilation = geometry.strides, geometry.dilation_rate
     if rank == 1:
-        inputs, kernel = inputs.unsqueeze(2 if is_last else 3), kernel.unsqueeze(1)
-        widths, strides, dilation = [*widths, (0, 0)], (*strides, 1), (*dilation, 1)
+        is_column = is_depthwise and trains and not is_copied and geometry.kernel_size[0] > SHORT
+        at, flat = int(is_column), geometry.spatial_axes[0] + int(is_column)
+        inputs, kernel = inputs.unsqueeze(flat), kernel.unsqueeze(at)
+        widths, strides, dilation = (
+            [*values[:at], one, *values[at:]]
+            for values, one in ((widths, (0, 0)), (strides, 1), (dilation, 1))
+        )
     dimensions = max(rank, 2)
     if is_last:
         inputs = inputs.permute(TO_FIRST[dimensions])
+    if is_copied:
+        inputs = inputs.contiguous()
     if any(before != after for before, after in widths):
         inputs = F.pad(inputs, [zeros for width in reversed(widths) for zeros in width])
         widths = [(0, 0)] * dimensions
@@ -48,4 +65,37 @@ def torch_conv(inputs: Any, kernel: Any, geometry: Geometry, groups: int = 1) ->
     )
     if is_last:
         outputs = outputs.permute(TO_LAST[dimensions])
-    return outputs.squeeze(2 if is_last else 3) if rank == 1 else outputs
+    outputs = outputs.squeeze(flat) if rank == 1 else outputs
+    return outputs if found is None else outputs[found]
+
+
+def _is_better_copied(inputs: Any, geometry: Geometry, trains: bool) -> bool:
+    """Whether a depthwise convolution is worth a copy to channels-first memory.
+
+    On a GPU it is in all dimensions but two, and for the gradients of large kernels in float32.
+    """
+    if runtime.device() != "gpu":
+        return False
+    is_large = math.prod(geometry.kernel_size) > LARGE and inputs.element_size() > 2
+    return geometry.rank != 2 or (trains and is_large)
+
+
+def _even(
+    shape: Sequence[int], widths: Sequence[tuple[int, int]], geometry: Geometry
+) -> tuple[Sequence[tuple[int, int]], tuple[slice, ...] | None]:
+    """As many zeros before as after, and where the outputs are among those that this gives.
+
+    PyTorch can only pad evenly, and otherwise copies the input. To leave out a few outputs is less
+    work, but for their gradients.
+    """
+    if all(before == after for before, after in widths):
+        return widths, None
+    evens, found = [], [slice(None)] * len(shape)
+    for axis, (before, after), extent, stride in zip(
+        geometry.spatial_axes, widths, geometry.extent, geometry.strides, strict=True
+    ):
+        more = -(-max(after - before, 0) // stride)  # outputs, before the first one
+        size = (shape[axis] + before + after - extent - 1) // stride + 1
+        evens.append((before + more * stride,) * 2)
+        found[axis] = slice(more, more + size)
+    return evens, tuple(found)

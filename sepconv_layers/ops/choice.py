@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.native import native
 from sepconv_layers.ops.planes import planes
 from sepconv_layers.ops.portable import portable
-from sepconv_layers.ops.taps import taps
+from sepconv_layers.ops.taps import WRITTEN_OUT, taps
 
 Lowering = Callable[[Any, Any, Geometry], Any]
 
@@ -31,10 +32,11 @@ class Where(NamedTuple):
     device: str
     compiled: bool  # by XLA
     rank: int
+    strided: bool = False
 
 
-# The fastest lowering at each place. One that is not listed was not measured, and takes the
-# backend's own kernel: so does every accelerator.
+# The fastest lowering at each place; that of strided convolutions is only there if it is another.
+# A place that is not listed was not measured, and takes the backend's own kernel.
 TABLE: dict[Where, str] = {
     Where("tensorflow", "cpu", False, 1): "native",
     Where("tensorflow", "cpu", False, 2): "native",
@@ -45,9 +47,16 @@ TABLE: dict[Where, str] = {
     Where("jax", "cpu", True, 1): "taps",
     Where("jax", "cpu", True, 2): "taps",
     Where("jax", "cpu", True, 3): "taps",
+    Where("jax", "gpu", True, 1): "taps",
+    Where("jax", "gpu", True, 2): "native",
+    Where("jax", "gpu", True, 2, strided=True): "taps",
+    Where("jax", "gpu", True, 3): "planes",
     Where("torch", "cpu", False, 1): "native",
     Where("torch", "cpu", False, 2): "native",
     Where("torch", "cpu", False, 3): "native",
+    Where("torch", "gpu", False, 1): "native",
+    Where("torch", "gpu", False, 2): "native",
+    Where("torch", "gpu", False, 3): "native",
 }
 
 _forced: contextvars.ContextVar[str] = contextvars.ContextVar("lowering", default="auto")
@@ -99,4 +108,6 @@ def choose(geometry: Geometry) -> Lowering:
         where = Where(keras.backend.backend(), runtime.device(), runtime.compiled(), geometry.rank)
         # TensorFlow has no kernel for volumes.
         name = TABLE.get(where, "planes" if where.backend == "tensorflow" else "native")
+        if max(geometry.strides) > 1 and math.prod(geometry.kernel_size) <= WRITTEN_OUT:
+            name = TABLE.get(where._replace(strided=True), name)
     return LOWERINGS[name]

@@ -14,6 +14,8 @@ from sepconv_layers.ops.standard import standard
 from sepconv_layers.ops.taps import taps
 from sepconv_layers.ops.transposed import output_shape, transposed
 
+MOST_SHAPES = 64  # that an operation remembers to have checked
+
 
 def depthwise_conv(
     inputs: Any,
@@ -262,11 +264,17 @@ class Conv(keras.Operation):
         self.padding = padding
         self.data_format = data_format
         self.dilation_rate = dilation_rate
+        self._geometries: dict[tuple, Geometry] = {}  # of what has been checked
 
     def call(self, *tensors: Any, bias: Any = None) -> Any:
         tensors = _as_tensors(*tensors)
-        geometry, _ = self._check(*tensors)
-        return self._compute(geometry, *tensors, bias=bias)
+        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+        what = (shapes, keras.config.image_data_format())
+        if what not in self._geometries:
+            if len(self._geometries) == MOST_SHAPES:
+                self._geometries.clear()
+            self._geometries[what], _ = self._check(*tensors)
+        return self._compute(self._geometries[what], *tensors, bias=bias)
 
     def compute_output_spec(self, inputs: Any, *kernels: Any) -> keras.KerasTensor:
         _, shape = self._check(inputs, *kernels)
@@ -423,7 +431,10 @@ def _made(operation: type[Conv], *arguments: Any) -> Conv:
 
 def _as_tensors(*values: Any) -> tuple:
     """Converts to tensors of one floating-point type."""
-    tensors = [keras.ops.convert_to_tensor(value) for value in values]
+    tensors = tuple(keras.ops.convert_to_tensor(value) for value in values)
+    first, *others = {tensor.dtype for tensor in tensors}
+    if not others and keras.backend.is_float_dtype(first):
+        return tensors
     dtype = _common_dtype(*tensors)
     return tuple(keras.ops.cast(tensor, dtype) for tensor in tensors)
 

@@ -173,12 +173,10 @@ class Geometry:
 
     def pad(self, inputs: Any) -> tuple[Any, "Geometry"]:
         """Returns the input with its padding made explicit, and the geometry that is then left."""
+        pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
         widths = self.pad_widths(keras.ops.shape(inputs))
-        if any(not isinstance(zeros, int) or zeros > 0 for width in widths for zeros in width):
-            pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
-            pad_width[self.spatial_axes[0] : self.spatial_axes[-1] + 1] = widths
-            inputs = keras.ops.pad(inputs, pad_width)
-        return inputs, self.replace(padding="valid")
+        pad_width[self.spatial_axes[0] : self.spatial_axes[-1] + 1] = widths
+        return _pad(inputs, pad_width), self.replace(padding="valid")
 
     def without_idle(self, inputs: Any, kernel: Any) -> tuple[Any, Any, "Geometry"]:
         """Leaves out what of a kernel meets nothing but padding, along the axes of known size.
@@ -211,7 +209,7 @@ class Geometry:
             zeros = last + 1 - first - (part.stop - part.start)
             left = min(max(-first, 0), zeros)
             pad_width[axis] = left, zeros - left
-        inputs = keras.ops.pad(inputs[tuple(at_inputs)], pad_width)
+        inputs = _pad(inputs[tuple(at_inputs)], pad_width)
         kernel = kernel[tuple(at_kernel)]
         kernel_size = tuple(kernel.shape[: self.rank])
         return inputs, kernel, self.replace(kernel_size=kernel_size, padding="valid")
@@ -246,6 +244,13 @@ class Geometry:
         if all(part in (slice(None), slice(0, None, 1)) for part in slices):
             return inputs  # the gradient of a slice that leaves nothing out is a copy all the same
         return inputs[tuple(slices)]
+
+
+def _pad(inputs: Any, widths: Sequence[tuple[Any, Any]]) -> Any:
+    """Pads, if there is anything to add."""
+    if all(isinstance(zeros, int) and zeros == 0 for width in widths for zeros in width):
+        return inputs
+    return keras.ops.pad(inputs, widths)
 
 
 def _same_padding(size: Any, extent: int, stride: int) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     backend = keras.backend.backend()
     if backend == "torch":
         *kernel_size, channels, multiplier = kernel.shape
-        grouped = keras.ops.reshape(kernel, (*kernel_size, 1, channels * multiplier))
+        grouped = kernel.reshape(*kernel_size, 1, channels * multiplier)
         return torch_conv(inputs, grouped, geometry, groups=channels)
     if backend != "tensorflow":
         return _depthwise(inputs, kernel, geometry)

@@ -17,13 +17,15 @@ def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any,
     of JAX leaves them to a library); elsewhere the backend's own kernel does the work in one.
 
     Returns:
-        The outputs, the mean and the variance; `None` where there is nothing better than Keras.
+        The outputs, the mean and the variance, which are of float32 for half-precision inputs;
+        `None` where there is nothing better than Keras.
     """
-    backend = keras.backend.backend()
-    if keras.backend.standardize_dtype(inputs.dtype) != "float32" or backend == "jax":
+    backend, dtype = keras.backend.backend(), keras.backend.standardize_dtype(inputs.dtype)
+    if backend == "jax" or dtype not in ("float32", "bfloat16", "float16"):
         return None
     if backend == "torch":
         return _torch(inputs, gamma, beta, epsilon)
+    inputs = keras.ops.cast(inputs, "float32")  # as Keras does: squares would overflow
     if not runtime.compiled():
         return _tensorflow(inputs, gamma, beta, epsilon)
     return _xla(inputs, gamma, beta, epsilon) if runtime.device() == "cpu" else None

@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.ops import runtime
+from sepconv_layers.ops.channels_last import torch_conv
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.per_channel import add_bias
 
@@ -14,18 +16,15 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
     Every backend runs a matrix product faster than a 1x1 convolution, above all its gradients.
     """
     inputs = geometry.tap(inputs, (0,) * geometry.rank)
+    if keras.backend.backend() == "torch" and geometry.data_format == "channels_last":
+        return _torch(inputs, kernel, geometry, bias)
     channels, filters = kernel.shape[-2:]
     matrix = keras.ops.reshape(kernel, (channels, filters))
     if geometry.data_format == "channels_last":
         sizes = keras.ops.shape(inputs)[:-1]
-        rows = keras.ops.reshape(inputs, (-1, channels))
-        if keras.backend.backend() == "torch" and bias is not None:
-            import torch
-
-            rows = torch.addmm(bias, rows, matrix)  # both in one kernel
-        else:
-            # `keras.ops` would round float64 to float32. Rows have no spatial axes.
-            rows = add_bias(rows @ matrix, bias, geometry.axes(slice(0, 0)))
+        # `keras.ops` would round float64 to float32. Rows have no spatial axes.
+        rows = keras.ops.reshape(inputs, (-1, channels)) @ matrix
+        rows = add_bias(rows, bias, geometry.axes(slice(0, 0)))
         return keras.ops.reshape(rows, (*sizes, filters))
     batch, channels, *spatial = keras.ops.shape(inputs)
     positions = 1
@@ -34,3 +33,20 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
     columns = keras.ops.reshape(inputs, (batch, channels, positions))
     outputs = keras.ops.transpose(matrix) @ columns
     return add_bias(keras.ops.reshape(outputs, (batch, filters, *spatial)), bias, geometry)
+
+
+def _torch(inputs: Any, kernel: Any, geometry: Geometry, bias: Any) -> Any:
+    """By PyTorch's own functions: those of Keras take as long as a small product.
+
+    On a GPU it multiplies float32 by the units for matrices in convolutions alone.
+    """
+    import torch
+
+    channels, filters = kernel.shape[-2:]
+    if runtime.device() == "gpu" and inputs.dtype == torch.float32:
+        alone = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
+        kernel = kernel.reshape(*alone.kernel_size, channels, filters)
+        return add_bias(torch_conv(inputs, kernel, alone), bias, alone)
+    rows, matrix = inputs.reshape(-1, channels), kernel.reshape(channels, filters)
+    rows = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)  # in one kernel
+    return rows.reshape(*inputs.shape[:-1], filters)
