@@ -1,12 +1,14 @@
 """What the benchmarks share: a process for each backend, progress, the record and its picture.
 
 A benchmark is a module with `NAME`, `add_arguments`, `cells` (what there is to measure), `measure`
-(the rows of one cell, plain data), `table` (rows as Markdown) and `draw` (rows into a figure).
+(the rows of one cell, plain data), `table` (rows as Markdown) and `draw` (rows into a figure). A
+command that was interrupted goes on after the last cell when it is given again.
 """
 
 import argparse
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -51,6 +53,8 @@ def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
         "rows": rows,
     }
     save(benchmark, record, Path(arguments.output))
+    for backend in arguments.backends:
+        _unfinished(benchmark, arguments, backend).unlink()
     print(benchmark.table(rows))
     return record
 
@@ -100,13 +104,28 @@ def make_parser(benchmark: Any) -> argparse.ArgumentParser:
 def _rows(benchmark: Any, arguments: argparse.Namespace) -> list[dict]:
     # TensorFlow takes several functions that are traced for one that is traced again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    cells, rows = benchmark.cells(arguments), []
-    progress = keras.utils.Progbar(len(cells), unit_name=f"{keras.backend.backend()} cell")
-    for cell in cells:
-        keras.utils.clear_session()
-        rows += benchmark.measure(cell, arguments)
+    backend = keras.backend.backend()
+    path = _unfinished(benchmark, arguments, backend)
+    settings = {**vars(arguments), "backends": backend, "found_to": None}
+    run = [settings, comparison.device(), comparison.versions()]
+    run = json.loads(json.dumps(run))
+    before, found = json.loads(path.read_text("utf-8")) if path.exists() else (None, [])
+    found = found if before == run else []
+    cells = benchmark.cells(arguments)
+    progress = keras.utils.Progbar(len(cells), unit_name=f"{backend} cell")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number, cell in enumerate(cells):
+        if number >= len(found):
+            keras.utils.clear_session()
+            found.append(benchmark.measure(cell, arguments))
+            comparison.write_text(path, json.dumps([run, found]))
         progress.add(1)
-    return rows
+    return list(itertools.chain.from_iterable(found))
+
+
+def _unfinished(benchmark: Any, arguments: argparse.Namespace, backend: str) -> Path:
+    """Where the rows stand that an interrupted run has found: the same command goes on there."""
+    return Path(arguments.output) / f"{benchmark.NAME}-{backend}.unfinished.json"
 
 
 def _in_process_of(backend: str, benchmark: Any, argv: list[str]) -> dict:

@@ -1,6 +1,7 @@
 """Every benchmark's command on little work: it runs, and its record holds what its table says."""
 
 import json
+import types
 
 import pytest
 
@@ -37,6 +38,39 @@ def run(benchmark, path, *arguments):
 def in_one_mode(monkeypatch):
     """All modes are in `nets`; what XLA compiles for each shape would take long here."""
     monkeypatch.setitem(comparison.MODES, BACKEND, dict(list(MODES.items())[:1]))
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    measured, fails = [], {"b"}
+
+    def measure(cell, arguments):
+        measured.append(cell)
+        if cell in fails:
+            raise KeyboardInterrupt
+        return [{"cell": cell}]
+
+    benchmark = types.SimpleNamespace(
+        NAME="letters",
+        add_arguments=lambda parser: parser.add_argument("--last", default="c"),
+        cells=lambda arguments: ["a", "b", arguments.last],
+        measure=measure,
+        table=str,
+        draw=lambda figure, rows: figure.subplots().plot(range(99), range(99)),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(benchmark, tmp_path)
+    fails.clear()
+    assert [row["cell"] for row in run(benchmark, tmp_path)] == ["a", "b", "c"]
+    assert measured == ["a", "b", "b", "c"]
+    assert not list(tmp_path.glob("*unfinished*"))
+
+    fails.add("b")
+    with pytest.raises(KeyboardInterrupt):
+        run(benchmark, tmp_path)
+    fails.clear()
+    measured.clear()
+    run(benchmark, tmp_path, "--last", "d")
+    assert measured == ["a", "b", "d"]  # another command begins anew
 
 
 def test_lowerings(tmp_path, monkeypatch, capsys):

@@ -25,7 +25,9 @@ def with_channels_last(
     return keras.ops.moveaxis(outputs, -1, 1)
 
 
-def torch_conv(inputs: Any, kernel: Any, geometry: Geometry, groups: int = 1) -> Any:
+def torch_conv(
+    inputs: Any, kernel: Any, geometry: Geometry, groups: int = 1, bias: Any = None
+) -> Any:
     """Convolves with a `(*kernel_size, channels / groups, filters)` kernel.
 
     A channels-first view of channels-last memory is what PyTorch computes fastest; Keras copies
@@ -61,7 +63,7 @@ def torch_conv(inputs: Any, kernel: Any, geometry: Geometry, groups: int = 1) ->
         widths = [(0, 0)] * dimensions
     kernel = kernel.permute(-1, -2, *range(dimensions))
     outputs = (F.conv2d if dimensions == 2 else F.conv3d)(
-        inputs, kernel, None, strides, [before for before, _ in widths], dilation, groups
+        inputs, kernel, bias, strides, [before for before, _ in widths], dilation, groups
     )
     if is_last:
         outputs = outputs.permute(TO_LAST[dimensions])

@@ -9,6 +9,8 @@ from sepconv_layers.ops.channels_last import torch_conv
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.per_channel import add_bias
 
+MANY = 8192  # positions, from which on PyTorch convolves faster than it multiplies
+
 
 def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) -> Any:
     """Multiplies channels at every (strided) position with a `(*ones, channels, filters)` kernel.
@@ -38,15 +40,17 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
 def _torch(inputs: Any, kernel: Any, geometry: Geometry, bias: Any) -> Any:
     """By PyTorch's own functions: those of Keras take as long as a small product.
 
-    On a GPU it multiplies float32 by the units for matrices in convolutions alone.
+    For many positions it has the faster product in its convolutions; and on a GPU, where these
+    alone multiply float32 by the units for matrices, for any number.
     """
     import torch
 
     channels, filters = kernel.shape[-2:]
-    if runtime.device() == "gpu" and inputs.dtype == torch.float32:
+    is_better_convolved = runtime.device() == "gpu" or inputs.numel() // channels >= MANY
+    if is_better_convolved and inputs.dtype == torch.float32:
         alone = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
         kernel = kernel.reshape(*alone.kernel_size, channels, filters)
-        return add_bias(torch_conv(inputs, kernel, alone), bias, alone)
+        return torch_conv(inputs, kernel, alone, bias=bias)
     rows, matrix = inputs.reshape(-1, channels), kernel.reshape(channels, filters)
     rows = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)  # in one kernel
     return rows.reshape(*inputs.shape[:-1], filters)
