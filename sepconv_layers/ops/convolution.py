@@ -330,7 +330,7 @@ class Conv(keras.Operation):
         keeps = forced_lowering() == "portable" and geometry.rank < 3
         if max(geometry.kernel_size) == 1 and not keeps:
             return pointwise(inputs, kernel, geometry, bias)
-        return add_bias(standard(inputs, kernel, geometry), bias, geometry)
+        return standard(inputs, kernel, geometry, bias)
 
 
 class DepthwiseConv(Conv):

@@ -8,6 +8,7 @@ import keras
 from sepconv_layers.ops import runtime
 from sepconv_layers.ops.channels_last import torch_conv, with_channels_last
 from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.per_channel import add_bias
 from sepconv_layers.ops.planes import planes
 from sepconv_layers.ops.pointwise import pointwise
 from sepconv_layers.ops.polyphase import polyphase
@@ -15,14 +16,18 @@ from sepconv_layers.ops.polyphase import polyphase
 FEW_CHANNELS = 4
 
 
-def standard(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+def standard(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) -> Any:
     """Standard convolution by the backend's kernel, whatever that can't do put around it."""
     if inputs.shape[0] == 0:
         # As in `DepthwiseConv`. No number is computed: any kernel element gives shape and gradient.
         inputs, geometry = geometry.pad(inputs)
-        return pointwise(inputs, kernel[(0,) * geometry.rank], geometry)
+        return pointwise(inputs, kernel[(0,) * geometry.rank], geometry, bias)
     if keras.backend.backend() == "torch":
-        return torch_conv(inputs, kernel, geometry)
+        return torch_conv(inputs, kernel, geometry, bias=bias)
+    return add_bias(_standard(inputs, kernel, geometry), bias, geometry)
+
+
+def _standard(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if geometry.padding == "causal":
         inputs, geometry = geometry.pad(inputs)
     in_2d = _is_better_in_2d(kernel, geometry)
