@@ -196,14 +196,14 @@ def _in_tf32() -> Iterator[None]:
     if keras.backend.backend() != "torch":
         yield
         return
-    import torch
+    from torch.backends.cuda import matmul
 
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = True
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        matmul.allow_tf32 = before
 
 
 def in_pytorch(
