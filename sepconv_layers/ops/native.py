@@ -15,15 +15,24 @@ LONG = 9  # taps
 
 def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Depthwise convolution by the backend's kernel, whatever that can't do put around it."""
-    backend = keras.backend.backend()
+    backend, on_cpu = keras.backend.backend(), runtime.device() == "cpu"
     if backend == "torch":
-        *kernel_size, channels, multiplier = kernel.shape
-        grouped = kernel.reshape(*kernel_size, 1, channels * multiplier)
-        return torch_conv(inputs, grouped, geometry, groups=channels)
-    if backend != "tensorflow":
-        return _depthwise(inputs, kernel, geometry)
-    lowering = _tensorflow_cpu if runtime.device() == "cpu" else _tensorflow
+        lowering = _torch_cpu_3d if on_cpu and geometry.rank == 3 else _torch
+    elif backend == "tensorflow":
+        lowering = _tensorflow_cpu if on_cpu else _tensorflow
+    else:
+        lowering = _depthwise
     return lowering(inputs, kernel, geometry)
+
+
+def _torch(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    *kernel_size, channels, multiplier = kernel.shape
+    grouped = kernel.reshape(*kernel_size, 1, channels * multiplier)
+    return torch_conv(inputs, grouped, geometry, groups=channels)
+
+
+# In half precision the gradients of volumes take PyTorch three times as long.
+_torch_cpu_3d = sums_in_float32(_torch)
 
 
 def _tensorflow(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
