@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--width", type=float, default=1.0, help="of all layers")
     parser.add_argument("--policies", nargs="+", choices=(FULL, HALF), default=[FULL])
+    parser.set_defaults(seconds=2.0)  # what else a machine does comes and goes
 
 
 def stages(width: float) -> list[tuple[int, int]]:
