@@ -36,7 +36,7 @@ def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
     arguments = make_parser(benchmark).parse_args(argv)
     versions, rows = {}, []
     for backend in arguments.backends:
-        if backend == keras.backend.backend():
+        if arguments.backends == [keras.backend.backend()]:
             found = {"versions": comparison.versions(), "rows": _rows(benchmark, arguments)}
         else:
             found = _in_process_of(backend, benchmark, argv)
@@ -154,9 +154,11 @@ def that_run(calls: dict[Any, Callable]) -> dict[Any, Callable]:
             return False
         return True
 
-    threads = os.cpu_count() if keras.backend.backend() == "jax" else 1
-    with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(runs, calls.values()))
+    if keras.backend.backend() == "jax":
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(runs, calls.values()))
+    else:
+        found = list(map(runs, calls.values()))
     return {key: call for (key, call), ran in zip(calls.items(), found, strict=True) if ran}
 
 
