@@ -44,15 +44,14 @@ def torch_conv(
     widths, found = geometry.pad_widths(inputs.shape), None
     if is_depthwise and not trains:
         widths, found = _even(inputs.shape, widths, geometry)
-    strides, dilation = geometry.strides, geometry.dilation_rate
+    strides, dilation = list(geometry.strides), list(geometry.dilation_rate)
     if rank == 1:
         is_column = is_depthwise and trains and not is_copied and geometry.kernel_size[0] > SHORT
         at, flat = int(is_column), geometry.spatial_axes[0] + int(is_column)
         inputs, kernel = inputs.unsqueeze(flat), kernel.unsqueeze(at)
-        widths, strides, dilation = (
-            [*values[:at], one, *values[at:]]
-            for values, one in ((widths, (0, 0)), (strides, 1), (dilation, 1))
-        )
+        widths.insert(at, (0, 0))
+        strides.insert(at, 1)
+        dilation.insert(at, 1)
     dimensions = max(rank, 2)
     if is_last:
         inputs = inputs.permute(TO_FIRST[dimensions])
@@ -83,8 +82,8 @@ def _is_better_copied(inputs: Any, geometry: Geometry, trains: bool) -> bool:
 
 
 def _even(
-    shape: Sequence[int], widths: Sequence[tuple[int, int]], geometry: Geometry
-) -> tuple[Sequence[tuple[int, int]], tuple[slice, ...] | None]:
+    shape: Sequence[int], widths: list[tuple[int, int]], geometry: Geometry
+) -> tuple[list[tuple[int, int]], tuple[slice, ...] | None]:
     """As many zeros before as after, and where the outputs are among those that this gives.
 
     PyTorch can only pad evenly, and otherwise copies the input. To leave out a few outputs is less
