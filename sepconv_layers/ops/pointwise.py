@@ -15,7 +15,7 @@ MANY = 8192  # positions, from which on PyTorch convolves faster than it multipl
 def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) -> Any:
     """Multiplies channels at every (strided) position with a `(*ones, channels, filters)` kernel.
 
-    A matrix product is faster than a 1x1 convolution, above all its gradients; not always on PyTorch.
+    That is faster than a 1x1 convolution, above all its gradients, but not always on PyTorch.
     """
     inputs = geometry.tap(inputs, (0,) * geometry.rank)
     if keras.backend.backend() == "torch" and geometry.data_format == "channels_last":
