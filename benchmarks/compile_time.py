@@ -26,7 +26,7 @@ COLORS = {"separable": "tab:blue", "standard": "tab:gray", "keras.layers": "tab:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    nets.add_arguments(parser)
+    nets.add_sizes(parser)
     parser.add_argument("--kernels", type=int, default=len(KERNELS), help="how many of them")
 
 

@@ -34,12 +34,14 @@ def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
     """Measures on every backend, saves and prints. The record is returned."""
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = make_parser(benchmark).parse_args(argv)
-    versions, rows = {}, []
+    devices, versions, rows = [], {}, []
     for backend in arguments.backends:
         if arguments.backends == [keras.backend.backend()]:
-            found = {"versions": comparison.versions(), "rows": _rows(benchmark, arguments)}
+            about = {"device": comparison.device(), "versions": comparison.versions()}
+            found = {**about, "rows": _rows(benchmark, arguments, about)}
         else:
             found = _in_process_of(backend, benchmark, argv)
+        devices.append(found["device"])  # as that backend sees it: another may know no GPU
         versions |= found["versions"]
         rows += found["rows"]
     if arguments.found_to:
@@ -48,13 +50,13 @@ def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
     record = {
         "benchmark": benchmark.NAME,
         "command": " ".join(["python -m", f"benchmarks.{benchmark.NAME}", *argv]),
-        "device": comparison.device(),
+        "device": " and ".join(dict.fromkeys(devices)),
         "versions": versions,
         "rows": rows,
     }
     save(benchmark, record, Path(arguments.output))
     for backend in arguments.backends:
-        _unfinished(benchmark, arguments, backend).unlink()
+        _unfinished(benchmark, arguments, backend).unlink(missing_ok=True)
     print(benchmark.table(rows))
     return record
 
@@ -101,14 +103,13 @@ def make_parser(benchmark: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _rows(benchmark: Any, arguments: argparse.Namespace) -> list[dict]:
+def _rows(benchmark: Any, arguments: argparse.Namespace, about: dict) -> list[dict]:
     # TensorFlow takes several functions that are traced for one that is traced again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     backend = keras.backend.backend()
     path = _unfinished(benchmark, arguments, backend)
-    settings = {**vars(arguments), "backends": backend, "found_to": None}
-    run = [settings, comparison.device(), comparison.versions()]
-    run = json.loads(json.dumps(run))
+    settings = {**vars(arguments), **about, "backends": backend, "found_to": None}
+    run = json.loads(json.dumps(settings))  # as it will be read
     before, found = json.loads(path.read_text("utf-8")) if path.exists() else (None, [])
     found = found if before == run else []
     cells = benchmark.cells(arguments)
@@ -194,7 +195,7 @@ def with_gradients(function: Callable, mode: str, *arrays: Any) -> Callable[[], 
         for tensor in tensors:
             tensor.grad = None
         function(*tensors).sum().backward()
-        wait_for_torch()
+        _wait_for_torch()
 
     return call
 
@@ -216,13 +217,13 @@ def _call(function: Callable, mode: str, arrays: Sequence[Any]) -> Callable[[], 
     def call() -> Any:
         with torch.no_grad():
             outputs = function(*tensors)
-        wait_for_torch()
+        _wait_for_torch()
         return outputs
 
     return call
 
 
-def wait_for_torch() -> None:
+def _wait_for_torch() -> None:
     """Until all is done that PyTorch has given to a GPU."""
     import torch
 

@@ -52,11 +52,16 @@ BY_HAND = "PyTorch"  # the place of a net that is not written in Keras
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_sizes(parser)
+    parser.add_argument("--policies", nargs="+", choices=(FULL, HALF), default=[FULL])
+    parser.set_defaults(seconds=2.0)  # what else a machine does comes and goes
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Arguments for the sizes of the nets and of their input."""
     parser.add_argument("--size", type=int, default=128, help="height and width of the images")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--width", type=float, default=1.0, help="of all layers")
-    parser.add_argument("--policies", nargs="+", choices=(FULL, HALF), default=[FULL])
-    parser.set_defaults(seconds=2.0)  # what else a machine does comes and goes
 
 
 def stages(width: float) -> list[tuple[int, int]]:
