@@ -12,6 +12,7 @@ import pytest
 
 import sepconv_layers as sl
 from sepconv_layers import export
+from sepconv_layers.export import flatbuffer
 from tests.backends import BACKEND
 from tests.test_convert import arrays_of, as_trained
 
@@ -152,10 +153,12 @@ def test_the_record_says_what_was_written(exported):
             assert artefact.latency_ms > 0
 
 
-def interpreter_of(path):
-    from ai_edge_litert.interpreter import Interpreter
+def interpreter_of(path, delegates=True):
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    interpreter = Interpreter(str(path))
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    kind = OpResolverType.AUTO if delegates else plain
+    interpreter = Interpreter(str(path), experimental_op_resolver_type=kind)
     interpreter.allocate_tensors()
     return interpreter
 
@@ -261,6 +264,61 @@ def test_int8_files_have_a_scale_for_each_channel_and_integers_at_both_ends(expo
     for details in kernels:
         assert details["dtype"] == np.int8
         assert len(details["quantization_parameters"]["scales"]) == details["shape"][-1]
+
+
+def test_int8_files_hold_the_scales_of_kernel_and_bias_once(exported, tmp_path, monkeypatch):
+    shortcut = keras.Sequential([
+        keras.Input((16, 12, 3)),
+        sl.InvertedBottleneckBlock2D(16, activation="relu6"),
+        sl.ResidualSeparableConvBlock2D(16, repeats=2),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(4),
+    ])  # fmt: skip
+    small = sl.models.ds_cnn((49, 10, 1), classes=12)
+    for model in (exported["image"].model, as_trained(shortcut), as_trained(small)):
+        (sample,) = sample_of(model, 50)
+        paths = [tmp_path / f"{name}.tflite" for name in ("unit", "as_converted")]
+        for path in paths:
+            export.to_litert(model, path, "int8", sample, quantize_io=True)
+            monkeypatch.setattr(flatbuffer, "unit_scales", lambda _: None)
+        monkeypatch.undo()
+        unit, as_converted = (path.stat().st_size for path in paths)
+        assert unit < as_converted
+        # The same integers, but where what a channel is multiplied with was rounded elsewhere.
+        for delegates in (True, False):
+            ours, theirs = (integers_of(interpreter_of(path, delegates), sample) for path in paths)
+            assert np.ptp(theirs) > 50
+            assert np.abs(ours - theirs).max() <= 1
+            assert np.mean(ours != theirs) < 0.05
+        # Bounds of six are those of the integers, which have another value now.
+        shared = 0
+        interpreter = interpreter_of(paths[0])
+        tensors = {details["index"]: details for details in interpreter.get_tensor_details()}
+        for operation in interpreter._get_ops_details():
+            if operation["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+                scales = [
+                    tensors[index]["quantization_parameters"]["scales"]
+                    for index in operation["inputs"]
+                    if index >= 0  # there may be no bias
+                ]
+                if len(scales) == 3:
+                    source, kernel, bias = scales
+                    np.testing.assert_allclose(bias, source * kernel, rtol=1e-6)
+                    shared += np.array_equal(bias, kernel)
+        assert shared >= 3
+    assert unit < 32_000  # the file of MLPerf Tiny has 53,936 bytes
+
+
+def integers_of(interpreter, sample):
+    """What a quantised model gives for inputs that it would round to integers."""
+    (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
+    scale, zero_point = into["quantization"]
+    outputs = []
+    for one in np.clip(np.round(sample / scale) + zero_point, -128, 127).astype("int8"):
+        interpreter.set_tensor(into["index"], one[None])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(out["index"])[0].astype(int))
+    return np.array(outputs)
 
 
 def kernels_of(interpreter, operator):

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sepconv_layers.export.scales import unit_scales
+
 LABELS = "labels.txt"
 CONVERSION = b"CONVERSION_METADATA"  # how the converter was called
 ALIGNMENT = 16
@@ -50,6 +52,7 @@ def finished(
         if entry.name == CONVERSION:
             model.buffers[entry.buffer].data = None
     model.metadata = [entry for entry in metadata if entry.name != CONVERSION]
+    unit_scales(model)
     if labels:
         buffer, entry = schema.BufferT(), schema.MetadataT()
         buffer.data = np.frombuffer(_metadata(name, inputs, outputs), "uint8")

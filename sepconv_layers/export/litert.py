@@ -55,7 +55,8 @@ def to_litert(
         path: The file to write. An older one is replaced, once the new one is found to be good.
         quantize: `None` for float32; `"float16"` for weights of half the size; `"dynamic"` for
             int8 weights; `"int8"` for int8 weights and activations, with a scale for each channel
-            of a kernel. What has no int8 kernel stays in float32.
+            of a kernel. What has no int8 kernel stays in float32. Activations between convolutions
+            have the scale 1, so that kernel and bias share their scales, and the file is smaller.
         calibration: For `"int8"`, inputs as they will come, some hundred of them: a batch, or an
             iterable of batches, all of which are run. A batch is an array, or a list or dictionary
             of arrays for several inputs.

@@ -1,0 +1,163 @@
+"""Scales of an int8 LiteRT model, chosen so that a kernel and its bias have the same ones.
+
+An int8 tensor stands for `scale * (integer - zero_point)`. Each channel of a kernel has a scale,
+and so has its bias: that of the kernel, times that of the input. In a small separable net those of
+the biases are a fifteenth of the file. But what lies between two convolutions has no unit: if one
+kernel is divided by a number and the next one multiplied with it, the model gives the same. With
+each activation in units of its own scale, that scale is 1, kernel and bias of the convolution that
+reads it have equal scales, and the file holds them once. No integer changes, nor what they are
+multiplied with.
+"""
+
+import collections
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Operators that read an activation, a kernel and, unless it is absent, a bias.
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+# Operators without weights that give twice as much for inputs of twice the size.
+HOMOGENEOUS = (
+    "ADD", "AVERAGE_POOL_2D", "BATCH_TO_SPACE_ND", "CONCATENATION", "EXPAND_DIMS", "MAX_POOL_2D",
+    "MEAN", "PACK", "PAD", "REDUCE_MAX", "RELU", "RESHAPE", "SLICE", "SPACE_TO_BATCH_ND", "SQUEEZE",
+    "STRIDED_SLICE", "SUM", "TRANSPOSE",
+)  # fmt: skip
+LARGEST = 127  # int8
+
+
+class Step(NamedTuple):
+    """An operator of a graph."""
+
+    kind: str
+    reads: list[int]  # tensors
+    writes: list[int]
+    options: Any
+
+    @property
+    def activations(self) -> list[int]:
+        """What it reads and writes, without kernel and bias."""
+        return [*(self.reads[:1] if self.kind in WEIGHTED else self.reads), *self.writes]
+
+
+def unit_scales(model: Any) -> None:
+    """Changes the scales in place.
+
+    Args:
+        model: A `ModelT` of the schema.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    for graph in model.subgraphs:
+        steps = [
+            Step(
+                names[codes[operator.opcodeIndex]],
+                [index for index in _list(operator.inputs) if index >= 0],  # -1: not given
+                _list(operator.outputs),
+                operator.builtinOptions,
+            )
+            for operator in _list(graph.operators)
+        ]
+        _Scales(graph, steps, schema).change()
+
+
+class _Scales:
+    """The scales of one graph."""
+
+    def __init__(self, graph: Any, steps: list[Step], schema: Any) -> None:
+        self.tensors, self.steps = graph.tensors, steps
+        self.int8, self.functions = schema.TensorType.INT8, schema.ActivationFunctionType
+        self.weighted = [step for step in steps if step.kind in WEIGHTED]
+        self.users = collections.Counter(index for step in steps for index in step.reads)
+        # Tensors with a factor in common, which is that of the first of them.
+        self.first = list(range(len(graph.tensors)))
+        for step in steps:
+            if step.kind in HOMOGENEOUS:
+                self._join(filter(self._is_int8, step.activations))
+        fixed = {*_list(graph.inputs), *_list(graph.outputs)}
+        fixed.update(i for i, tensor in enumerate(graph.tensors) if tensor.isVariable)
+        fixed.update(i for step in self.weighted for i in step.reads[1:])
+        fixed.update(i for step in steps if not self._may_change(step) for i in step.activations)
+        self.fixed = {self._group(index) for index in fixed}
+
+    def change(self) -> None:
+        """Changes them."""
+        factors = self._factors()
+        for step in self.steps:  # a bound of six would be one of another value
+            if self._group(step.writes[0]) in factors and self._function(step):
+                step.options.fusedActivationFunction = self._unbounded(step)
+        for index in range(len(self.tensors)):
+            factor = factors.get(self._group(index))
+            if factor is not None and self._is_int8(index):
+                self._set(index, self._scale(index) * factor)
+        for step in self.weighted:
+            of_input, of_output = (
+                factors.get(self._group(index), 1.0) for index in step.activations
+            )
+            if of_input != 1 or of_output != 1:
+                source, kernel, *bias = step.reads
+                self._set(kernel, self._scale(kernel) * of_output / of_input)
+                for index in bias:
+                    self._set(index, self._scale(source) * self._scale(kernel))
+
+    def _factors(self) -> dict[int, float]:
+        """What the scales of each group are multiplied with, but for those that stay."""
+        widest: dict[int, tuple[int, int]] = {}
+        for step in self.weighted:
+            source, group = step.reads[0], self._group(step.reads[0])
+            if group not in self.fixed:
+                channels = len(self._scale(step.reads[1]))
+                widest[group] = max(widest.get(group, (0, 0)), (channels, source))
+        return {group: 1 / self._scale(source)[0] for group, (_, source) in widest.items()}
+
+    def _may_change(self, step: Step) -> bool:
+        """Whether an operator gives the same integers when scales of its activations change."""
+        if step.kind not in (*WEIGHTED, *HOMOGENEOUS):
+            return False
+        if step.kind in WEIGHTED:
+            is_own = all(self.users[index] == 1 for index in step.reads[1:])
+            if not is_own or not all(map(self._is_int8, step.activations)):
+                return False
+        return self._function(step) == 0 or self._unbounded(step) is not None
+
+    def _function(self, step: Step) -> int:
+        return getattr(step.options, "fusedActivationFunction", self.functions.NONE)
+
+    def _unbounded(self, step: Step) -> int | None:
+        """The activation function without its upper end, if int8 ends there too."""
+        function = self._function(step)
+        if function == self.functions.RELU6:
+            index = step.writes[0]
+            end = 6 / self._scale(index)[0] + self.tensors[index].quantization.zeroPoint[0]
+            return self.functions.RELU if np.round(end) >= LARGEST else None
+        return function if function in (self.functions.NONE, self.functions.RELU) else None
+
+    def _group(self, index: int) -> int:
+        while self.first[index] != index:
+            index = self.first[index]
+        return index
+
+    def _join(self, indices: Iterable[int]) -> None:
+        groups = sorted({self._group(index) for index in indices})
+        for group in groups:
+            self.first[group] = groups[0]
+
+    def _is_int8(self, index: int) -> bool:
+        tensor = self.tensors[index]
+        has_scale = tensor.quantization is not None and tensor.quantization.scale is not None
+        return tensor.type == self.int8 and has_scale
+
+    def _scale(self, index: int) -> np.ndarray:
+        return np.asarray(self.tensors[index].quantization.scale, "float64")
+
+    def _set(self, index: int, scale: np.ndarray) -> None:
+        quantization = self.tensors[index].quantization
+        quantization.scale = scale.astype("float32")
+        quantization.min = quantization.max = None
+
+
+def _list(values: Any) -> list:
+    """A vector of the schema, which is `None` where it is empty."""
+    return [] if values is None else list(values)
