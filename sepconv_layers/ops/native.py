@@ -38,14 +38,15 @@ _torch_cpu_3d = sums_in_float32(_torch)
 def _tensorflow(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if geometry.rank == 3:
         return _tensorflow_3d(inputs, kernel, geometry)
-    unit = max(geometry.strides) == max(geometry.dilation_rate) == 1
-    is_long = geometry.rank == 1 and geometry.kernel_size[0] >= LONG and unit
-    if is_long and geometry.data_format == "channels_last":
-        return _tensorflow_long(inputs, kernel, geometry)
+    strided, dilated = max(geometry.strides) > 1, max(geometry.dilation_rate) > 1
+    if geometry.rank == 1 and not strided and geometry.data_format == "channels_last":
+        if dilated:
+            return _tensorflow_dilated(inputs, kernel, geometry)
+        if geometry.kernel_size[0] >= LONG:
+            return _tensorflow_long(inputs, kernel, geometry)
     # TensorFlow's kernel wants one stride for both axes, and none together with a dilation.
-    strided = max(geometry.strides) > 1
-    if len(set(geometry.strides)) > 1 or (strided and max(geometry.dilation_rate) > 1):
-        return polyphase(_depthwise, inputs, kernel, geometry)
+    if len(set(geometry.strides)) > 1 or (strided and dilated):
+        return polyphase(_tensorflow, inputs, kernel, geometry)
     return _depthwise(inputs, kernel, geometry)
 
 
@@ -65,6 +66,22 @@ def _depthwise(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         data_format=geometry.data_format,
         dilation_rate=geometry.dilation_rate,
     )
+
+
+def _tensorflow_dilated(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    """Convolves sequences as columns of an image, one for each phase of the dilation.
+
+    In memory a sequence is that image. TensorFlow copies inputs and outputs into another order.
+    """
+    ops, (extent,), (rate,) = keras.ops, geometry.extent, geometry.dilation_rate
+    ((before, after),) = geometry.pad_widths(ops.shape(inputs))
+    length = before + ops.shape(inputs)[1] + after
+    rows = -(-length // rate)
+    padded = ops.pad(inputs, ((0, 0), (before, rows * rate - length + after), (0, 0)))
+    images = ops.reshape(padded, (-1, rows, rate, inputs.shape[-1]))
+    outputs = ops.depthwise_conv(images, kernel[:, None], data_format="channels_last")
+    channels = outputs.shape[-1]
+    return ops.reshape(outputs, (-1, rows * rate - extent, channels))[:, : length - extent]
 
 
 def _tensorflow_long(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
