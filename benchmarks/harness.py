@@ -168,33 +168,42 @@ def forward(function: Callable, mode: str, *arrays: Any) -> Callable[[], Any]:
     return _call(function, mode, arrays)
 
 
-def with_gradients(function: Callable, mode: str, *arrays: Any) -> Callable[[], Any]:
-    """The same with the gradients of the sum of the outputs towards all arrays."""
-    backend = keras.backend.backend()
+def with_gradients(
+    function: Callable, mode: str, *arrays: Any, upstream: Sequence[Any] = ()
+) -> Callable[[], Any]:
+    """The same with the gradients towards all arrays: of the sum of the one output.
+
+    Where the function gives a list of outputs, `upstream` has the gradient towards each of them.
+    """
+    backend, count = keras.backend.backend(), len(arrays)
     if backend == "tensorflow":
         import tensorflow as tf
 
         def compute(*tensors: Any) -> Any:
             with tf.GradientTape() as tape:
-                tape.watch(tensors)
-                outputs = function(*tensors)
-            return outputs, tape.gradient(outputs, tensors)
+                tape.watch(tensors[:count])
+                outputs = function(*tensors[:count])
+            given = list(tensors[count:]) or None
+            return outputs, tape.gradient(outputs, tensors[:count], given)
 
-        return _call(compute, mode, arrays)
+        return _call(compute, mode, [*arrays, *upstream])
     if backend == "jax":
         import jax
 
         def compute(*tensors: Any) -> Any:
-            outputs, pull = jax.vjp(function, *tensors)
-            return outputs, pull(jax.numpy.ones_like(outputs))
+            outputs, pull = jax.vjp(function, *tensors[:count])
+            return outputs, pull(list(tensors[count:]) or jax.numpy.ones_like(outputs))
 
-        return _call(compute, mode, arrays)
+        return _call(compute, mode, [*arrays, *upstream])
+    import torch
+
     tensors = [keras.ops.convert_to_tensor(array).requires_grad_() for array in arrays]
+    given = [keras.ops.convert_to_tensor(array) for array in upstream]
 
     def call() -> None:
-        for tensor in tensors:
-            tensor.grad = None
-        function(*tensors).sum().backward()
+        outputs = function(*tensors)
+        of = outputs if given else outputs.sum()
+        torch.autograd.grad(of, tensors, given or None, allow_unused=True)
         _wait_for_torch()
 
     return call

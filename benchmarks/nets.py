@@ -25,7 +25,14 @@ import keras
 import numpy as np
 
 from benchmarks import harness
-from sepconv_layers import ConvBlock2D, SeparableConvBlock2D, comparison, ops, profile
+from sepconv_layers import (
+    BatchNormalization,
+    ConvBlock2D,
+    SeparableConvBlock2D,
+    comparison,
+    ops,
+    profile,
+)
 
 NAME = "nets"
 STEM = 32
@@ -42,6 +49,7 @@ FILTERS_AND_STRIDES = (
 )
 CLASSES = 1000
 KINDS = {"infer": "inference", "train": "training step"}
+PARTS = {"products": "matrix products", "norms": "normalisations"}
 FULL, HALF = "float32", "mixed_bfloat16"
 COLORS = {
     "sepconv_layers": "tab:blue",
@@ -140,6 +148,8 @@ def _measure(kind: str, policy: str, arguments: argparse.Namespace) -> list[dict
                 calls[net, mode] = partial(model.train_on_batch, *batch)
     for mode in comparison.MODES[backend]:
         calls["matrix products", mode] = matrix_products(arguments, kind, policy, mode)
+        if kind == "train":  # else they are folded into the convolutions
+            calls["normalisations", mode] = normalisations(arguments, policy, mode)
     for conv in ("separable", "standard"):
         if backend == "torch":
             calls[f"PyTorch {conv}", "eager"] = in_pytorch(arguments, conv, *batch, kind, policy)
@@ -194,6 +204,36 @@ def matrix_products(
         return found
 
     return harness.forward(products, mode, *arrays)
+
+
+def normalisations(arguments: argparse.Namespace, policy: str, mode: str) -> Callable[[], Any]:
+    """A training step of the normalisations and activations alone, of which the twin has half."""
+    rng, size = np.random.default_rng(0), arguments.size
+    dtype = keras.DTypePolicy(policy).compute_dtype
+    layers, arrays, upstream = [], [], []
+    depthwise = 0  # what comes before the pointwise step of a block, but not in the stem
+    for filters, strides in stages(arguments.width):
+        size = -(-size // strides)
+        for channels in filter(None, (depthwise, filters)):
+            layer = BatchNormalization(dtype=policy)
+            layer.build((None, size, size, channels))
+            layers.append(layer)
+            shape = (arguments.batch_size, size, size, channels)
+            x, gradient = rng.standard_normal(size=(2, *shape), dtype="float32")
+            arrays += [keras.ops.cast(x, dtype), *(one.numpy() for one in layer.trainable_weights)]
+            upstream.append(keras.ops.cast(gradient, dtype))
+        depthwise = filters
+
+    def normalise(*arrays: Any) -> list:
+        found = []
+        for layer, *given in zip(layers, arrays[::3], arrays[1::3], arrays[2::3], strict=True):
+            x, *trained = given
+            statistics = [one.value for one in layer.non_trainable_variables]
+            outputs, _ = layer.stateless_call(trained, statistics, x, training=True)
+            found.append(keras.ops.relu(outputs))
+        return found
+
+    return harness.with_gradients(normalise, mode, *arrays, upstream=upstream)
 
 
 @contextlib.contextmanager
@@ -294,7 +334,7 @@ def gains(rows: list[dict]) -> list[dict]:
         same = [other for other in rows if all(other[key] == row[key] for key in alike)]
         standard = {r["mode"]: r for r in same if r["net"] == f"{prefix}standard"}
         theirs = {r["mode"]: r["ms"] for r in same if r["net"] == "keras.layers"}
-        products = {r["mode"]: r["ms"] for r in same if r["net"] == "matrix products"}
+        alone = {(r["net"], r["mode"]): r["ms"] for r in same}
         best = min(r["ms"] for r in standard.values())
         macs = standard[row["mode"]]["macs"] / row["macs"]
         found.append(
@@ -308,7 +348,10 @@ def gains(rows: list[dict]) -> list[dict]:
                 "best_speedup": best / row["ms"],
                 "mac_ratio": macs,
                 "realised": best / row["ms"] / macs,
-                "products_ms": None if prefix else products[row["mode"]],
+                **{
+                    f"{part}_ms": None if prefix else alone.get((name, row["mode"]))
+                    for part, name in PARTS.items()
+                },
                 "over_keras": theirs[row["mode"]] / row["ms"] if not prefix else None,
             }
         )
@@ -326,6 +369,7 @@ def table(rows: list[dict]) -> str:
         "what",
         "separable ms",
         "its matrix products alone, ms",
+        "its normalisations alone, ms",
         "standard ms",
         "standard ms, best mode",
         "speed-up",
@@ -339,7 +383,7 @@ def table(rows: list[dict]) -> str:
             KINDS[gain["kind"]],
             *(
                 f"{gain[key]:.1f}" if gain[key] else "–"
-                for key in ("ms", "products_ms", "standard_ms", "best_standard_ms")
+                for key in ("ms", "products_ms", "norms_ms", "standard_ms", "best_standard_ms")
             ),
             harness.times(gain["speedup"]),
             harness.times(gain["best_speedup"]),

@@ -13,15 +13,15 @@ def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any,
     """Normalises each channel, the last axis, by its mean and variance over all others.
 
     Keras computes this by a dozen operations on tensors of the size of the input, forward and
-    backward. XLA fuses them but for the sums, which that of TensorFlow does slowly on a CPU (that
-    of JAX leaves them to a library); elsewhere the backend's own kernel does the work in one.
+    backward. XLA fuses them but for the sums, which it does slowly on a CPU; elsewhere the
+    backend's own kernel does the work in one.
 
     Returns:
         The outputs, the mean and the variance, which are of float32 for half-precision inputs;
         `None` where there is nothing better than Keras.
     """
     backend, dtype = keras.backend.backend(), keras.backend.standardize_dtype(inputs.dtype)
-    if backend == "jax" or dtype not in ("float32", "bfloat16", "float16"):
+    if dtype not in ("float32", "bfloat16", "float16"):
         return None
     if backend == "torch":
         return _torch(inputs, gamma, beta, epsilon)
