@@ -14,8 +14,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     A drop-in for `keras.layers.BatchNormalization`: same arguments, weights, statistics and
     outputs. Beside a separable convolution, which has few multiplications, the many small
     operations of which Keras makes a training step are what costs: on TensorFlow without XLA and on
-    PyTorch this layer leaves them to one kernel. In inference, the blocks fold it into the
-    convolution before it.
+    PyTorch this layer leaves them to one kernel, and where XLA compiles for a CPU it sums in a form
+    that XLA vectorises. In inference, the blocks fold it into the convolution before it.
 
     Args:
         *args: As for `keras.layers.BatchNormalization`.
