@@ -443,3 +443,22 @@ def test_a_long_kernel_over_a_sequence_matches_the_oracle(mode, padding):
             lambda *arrays: depthwise(*arrays, config), arguments, rng
         )
     check((config, arguments, upstream, expected), mode)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere the gradients are the backend's own")
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("padding", ["valid", "same", "causal"])
+def test_gradients_of_volumes_on_pytorch_have_gradients(padding, strides):
+    import torch
+
+    def convolve(inputs, kernel):
+        return ops.depthwise_conv(inputs, kernel, strides, padding, "channels_last", dilation_rate)
+
+    dilation_rate = (1, 2, 1)
+    torch.manual_seed(0)
+    arguments = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((1, 4, 5, 3, 2), (2, 3, 3, 2, 1))
+    ]
+    assert torch.autograd.gradcheck(convolve, arguments)
+    assert torch.autograd.gradgradcheck(convolve, arguments)

@@ -1,5 +1,6 @@
 """The backend's own depthwise kernel."""
 
+import math
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ from sepconv_layers.ops.channels_last import torch_conv
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.polyphase import polyphase
 from sepconv_layers.ops.precision import sums_in_float32
+from sepconv_layers.ops.torch_volumes import convolve_volumes
 
 LONG = 9  # taps
 
@@ -31,8 +33,13 @@ def _torch(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     return torch_conv(inputs, grouped, geometry, groups=channels)
 
 
-# In half precision the gradients of volumes take PyTorch three times as long.
-_torch_cpu_3d = sums_in_float32(_torch)
+@sums_in_float32  # in half precision the gradients of volumes take three times as long
+def _torch_cpu_3d(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    *kernel_size, channels, multiplier = kernel.shape
+    is_plain = multiplier == 1 and geometry.data_format == "channels_last"
+    if not is_plain or math.prod(kernel_size) == 1:
+        return _torch(inputs, kernel, geometry)
+    return convolve_volumes(inputs, kernel.reshape(*kernel_size, 1, channels), geometry)
 
 
 def _tensorflow(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
