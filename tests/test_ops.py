@@ -448,17 +448,41 @@ def test_a_long_kernel_over_a_sequence_matches_the_oracle(mode, padding):
 @pytest.mark.skipif(BACKEND != "torch", reason="elsewhere the gradients are the backend's own")
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("padding", ["valid", "same", "causal"])
-def test_gradients_of_volumes_on_pytorch_have_gradients(padding, strides):
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "dilation_rate"),
+    [((4, 5, 3), (2, 3, 3), (1, 2, 1)), ((3, 3, 9), (1, 2, 5), 1), ((5, 9), (3, 7), (2, 1))],
+)
+def test_gradients_of_our_own_on_pytorch_have_gradients(
+    size, kernel_size, dilation_rate, padding, strides, monkeypatch
+):
     import torch
+
+    from sepconv_layers.ops import torch_gradients
+
+    monkeypatch.setattr(torch_gradients, "MANY", 0)
 
     def convolve(inputs, kernel):
         return ops.depthwise_conv(inputs, kernel, strides, padding, "channels_last", dilation_rate)
 
-    dilation_rate = (1, 2, 1)
     torch.manual_seed(0)
     arguments = [
         torch.randn(shape, dtype=torch.float64, requires_grad=True)
-        for shape in ((1, 4, 5, 3, 2), (2, 3, 3, 2, 1))
+        for shape in ((1, *size, 2), (*kernel_size, 2, 1))
     ]
     assert torch.autograd.gradcheck(convolve, arguments)
     assert torch.autograd.gradgradcheck(convolve, arguments)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="what transforms functions is PyTorch's own")
+def test_functions_of_volumes_can_be_transformed_by_pytorch():
+    import torch
+
+    torch.manual_seed(0)
+    inputs, kernel = torch.randn(1, 4, 4, 4, 2), torch.randn(2, 2, 2, 2, 1)
+
+    def loss(kernel):
+        return ops.depthwise_conv(inputs, kernel, strides=2).square().sum()
+
+    expected = torch.autograd.functional.hessian(loss, kernel)
+    torch.testing.assert_close(torch.func.hessian(loss)(kernel), expected)
+    torch.testing.assert_close(torch.func.jacrev(torch.func.grad(loss))(kernel), expected)

@@ -1,16 +1,14 @@
 """The backend's own depthwise kernel."""
 
-import math
 from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import runtime, torch_gradients
 from sepconv_layers.ops.channels_last import torch_conv
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.polyphase import polyphase
 from sepconv_layers.ops.precision import sums_in_float32
-from sepconv_layers.ops.torch_volumes import convolve_volumes
 
 LONG = 9  # taps
 
@@ -19,7 +17,8 @@ def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Depthwise convolution by the backend's kernel, whatever that can't do put around it."""
     backend, on_cpu = keras.backend.backend(), runtime.device() == "cpu"
     if backend == "torch":
-        lowering = _torch_cpu_3d if on_cpu and geometry.rank == 3 else _torch
+        on_cpu_here = _torch_cpu_3d if geometry.rank == 3 else _torch_cpu
+        lowering = on_cpu_here if on_cpu else _torch
     elif backend == "tensorflow":
         lowering = _tensorflow_cpu if on_cpu else _tensorflow
     else:
@@ -33,13 +32,14 @@ def _torch(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     return torch_conv(inputs, grouped, geometry, groups=channels)
 
 
-@sums_in_float32  # in half precision the gradients of volumes take three times as long
-def _torch_cpu_3d(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-    *kernel_size, channels, multiplier = kernel.shape
-    is_plain = multiplier == 1 and geometry.data_format == "channels_last"
-    if not is_plain or math.prod(kernel_size) == 1:
-        return _torch(inputs, kernel, geometry)
-    return convolve_volumes(inputs, kernel.reshape(*kernel_size, 1, channels), geometry)
+def _torch_cpu(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    if torch_gradients.has_slow_gradients(inputs, kernel, geometry):
+        return torch_gradients.convolve(inputs, kernel, geometry)
+    return _torch(inputs, kernel, geometry)
+
+
+# In half precision the gradients of volumes take PyTorch three times as long.
+_torch_cpu_3d = sums_in_float32(_torch_cpu)
 
 
 def _tensorflow(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
