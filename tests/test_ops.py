@@ -474,6 +474,7 @@ def test_gradients_of_our_own_on_pytorch_have_gradients(
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="what transforms functions is PyTorch's own")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # by its own transforms
 def test_functions_of_volumes_can_be_transformed_by_pytorch():
     import torch
 
