@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,16 +75,11 @@ def part_folders(root: Path) -> dict[str, Path]:
 
 
 def split(
-    parts: dict[str, Part],
-    classes: Sequence[str],
-    limit: int | None,
-    seed: int,
-    samples: str,
-    held_out: Mapping[str, float] = HELD_OUT,
+    parts: dict[str, Part], classes: Sequence[str], limit: int | None, seed: int, samples: str
 ) -> dict[str, Part]:
     """Holds the absent parts out of train, class by class; then limits and shuffles train."""
     items, labels = parts["train"]
-    absent = [part for part in held_out if part not in parts]
+    absent = [part for part in HELD_OUT if part not in parts]
     counts = np.bincount(labels, minlength=len(classes))
     fewest = classes[counts.argmin()]
     expect(
@@ -101,8 +96,8 @@ def split(
     for label, count in enumerate(counts):
         left = rng.permutation(np.flatnonzero(labels == label))
         for part in absent:
-            taken, left = np.split(left, [max(1, round(held_out[part] * count))])
-            chosen[part].append(taken)
+            held_out, left = np.split(left, [max(1, round(HELD_OUT[part] * count))])
+            chosen[part].append(held_out)
         chosen["train"].append(left)
     order = {part: rng.permutation(np.concatenate(chosen[part])) for part in absent}
     left = np.concatenate(chosen["train"])

@@ -34,14 +34,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from examples.sources import HELD_OUT, PARTS_BY_FOLDER, Dataset, expect, local, split
+from examples.sources import PARTS_BY_FOLDER, Dataset, expect, local, split
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "document", "question", "title")
 LABEL_COLUMNS = ("label", "class", "category", "sentiment", "target", "topic")
 SUFFIXES = (".tsv", ".txt", ".csv", ".jsonl", ".ndjson")
 PACKED = {".gz": gzip.open, ".xz": lzma.open}
-
-HELD_OUT_OF = {"trec": {"val": 0.05}}  # few texts: what is not trained with is missed
 
 Rows = list[tuple[str, str]]  # label and text
 Source = tuple[dict[str, Rows], tuple[str, ...], str]  # parts, class names, origin and licence
@@ -78,13 +76,11 @@ def load(
     if file is None:
         expect(name in SOURCES, f"`name` must be one of {', '.join(SOURCES)}", repr(name))
         rows, classes, note = SOURCES[name]()
-        held_out = HELD_OUT | HELD_OUT_OF.get(name, {})
     else:
         path = Path(file).expanduser().resolve()
         expect(path.exists(), "`file` must be an existing file or folder", repr(str(file)))
         name = path.name.split(".")[0] or path.name
         rows, classes, note = _own(path, (text_column, label_column))
-        held_out = HELD_OUT
     parts = {}
     for part, pairs in rows.items():
         unknown = sorted({label for label, _ in pairs} - set(classes))
@@ -92,7 +88,7 @@ def load(
         expect(not unknown, expected, f"also {unknown}")
         labels = np.array([classes.index(label) for label, _ in pairs], "int64")
         parts[part] = np.array([text for _, text in pairs], object), labels
-    parts = split(parts, classes, limit, seed, "texts", held_out)
+    parts = split(parts, classes, limit, seed, "texts")
     return Dataset(name, **parts, classes=classes, note=note)
 
 
