@@ -1,5 +1,6 @@
 """The standard convolution, with the same reach as the depthwise one: what twins are made of."""
 
+import itertools
 import math
 from typing import Any
 
@@ -12,6 +13,7 @@ from sepconv_layers.ops.per_channel import add_bias
 from sepconv_layers.ops.planes import planes
 from sepconv_layers.ops.pointwise import pointwise
 from sepconv_layers.ops.polyphase import polyphase
+from sepconv_layers.ops.taps import WRITTEN_OUT
 
 FEW_CHANNELS = 4
 
@@ -31,12 +33,16 @@ def _standard(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if geometry.padding == "causal":
         inputs, geometry = geometry.pad(inputs)
     in_2d = _is_better_in_2d(kernel, geometry)
+    as_product = not in_2d and _is_better_as_product(kernel, geometry)
     # On a CPU TensorFlow's kernels know channels-last only.
     is_limited = keras.backend.backend() == "tensorflow" and runtime.device() == "cpu"
-    if geometry.data_format == "channels_first" and (in_2d or is_limited):
+    is_first = geometry.data_format == "channels_first"
+    if is_first and (in_2d or as_product or is_limited):
         return with_channels_last(standard, inputs, kernel, geometry)
     if in_2d:
         return _in_2d(inputs, kernel, geometry)
+    if as_product:
+        return _as_product(inputs, kernel, geometry)
     if keras.backend.backend() == "tensorflow":
         # TensorFlow refuses strides together with a dilation.
         if max(geometry.strides) > 1 and max(geometry.dilation_rate) > 1:
@@ -55,6 +61,27 @@ def _is_better_in_2d(kernel: Any, geometry: Geometry) -> bool:
         return False
     is_first = kernel.shape[-2] <= FEW_CHANNELS and geometry.strides[0] == 1
     return is_first or runtime.compiled()
+
+
+def _is_better_as_product(kernel: Any, geometry: Geometry) -> bool:
+    """Whether XLA for a CPU multiplies faster than it convolves, as in the first layer of a net.
+
+    That of TensorFlow convolves well from two channels on, that of JAX does not.
+    """
+    if not runtime.compiled() or runtime.device() != "cpu":
+        return False
+    few = FEW_CHANNELS if keras.backend.backend() == "jax" else 1
+    return kernel.shape[-2] <= few and 1 < math.prod(geometry.kernel_size) <= WRITTEN_OUT
+
+
+def _as_product(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    """Puts what meets the kernel side by side, as channels for a pointwise convolution."""
+    inputs, geometry = geometry.pad(inputs)
+    every = itertools.product(*map(range, geometry.kernel_size))
+    met = keras.ops.concatenate([geometry.tap(inputs, index) for index in every], axis=-1)
+    alone = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
+    matrix = keras.ops.reshape(kernel, (*alone.kernel_size, -1, kernel.shape[-1]))
+    return pointwise(met, matrix, alone)
 
 
 def _in_2d(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
