@@ -120,7 +120,7 @@ class _Scales:
             is_own = all(self.users[index] == 1 for index in step.reads[1:])
             if not is_own or not all(map(self._is_int8, step.activations)):
                 return False
-        return self._function(step) == 0 or self._unbounded(step) is not None
+        return self._unbounded(step) is not None
 
     def _function(self, step: Step) -> int:
         return getattr(step.options, "fusedActivationFunction", self.functions.NONE)

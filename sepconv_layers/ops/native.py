@@ -17,8 +17,7 @@ def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Depthwise convolution by the backend's kernel, whatever that can't do put around it."""
     backend, on_cpu = keras.backend.backend(), runtime.device() == "cpu"
     if backend == "torch":
-        on_cpu_here = _torch_cpu_3d if geometry.rank == 3 else _torch_cpu
-        lowering = on_cpu_here if on_cpu else _torch
+        lowering = _torch if not on_cpu else _torch_cpu_3d if geometry.rank == 3 else _torch_cpu
     elif backend == "tensorflow":
         lowering = _tensorflow_cpu if on_cpu else _tensorflow
     else:

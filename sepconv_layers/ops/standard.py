@@ -36,8 +36,8 @@ def _standard(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     as_product = not in_2d and _is_better_as_product(kernel, geometry)
     # On a CPU TensorFlow's kernels know channels-last only.
     is_limited = keras.backend.backend() == "tensorflow" and runtime.device() == "cpu"
-    is_first = geometry.data_format == "channels_first"
-    if is_first and (in_2d or as_product or is_limited):
+    is_better_last = in_2d or as_product or is_limited
+    if geometry.data_format == "channels_first" and is_better_last:
         return with_channels_last(standard, inputs, kernel, geometry)
     if in_2d:
         return _in_2d(inputs, kernel, geometry)
@@ -75,27 +75,29 @@ def _is_better_as_product(kernel: Any, geometry: Geometry) -> bool:
 
 
 def _as_product(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-    """Puts what meets the kernel side by side, as channels for a pointwise convolution."""
-    inputs, geometry = geometry.pad(inputs)
-    every = itertools.product(*map(range, geometry.kernel_size))
-    met = keras.ops.concatenate([geometry.tap(inputs, index) for index in every], axis=-1)
+    """Multiplies what meets the kernel, channels last."""
     alone = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
     matrix = keras.ops.reshape(kernel, (*alone.kernel_size, -1, kernel.shape[-1]))
-    return pointwise(met, matrix, alone)
+    return pointwise(_side_by_side(inputs, geometry), matrix, alone)
 
 
 def _in_2d(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-    """Puts what meets the kernel's planes side by side, as channels of images, channels last."""
-    depth, plane = geometry.axes(slice(1)), geometry.axes(slice(1, None))
-    inputs, depth = depth.pad(inputs)
-    met = [depth.tap(inputs, (index,)) for index in range(geometry.kernel_size[0])]
-    images = keras.ops.concatenate(met, axis=-1)
+    """Convolves what meets the kernel's planes as images, channels last."""
+    plane = geometry.axes(slice(1, None))
+    images = _side_by_side(inputs, geometry.axes(slice(1)))
     batch, size, *image = keras.ops.shape(images)
     images = keras.ops.reshape(images, (batch * size, *image))
     kernel = keras.ops.transpose(kernel, (1, 2, 0, 3, 4))
     kernel = keras.ops.reshape(kernel, (*plane.kernel_size, -1, kernel.shape[-1]))
     outputs = standard(images, kernel, plane)
     return keras.ops.reshape(outputs, (batch, size, *keras.ops.shape(outputs)[1:]))
+
+
+def _side_by_side(inputs: Any, geometry: Geometry) -> Any:
+    """What meets each element of a kernel, as channels of the outputs' positions."""
+    inputs, geometry = geometry.pad(inputs)
+    every = itertools.product(*map(range, geometry.kernel_size))
+    return keras.ops.concatenate([geometry.tap(inputs, index) for index in every], axis=-1)
 
 
 def _conv(inputs: Any, kernel: Any, geometry: Geometry) -> Any:

@@ -1,7 +1,7 @@
 """Depthwise convolution on PyTorch: its own kernel, with gradients that are faster than its own.
 
-On a CPU, PyTorch's gradients of a depthwise convolution of volumes take ten times as long as the
-convolution, and so does the one towards a kernel that is more than three elements wide. The one
+On a CPU, PyTorch's gradients of a depthwise convolution of volumes take up to ten times as long as
+the convolution, and so does the one towards a kernel that is more than three elements wide. The one
 towards the input is a convolution too, and is computed as one here. The one towards the kernel is
 put together of those towards its planes, in strips of three columns, for which PyTorch is fast.
 """
@@ -104,8 +104,8 @@ def _kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
     if max(geometry.strides) > 1:  # which PyTorch does well
         return _whole_kernel_gradient(inputs, upstream, widths, geometry)
     depth, dilation = upstream.shape[1], geometry.dilation_rate[0]
-    (before, after), *widths = widths
-    inputs = _padded(inputs, [(before, after), (0, 0), (0, 0)])
+    first, *widths = widths
+    inputs = _padded(inputs, [first, (0, 0), (0, 0)])
     images, plane = upstream.flatten(0, 1), geometry.axes(slice(1, None))
     return torch.stack(
         [
@@ -120,15 +120,14 @@ def _kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
 def _whole_kernel_gradient(inputs: Any, upstream: Any, widths: Widths, geometry: Geometry) -> Any:
     from torch.nn import grad
 
-    if any(before != after for before, after in widths):
-        inputs, widths = _padded(inputs, widths), [(0, 0)] * len(widths)
+    inputs, sides = _evenly_padded(inputs, widths)
     channels = inputs.shape[-1]
     gradient = grad.conv3d_weight(
         inputs.permute(TO_FIRST[3]),
         (channels, 1, *geometry.kernel_size),
         upstream.permute(TO_FIRST[3]),
         geometry.strides,
-        [before for before, _ in widths],
+        sides,
         geometry.dilation_rate,
         channels,
     )
@@ -142,8 +141,9 @@ def _image_kernel_gradient(inputs: Any, upstream: Any, widths: Widths, geometry:
 
     rows, columns = geometry.kernel_size
     is_cut = columns > SHORT
-    if is_cut or any(before != after for before, after in widths):
-        inputs, widths = _padded(inputs, widths), [(0, 0)] * len(widths)
+    if is_cut:
+        inputs, widths = _padded(inputs, widths), [(0, 0), (0, 0)]
+    inputs, sides = _evenly_padded(inputs, widths)
     channels, dilation, size = inputs.shape[-1], geometry.dilation_rate[1], upstream.shape[2]
     strips = []
     for first in range(0, columns, SHORT):
@@ -156,12 +156,19 @@ def _image_kernel_gradient(inputs: Any, upstream: Any, widths: Widths, geometry:
                 (channels, 1, rows, count),
                 upstream.permute(TO_FIRST[2]),
                 1,
-                [before for before, _ in widths],
+                sides,
                 geometry.dilation_rate,
                 channels,
             )
         )
     return torch.cat(strips, 3).permute(2, 3, 1, 0)
+
+
+def _evenly_padded(inputs: Any, widths: Widths) -> tuple[Any, list[int]]:
+    """The inputs, and how many zeros PyTorch is to put on either side of them."""
+    if any(before != after for before, after in widths):
+        return _padded(inputs, widths), [0] * len(widths)
+    return inputs, [before for before, _ in widths]
 
 
 def _padded(inputs: Any, widths: Widths) -> Any:
