@@ -53,15 +53,15 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
             call = partial(model.train_on_batch, x, np.zeros(len(x), "int32"))
         return [{**place, "what": what, "seconds": _first_beyond_second(call)}]
     rank = len(what)
-    arrays = [
-        rng.normal(size=size).astype("float32")
-        for size in ((1, *SIZES[rank], CHANNELS), (*what, CHANNELS, 1))
-    ]
+    shape = (1, *SIZES[rank], CHANNELS)
+    x, kernel, upstream = (
+        rng.normal(size=size).astype("float32") for size in (shape, (*what, CHANNELS, 1), shape)
+    )
 
     def function(x: Any, kernel: Any) -> Any:
         return sl.ops.depthwise_conv(x, kernel, padding="same")
 
-    call = harness.with_gradients(function, mode, *arrays)
+    call = harness.with_gradients(function, mode, x, kernel, upstream=upstream)
     name = f"depthwise {'×'.join(map(str, what))}"
     return [{**place, "what": name, "seconds": _first_beyond_second(call)}]
 

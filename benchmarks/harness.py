@@ -168,14 +168,20 @@ def forward(function: Callable, mode: str, *arrays: Any) -> Callable[[], Any]:
     return _call(function, mode, arrays)
 
 
-def with_gradients(
-    function: Callable, mode: str, *arrays: Any, upstream: Sequence[Any] = ()
-) -> Callable[[], Any]:
-    """The same with the gradients towards all arrays: of the sum of the one output.
+def with_gradients(function: Callable, mode: str, *arrays: Any, upstream: Any) -> Callable[[], Any]:
+    """The same with the gradients towards all arrays.
 
-    Where the function gives a list of outputs, `upstream` has the gradient towards each of them.
+    `upstream` has the gradient towards the output, or a list of them for a list of outputs. Ones
+    would be no measure: with a constant there, TensorFlow computes part of the gradient of a
+    convolution of `keras.layers` while it optimises the graph.
     """
     backend, count = keras.backend.backend(), len(arrays)
+    is_list = isinstance(upstream, list)
+    upstream = upstream if is_list else [upstream]
+
+    def of_outputs(given: Sequence[Any]) -> Any:
+        return list(given) if is_list else given[0]
+
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -183,7 +189,7 @@ def with_gradients(
             with tf.GradientTape() as tape:
                 tape.watch(tensors[:count])
                 outputs = function(*tensors[:count])
-            given = list(tensors[count:]) or None
+            given = of_outputs(tensors[count:])
             return outputs, tape.gradient(outputs, tensors[:count], given)
 
         return _call(compute, mode, [*arrays, *upstream])
@@ -192,18 +198,16 @@ def with_gradients(
 
         def compute(*tensors: Any) -> Any:
             outputs, pull = jax.vjp(function, *tensors[:count])
-            return outputs, pull(list(tensors[count:]) or jax.numpy.ones_like(outputs))
+            return outputs, pull(of_outputs(tensors[count:]))
 
         return _call(compute, mode, [*arrays, *upstream])
     import torch
 
     tensors = [keras.ops.convert_to_tensor(array).requires_grad_() for array in arrays]
-    given = [keras.ops.convert_to_tensor(array) for array in upstream]
+    given = of_outputs([keras.ops.convert_to_tensor(array) for array in upstream])
 
     def call() -> None:
-        outputs = function(*tensors)
-        of = outputs if given else outputs.sum()
-        torch.autograd.grad(of, tensors, given or None, allow_unused=True)
+        torch.autograd.grad(function(*tensors), tensors, given, allow_unused=True)
         _wait_for_torch()
 
     return call

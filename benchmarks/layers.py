@@ -65,7 +65,8 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     filters, rank = max(1, filters // arguments.scale), len(spatial)
     batch *= arguments.batches
     how, backend = (filters, kernel_size, strides), keras.backend.backend()
-    x = np.random.default_rng(0).normal(size=(batch, *spatial, channels)).astype("float32")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, *spatial, channels)).astype("float32")
     models = {
         name: keras.Sequential([keras.Input(x.shape[1:]), *layers])
         for name, layers in {
@@ -75,6 +76,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
         }.items()
     }
     macs = {name: profile(model).macs for name, model in models.items()}
+    upstream = rng.normal(size=(batch, *models["ours"].output_shape[1:])).astype("float32")
     calls: dict[tuple, Callable] = {}
     for (name, model), mode in itertools.product(models.items(), comparison.MODES[backend]):
         weights = [weight.value for weight in model.trainable_variables]
@@ -82,13 +84,19 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
         def function(x: Any, *weights: Any, model: keras.Model = model) -> Any:
             return model.stateless_call(list(weights), [], x)[0]
 
-        for kind, build in zip(KINDS, (harness.forward, harness.with_gradients), strict=True):
-            calls[name, mode, kind] = build(function, mode, x, *weights)
+        arrays = (x, *weights)
+        calls[name, mode, "forward"] = harness.forward(function, mode, *arrays)
+        both = harness.with_gradients(function, mode, *arrays, upstream=upstream)
+        calls[name, mode, "both"] = both
     if backend == "torch":
         for name in ("PyTorch", "PyTorch standard"):
-            net, images = in_pytorch(name == "PyTorch", x, *how)
+            net = in_pytorch(name == "PyTorch", rank, channels, *how)
+            images, given = as_in_pytorch(x), as_in_pytorch(upstream)
             calls[name, "eager", "forward"] = harness.forward(net, "eager", images)
-            both = harness.with_gradients(lambda x, *_, net=net: net(x), "eager", images)
+            arrays = (images, *net.parameters())
+            both = harness.with_gradients(
+                lambda x, *_, net=net: net(x), "eager", *arrays, upstream=given
+            )
             calls[name, "eager", "both"] = both
     if backend == "tensorflow":
         calls["LiteRT", "file", "forward"] = in_litert(models["ours"], x)
@@ -103,24 +111,28 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
 
 
 def in_pytorch(
-    is_separable: bool, x: np.ndarray, filters: int, kernel_size: int, strides: int
-) -> tuple[Any, Any]:
-    """The layer as PyTorch users write it, and its input, in the memory format for images."""
+    is_separable: bool, rank: int, channels: int, filters: int, kernel_size: int, strides: int
+) -> Any:
+    """The layer as PyTorch users write it."""
     import torch
     from torch import nn
 
-    rank, channels = x.ndim - 2, x.shape[-1]
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
     how = {"stride": strides, "padding": kernel_size // 2}
     layers = [conv(channels, filters, kernel_size, **how)]
     if is_separable:
         depthwise = conv(channels, channels, kernel_size, **how, groups=channels, bias=False)
         layers = [depthwise, conv(channels, filters, 1)]
-    images = keras.ops.convert_to_tensor(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
-    net = nn.Sequential(*layers).to(images.device)
-    if rank == 2:
-        net, images = (it.to(memory_format=torch.channels_last) for it in (net, images))
-    return net, images
+    net = nn.Sequential(*layers).to(keras.ops.zeros(()).device)
+    return net.to(memory_format=torch.channels_last) if rank == 2 else net
+
+
+def as_in_pytorch(values: np.ndarray) -> Any:
+    """Values with their channels where PyTorch has them, images in the memory format for images."""
+    import torch
+
+    tensor = keras.ops.convert_to_tensor(np.ascontiguousarray(np.moveaxis(values, -1, 1)))
+    return tensor.to(memory_format=torch.channels_last) if values.ndim == 4 else tensor
 
 
 def ratios(rows: list[dict]) -> list[dict]:

@@ -72,6 +72,9 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
         for shape in ((batch, *spatial, channels), (*(kernel_size,) * rank, channels, 1))
     ]
 
+    outputs = ops.depthwise_conv(*(keras.KerasTensor(one.shape) for one in arrays), strides, "same")
+    upstream = keras.ops.cast(rng.normal(size=outputs.shape).astype("float32"), dtype)
+
     def function(name: str) -> Any:
         def run(x: Any, kernel: Any) -> Any:
             with ops.lowering(name):
@@ -81,8 +84,9 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
 
     calls = {}
     for name in LOWERINGS[rank]:
-        for what, build in (("forward", harness.forward), ("both", harness.with_gradients)):
-            calls[name, what] = build(function(name), mode, *arrays)
+        run = function(name)
+        calls[name, "forward"] = harness.forward(run, mode, *arrays)
+        calls[name, "both"] = harness.with_gradients(run, mode, *arrays, upstream=upstream)
     found = comparison.medians(harness.that_run(calls), arguments.seconds, arguments.turns)
     place = {"backend": keras.backend.backend(), "mode": mode, "origin": origin, "rank": rank}
     what = {"shape": [batch, *spatial, channels], "kernel": kernel_size, "strides": strides}

@@ -230,6 +230,30 @@ def normalised(cls, axis, x, upstream):
     return [run_with_gradients(step, arrays, padded, mode, "float32") for mode in MODES]
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("is_known", [True, False], ids=["batch known", "batch unknown"])
+@pytest.mark.parametrize(("rank", "sizes"), [(1, (1030,)), (2, (41, 26)), (3, (11, 10, 10))])
+def test_a_pointwise_layer_is_a_product_over_many_positions(rank, sizes, is_known, mode):
+    rng = np.random.default_rng(0)
+    layer = getattr(sl, f"Conv{rank}D")(5, 1, data_format="channels_last")
+    layer.build((None, *sizes, 3))
+    arrays = x, kernel, bias = [
+        rng.normal(size=shape) for shape in ((2, *sizes, 3), layer.kernel.shape, (5,))
+    ]
+    upstream = rng.normal(size=(2, *sizes, 5))
+
+    def step(x, *weights):
+        return layer.stateless_call(weights, [], x)[0]
+
+    signature = None if is_known else ((None, *sizes, 3), kernel.shape, bias.shape)
+    results = run_with_gradients(step, arrays, upstream, mode, "float32", signature)
+    rows, towards = x.reshape(-1, 3), upstream.reshape(-1, 5)
+    matrix = kernel.reshape(3, 5)
+    expected = (rows @ matrix + bias, towards @ matrix.T, rows.T @ towards, towards.sum(axis=0))
+    for result, want in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result.reshape(want.shape), want, rtol=1e-4, atol=2e-4)
+
+
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("rank", RANKS)
 def test_batch_normalisation_trains_like_that_of_keras(rank, data_format):
