@@ -207,6 +207,16 @@ def test_standard_conv_matches_the_oracle(seed):
     check(problem(seed, ops.conv), mode_of(seed), ops.conv)
 
 
+@needs_torch
+@pytest.mark.parametrize("has_onednn", [True, False])
+@pytest.mark.parametrize("seed", range(3002, 3002 + CONFIGURATIONS // 10, 3))
+def test_standard_conv_of_volumes_in_a_graph_matches_the_oracle(seed, has_onednn, monkeypatch):
+    if BACKEND != "tensorflow":
+        pytest.skip("only TensorFlow may have oneDNN or not")
+    monkeypatch.setattr(runtime, "has_onednn", lambda: has_onednn)
+    check(problem(seed, ops.conv), "graph", ops.conv)
+
+
 @pytest.mark.parametrize("operator", [ops.depthwise_conv, ops.conv])
 @pytest.mark.parametrize("seed", range(9000, 9000 + CONFIGURATIONS // 10))
 def test_a_kernel_that_reaches_over_a_small_map_matches_the_oracle(seed, operator):

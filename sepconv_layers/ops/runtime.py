@@ -32,3 +32,11 @@ def compiled() -> bool:
         graph = tf.compat.v1.get_default_graph()
         return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(graph)
     return backend == "jax"
+
+
+@functools.cache
+def has_onednn() -> bool:
+    """Whether TensorFlow runs the kernels of oneDNN, as it does by default on newer CPUs."""
+    from tensorflow.python.util import _pywrap_util_port
+
+    return _pywrap_util_port.IsMklEnabled()

@@ -55,12 +55,14 @@ def _standard(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 def _is_better_in_2d(kernel: Any, geometry: Geometry) -> bool:
     """Whether a convolution of volumes is faster as one of images.
 
-    On a CPU it is for a few channels, as in the first of a net, and always where XLA compiles.
+    On a CPU it is where XLA compiles, and for a few channels where TensorFlow has no oneDNN.
     """
     if geometry.rank < 3 or runtime.device() != "cpu":
         return False
+    if runtime.compiled():
+        return True
     is_first = kernel.shape[-2] <= FEW_CHANNELS and geometry.strides[0] == 1
-    return is_first or runtime.compiled()
+    return is_first and not runtime.has_onednn()
 
 
 def _is_better_as_product(kernel: Any, geometry: Geometry) -> bool:
@@ -112,10 +114,13 @@ def _conv(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 
 
 def _has_slow_gradient(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
-    """Whether a graph on a CPU is better off with `_tensorflow_3d`: not for a few positions."""
+    """Whether a graph on a CPU is better off with `_tensorflow_3d`.
+
+    That is where TensorFlow runs without oneDNN, and not for a few positions.
+    """
     import tensorflow as tf
 
-    if geometry.rank < 3 or runtime.device() != "cpu":
+    if geometry.rank < 3 or runtime.device() != "cpu" or runtime.has_onednn():
         return False
     if tf.executing_eagerly() or runtime.compiled() or None in inputs.shape[1:-1]:
         return False
@@ -126,8 +131,8 @@ def _has_slow_gradient(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
 def _tensorflow_3d(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Convolves volumes, and has the gradients of a sum of 2D convolutions.
 
-    TensorFlow's own take up to ninety times as long. The sum itself never runs: a graph leaves out
-    what nothing needs.
+    TensorFlow's own take up to ninety times as long without oneDNN. The sum itself never runs: a
+    graph leaves out what nothing needs.
     """
     import tensorflow as tf
 
