@@ -1,8 +1,9 @@
 """What the benchmarks share: a process for each backend, progress, the record and its picture.
 
 A benchmark is a module with `NAME`, `add_arguments`, `cells` (what there is to measure), `measure`
-(the rows of one cell, plain data), `table` (rows as Markdown) and `draw` (rows into a figure). A
-command that was interrupted goes on after the last cell when it is given again.
+(the rows of one cell, plain data), `table` (rows as Markdown) and `draw` (rows into a figure). It
+may have `SETTINGS`: by backend, names of environments to measure in once more on a CPU. A command
+that was interrupted goes on after the last cell when it is given again.
 """
 
 import argparse
@@ -34,19 +35,23 @@ def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
     """Measures on every backend, saves and prints. The record is returned."""
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = make_parser(benchmark).parse_args(argv)
-    devices, versions, rows = [], {}, []
-    for backend in arguments.backends:
-        if arguments.backends == [keras.backend.backend()]:
-            about = {"device": comparison.device(), "versions": comparison.versions()}
-            found = {**about, "rows": _rows(benchmark, arguments, about)}
-        else:
-            found = _in_process_of(backend, benchmark, argv)
-        devices.append(found["device"])  # as that backend sees it: another may know no GPU
-        versions |= found["versions"]
-        rows += found["rows"]
     if arguments.found_to:
+        found = _found(benchmark, arguments)
         Path(arguments.found_to).write_text(json.dumps(found), "utf-8")
         return found
+    devices, versions, rows = [], {}, []
+    settings = getattr(benchmark, "SETTINGS", {})
+    for backend in arguments.backends:
+        for setting, environment in {"": {}, **settings.get(backend, {})}.items():
+            if setting and not devices[-1].startswith("cpu"):
+                continue
+            if arguments.backends == [keras.backend.backend()] and not environment:
+                found = _found(benchmark, arguments)
+            else:
+                found = _in_process_of(backend, benchmark, argv, setting, environment)
+            devices.append(found["device"])  # as that backend sees it: another may know no GPU
+            versions |= found["versions"]
+            rows += found["rows"]
     record = {
         "benchmark": benchmark.NAME,
         "command": " ".join(["python -m", f"benchmarks.{benchmark.NAME}", *argv]),
@@ -56,7 +61,8 @@ def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
     }
     save(benchmark, record, Path(arguments.output))
     for backend in arguments.backends:
-        _unfinished(benchmark, arguments, backend).unlink(missing_ok=True)
+        for path in Path(arguments.output).glob(f"{benchmark.NAME}-{backend}*.unfinished.json"):
+            path.unlink()
     print(benchmark.table(rows))
     return record
 
@@ -99,15 +105,27 @@ def make_parser(benchmark: Any) -> argparse.ArgumentParser:
     parser.add_argument("--turns", type=int, default=5, help="fewest, for each measurement")
     parser.add_argument("--output", default="results")
     parser.add_argument("--found-to", help=argparse.SUPPRESS)
+    parser.add_argument("--setting", default="", help=argparse.SUPPRESS)
     benchmark.add_arguments(parser)
     return parser
+
+
+def _found(benchmark: Any, arguments: argparse.Namespace) -> dict:
+    """What this process measures, and where."""
+    about = {"device": comparison.device(), "versions": comparison.versions()}
+    rows = _rows(benchmark, arguments, about)
+    if arguments.setting:
+        rows = [{**row, "mode": f"{row['mode']}, {arguments.setting}"} for row in rows]
+    return {**about, "rows": rows}
 
 
 def _rows(benchmark: Any, arguments: argparse.Namespace, about: dict) -> list[dict]:
     # TensorFlow takes several functions that are traced for one that is traced again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     backend = keras.backend.backend()
-    path = _unfinished(benchmark, arguments, backend)
+    # Where the rows stand that an interrupted run has found: the same command goes on there.
+    name = "-".join(filter(None, [benchmark.NAME, backend, arguments.setting.replace(" ", "-")]))
+    path = Path(arguments.output) / f"{name}.unfinished.json"
     settings = {**vars(arguments), **about, "backends": backend, "found_to": None}
     run = json.loads(json.dumps(settings))  # as it will be read
     before, found = json.loads(path.read_text("utf-8")) if path.exists() else (None, [])
@@ -124,19 +142,17 @@ def _rows(benchmark: Any, arguments: argparse.Namespace, about: dict) -> list[di
     return list(itertools.chain.from_iterable(found))
 
 
-def _unfinished(benchmark: Any, arguments: argparse.Namespace, backend: str) -> Path:
-    """Where the rows stand that an interrupted run has found: the same command goes on there."""
-    return Path(arguments.output) / f"{benchmark.NAME}-{backend}.unfinished.json"
-
-
-def _in_process_of(backend: str, benchmark: Any, argv: list[str]) -> dict:
+def _in_process_of(
+    backend: str, benchmark: Any, argv: list[str], setting: str, environment: dict[str, str]
+) -> dict:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "found.json"
         module = f"benchmarks.{benchmark.NAME}"
         command = [sys.executable, "-W", "ignore", "-m", module, *argv]
         subprocess.run(
-            [*command, "--backends", backend, "--found-to", str(path)],
-            env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            [*command, "--backends", backend, "--found-to", str(path), "--setting", setting],
+            env={**os.environ, **environment}
+            | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
             check=True,
         )
         return json.loads(path.read_text("utf-8"))
