@@ -3,7 +3,7 @@ and on shapes that it was not: what is fastest, and what `auto` loses against th
 
     python -m benchmarks.lowerings
 
-Times a forward pass and one with both gradients. Takes 15 minutes on two cores. A GPU needs larger
+Times a forward pass and one with both gradients. Takes 17 minutes on two cores. A GPU needs larger
 batches:
 
     python -m benchmarks.lowerings --backends jax torch --batches 64

@@ -4,7 +4,7 @@
 
 Ours, the same net of `keras.layers`, in PyTorch and in LiteRT, taking turns in one process for each
 Keras backend. The realised fraction is the speed-up over the standard twin in its best mode,
-divided by the ratio of the MACs. Takes 10 minutes on two cores. A GPU needs more work:
+divided by the ratio of the MACs. Takes 7 minutes on two cores. A GPU needs more work:
 
     python -m benchmarks.nets --backends jax torch --size 224 --batch-size 128
         --policies float32 mixed_bfloat16
