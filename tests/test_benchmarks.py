@@ -73,6 +73,35 @@ def test_an_interrupted_run_goes_on(tmp_path):
     assert measured == ["a", "b", "d"]  # another command begins anew
 
 
+def test_a_setting_is_an_environment_of_another_process(tmp_path, monkeypatch):
+    made = []
+
+    def in_process_of(backend, benchmark, argv, setting, environment):
+        made.append((backend, setting, environment))
+        return {"device": "cpu", "versions": {}, "rows": [{"cell": setting}]}
+
+    monkeypatch.setattr(harness, "_in_process_of", in_process_of)
+    benchmark = types.SimpleNamespace(
+        NAME="letters",
+        SETTINGS={BACKEND: {"huge pages": {"PAGES": "huge"}}},
+        add_arguments=lambda parser: None,
+        cells=lambda arguments: ["a"],
+        measure=lambda cell, arguments: [{"cell": cell}],
+        table=str,
+        draw=lambda figure, rows: figure.subplots().plot(range(99), range(99)),
+    )
+    assert [row["cell"] for row in run(benchmark, tmp_path)] == ["a", "huge pages"]
+    assert made == [(BACKEND, "huge pages", {"PAGES": "huge"})]
+
+    path = tmp_path / "found.json"
+    measured = {"cell": "a", "mode": "xla"}
+    benchmark.measure = lambda cell, arguments: [measured]
+    how = ["--backends", BACKEND, "--output", str(tmp_path), "--found-to", str(path)]
+    harness.main(benchmark, [*how, "--setting", "huge pages"])
+    (row,) = json.loads(path.read_text("utf-8"))["rows"]
+    assert row == {**measured, "mode": "xla, huge pages"}
+
+
 def test_lowerings(tmp_path, monkeypatch, capsys):
     in_one_mode(monkeypatch)
     rank = 3  # which has every lowering
