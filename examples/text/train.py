@@ -73,7 +73,7 @@ SETTINGS = {
         epochs=4, learning_rate=4e-3, rarity=1.0, embedding=64, width=0.5, dropout=0.4
     ),
     # Short questions, in which the word that is asked about is often a new one.
-    "trec": Settings(epochs=14, batch_size=32, pieces=False, rarity=0.5, dropout=0.5),
+    "trec": Settings(epochs=14, batch_size=32, pieces=False, rarity=1.0, dropout=0.5),
 }
 
 

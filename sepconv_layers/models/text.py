@@ -38,7 +38,8 @@ def sep_cnn(
 
     Token 0 is padding, and never changes an output: what stands there is set to zero before each
     convolution, as beyond the ends of a text, and has no part in pooling, which is the average and
-    the maximum over the tokens. Normalisation is over the channels of each token.
+    the maximum over the tokens. Nothing is normalised: the statistics of a batch would depend on
+    the padding, and so few layers train well without.
 
     Args:
         input_shape: Shape of a text: `(length,)`, where `(None,)` takes any length.
@@ -92,7 +93,7 @@ def sep_cnn(
             divisible(filters * width),
             kernel_size,
             dilation_rate=dilation_rate,
-            normalization="layer",
+            normalization=None,
             data_format="channels_last",
             repeats=1,
             name=f"block_{number}",
