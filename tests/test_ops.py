@@ -1,5 +1,6 @@
 """The operators against NumPy and PyTorch: every lowering, mode, layout and combination."""
 
+import functools
 import importlib.util
 import inspect
 import sys
@@ -223,6 +224,33 @@ def test_a_kernel_that_reaches_over_a_small_map_matches_the_oracle(seed, operato
     if operator is ops.conv and not HAVE_TORCH:
         pytest.skip("needs PyTorch")
     check(problem(seed, operator, is_small=True), mode_of(seed), operator)
+
+
+@pytest.mark.parametrize("operator", [ops.depthwise_conv, ops.separable_conv, ops.conv])
+@pytest.mark.parametrize("seed", range(12000, 12000 + CONFIGURATIONS // 20))
+def test_single_precision_matches_the_oracle(seed, operator):
+    if operator is ops.conv and not HAVE_TORCH:
+        pytest.skip("needs PyTorch")
+    drawn = problem(seed, operator)
+    check(drawn, mode_of(seed), operator, dtype="float32", tolerance=1e-5)
+
+
+@pytest.mark.parametrize("operator", [ops.depthwise_conv, ops.conv])
+@pytest.mark.parametrize("strides", [(1, 2), (2, 1), (1, 3), (2, 2), (1, 1, 2), (1, 2, 3)])
+def test_one_channel_and_one_output_along_an_axis_match_the_oracle(strides, operator):
+    # Single precision and more than one sample: the kernels of PyTorch that once read elsewhere.
+    rank, rng = len(strides), np.random.default_rng(0)
+    x = rng.normal(size=(2, *[3 if stride > 1 else 11 for stride in strides], 1))
+    kernel = rng.normal(size=(*(3,) * rank, 1, 8))
+    run = functools.partial(operator, strides=strides)
+    upstream = np.ones((2, *[1 if stride > 1 else 9 for stride in strides], 8))
+    results = run_with_gradients(run, [x, kernel], upstream, MODES[-1], "float32")
+    # One channel in and eight out: depthwise and standard are the same.
+    expected = oracle.depthwise_conv(x, kernel, strides, "valid", (1,) * rank)
+    np.testing.assert_allclose(results[0], expected, atol=1e-4)
+    doubled = run_with_gradients(run, [x, kernel], upstream, MODES[-1], "float64")
+    for result, same in zip(results, doubled, strict=True):
+        np.testing.assert_allclose(result, same, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def torch_conv(
     rank, is_last, is_depthwise = geometry.rank, geometry.data_format == "channels_last", groups > 1
     trains = torch.is_grad_enabled() and (inputs.requires_grad or kernel.requires_grad)
     is_copied = is_depthwise and _is_better_copied(inputs, geometry, trains)
+    is_misread = is_last and _is_misread(inputs, geometry)
     widths, found = geometry.pad_widths(inputs.shape), None
     if is_depthwise and not trains:
         widths, found = _even(inputs.shape, widths, geometry)
@@ -53,7 +54,9 @@ def torch_conv(
         strides.insert(at, 1)
         dilation.insert(at, 1)
     dimensions = max(rank, 2)
-    if is_last:
+    if is_misread:
+        inputs = inputs.squeeze(-1).unsqueeze(1)
+    elif is_last:
         inputs = inputs.permute(TO_FIRST[dimensions])
     if is_copied:
         inputs = inputs.contiguous()
@@ -68,6 +71,21 @@ def torch_conv(
         outputs = outputs.permute(TO_LAST[dimensions])
     outputs = outputs.squeeze(flat) if rank == 1 else outputs
     return outputs if found is None else outputs[found]
+
+
+def _is_misread(inputs: Any, geometry: Geometry) -> bool:
+    """Whether PyTorch, up to 2.13 at least, would compute with numbers from outside the input.
+
+    It takes a permuted view of one channel for two layouts at once, where a stride gives a single
+    output.
+    """
+    if inputs.shape[-1] > 1:
+        return False
+    outputs = geometry.output_shape(inputs.shape, 1)
+    return any(
+        outputs[axis] == 1 < stride
+        for axis, stride in zip(geometry.spatial_axes, geometry.strides, strict=True)
+    )
 
 
 def _is_better_copied(inputs: Any, geometry: Geometry, trains: bool) -> bool:
