@@ -7,6 +7,7 @@ import math
 import sys
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import keras
 import numpy as np
 
 from sepconv_layers import comparison, convert, cost, export, twins
-from sepconv_layers.export.artefact import SAMPLES, check_model, drawn
+from sepconv_layers.export.artefact import SAMPLES, array_dtype, check_model, drawn, input_structure
 from sepconv_layers.export.litert import QUANTIZE
 from sepconv_layers.export.loading import THREADS
 from sepconv_layers.files import write
@@ -322,7 +323,7 @@ def _export(usage_error: Callable[[str], Any], arguments: argparse.Namespace) ->
             "will come, some hundred of them, in a .npy or .npz file"
         )
     path = arguments.output or _beside(arguments.model, to, quantize)
-    _check_output(path, to, arguments.model)
+    _check_output(path, arguments.model)
     model = _load_model(arguments.model)
     check_model(model)
     options: dict[str, Any] = {}
@@ -384,7 +385,7 @@ def _in_all_modes(
         model = _load_model(path)
         check_model(model)
         model.jit_compile = jit_compile
-        dtypes = [np.dtype(keras.backend.standardize_dtype(x.dtype)) for x in model.inputs]
+        dtypes = [array_dtype(tensor) for tensor in model.inputs]
         shapes = [tensor.shape for tensor in model.inputs]
         inputs = _drawn(path, list(zip(shapes, dtypes, strict=True)), arguments)
         call = partial(model.predict_on_batch, _packed(model, inputs))
@@ -412,9 +413,7 @@ def _as_loaded(path: Path, arguments: argparse.Namespace) -> dict[str, Callable[
 
 def _packed(model: keras.Model, parts: Sequence[Any]) -> Any:
     """One part for each input, in the structure that the model takes."""
-    if isinstance(model, keras.Sequential):
-        return parts[0]
-    return keras.tree.pack_sequence_as(model.input, parts)
+    return keras.tree.pack_sequence_as(input_structure(model), list(parts))
 
 
 def _gains(profiles: dict[Path, cost.Profile], best: dict[Path, float]) -> Iterator[str]:
@@ -446,8 +445,8 @@ def _load_model(path: Path) -> keras.Model:
         raise ValueError(f"The model must be a .keras file. Received: {path}, which is not there")
     try:
         with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))["config"]
-    except (zipfile.BadZipFile, LookupError, TypeError, ValueError, EOFError) as error:
+            config = dict(json.loads(archive.read("config.json"))["config"])
+    except (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, EOFError) as error:
         raise ValueError(
             f"The model must be a .keras file. Received: {path}, which is truncated, or of another "
             "kind: copy or save it again"
@@ -492,7 +491,7 @@ def _arrays(path: Path, model: keras.Model) -> Any:
             arrays = {"one without a name": found} if isinstance(found, np.ndarray) else dict(found)
     except FileNotFoundError:
         raise ValueError(f"{path} must be a .npy or .npz file. Received: no such file") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} must be a .npy or .npz file of numbers, as `numpy.save` and `numpy.savez` "
             f"write them. Received: one that cannot be read: {_first_line(error)}"
@@ -563,20 +562,11 @@ def _beside(model: Path, to: str, quantize: str | None) -> Path:
     return model.with_name(f"{model.stem}{quantized}{ENDINGS[to]}")
 
 
-def _check_output(path: Path, to: str, model: Path) -> None:
-    """Refuses to replace what no export has written."""
+def _check_output(path: Path, model: Path) -> None:
+    """Refuses to replace the model; whatever else no export has written, the export refuses."""
     target = path.resolve()
     if target == model.resolve() or target in model.resolve().parents:
         raise ValueError(f"--output must be another place than that of the model. Received: {path}")
-    if to != "hub" and path.is_dir():
-        raise ValueError(f"--output must be a file. Received: {path}, which is a folder")
-    if to == "hub" and path.exists():
-        is_ours = path.is_dir() and (not any(path.iterdir()) or (path / "saved_model.pb").is_file())
-        if not is_ours:
-            raise ValueError(
-                "--output must be a new folder, or that of an older SavedModel, which is replaced. "
-                f"Received: {path}, which is something else"
-            )
 
 
 def _versions() -> str:

@@ -218,13 +218,57 @@ def test_strings_go_through_the_preprocessor(tmp_path):
     np.testing.assert_allclose(found, model(np.array([[1.0], [3.0]])), atol=1e-5)
 
 
+def test_keras_models_may_take_strings(tmp_path):
+    vectorize = keras.layers.TextVectorization(output_sequence_length=4)
+    vectorize.adapt(["a b c", "d e f"])
+    texts = np.array(["a c", "d"])
+    tokens = keras.Sequential([keras.Input((), dtype="string"), vectorize])
+    body = keras.Sequential(
+        [
+            keras.Input((4,), dtype="int64"),
+            keras.layers.Embedding(9, 3),
+            sl.SeparableConv1D(2, 3),
+            keras.layers.GlobalAveragePooling1D(),
+        ]
+    )
+    whole = keras.Sequential([*tokens.layers, *body.layers])
+    whole.build((None,))
+    for name, net, preprocessor in (("whole", whole, None), ("split", body, tokens)):
+        path = export.to_hub(net, tmp_path / name, preprocessor, sample=texts).path
+        (found,) = export.load(path)(texts)
+        np.testing.assert_allclose(
+            found, body(tokens(keras.ops.convert_to_tensor(list(texts)))), atol=1e-5
+        )
+        with pytest.raises(ValueError, match="takes strings"):
+            export.to_hub(net, tmp_path / "other", preprocessor)
+
+
+def test_a_preprocessor_may_take_a_dictionary(tmp_path):
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    signature = {"width": tf.TensorSpec((None,)), "length": tf.TensorSpec((None,))}
+    sample = {"width": np.array([1.0, 2.0], "float32"), "length": np.array([4.0, 5.0], "float32")}
+
+    def joined(inputs):
+        return tf.stack([inputs["width"], inputs["length"]], -1)
+
+    path = export.to_hub(
+        model, tmp_path / "net", joined, sample=sample, input_signature=signature
+    ).path
+    (found,) = export.load(path)(sample)
+    np.testing.assert_allclose(found, model(joined(sample)), atol=1e-5)
+    with pytest.raises(ValueError, match="`sample` argument must be a batch of raw inputs"):
+        export.to_hub(model, tmp_path / "net", joined, sample=[1.0], input_signature=signature)
+
+
 def test_a_failed_export_leaves_the_old_folder(exported, tmp_path):
     (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "old").write_text("old")
+    (tmp_path / "net" / "saved_model.pb").write_text("old")
     with pytest.raises(ValueError, match="must give what the model gives"):
         export.to_hub(exported.model, tmp_path / "net", tolerance=-1)  # not even 0 is small enough
     assert [file.name for file in tmp_path.iterdir()] == ["net"]
-    assert (tmp_path / "net" / "old").read_text() == "old"
+    assert (tmp_path / "net" / "saved_model.pb").read_text() == "old"
 
 
 def test_an_older_artefact_is_replaced(tmp_path):

@@ -56,6 +56,48 @@ def test_what_is_loaded_gives_what_the_model_gives(kind, model, paths, inputs):
 
 
 @KINDS
+def test_dictionaries_in_and_out_keep_their_keys(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    inputs = {key: keras.Input((6,), name=key) for key in ("size", "age")}  # not as they are sorted
+    difference = keras.layers.Subtract(name="zz")([inputs["size"], inputs["age"]])
+    logits = keras.layers.Dense(2, name="aa")(difference)
+    model = keras.Model(inputs, {"difference": difference, "logits": logits})
+    x = {key: rng.normal(size=(4, 6)).astype("float32") for key in ("size", "age")}
+    path = WRITERS[kind](model, tmp_path / NAMES[kind], sample=x).path
+    net = export.load(path)
+    assert net.outputs == ("difference", "logits")
+    expected = model(x)
+    for name, found in zip(net.outputs, net(x), strict=True):
+        np.testing.assert_allclose(found, expected[name], atol=1e-5)
+    with pytest.raises(ValueError, match="`sample` argument must have the keys"):
+        WRITERS[kind](model, tmp_path / "other", sample={"size": x["size"], "ages": x["age"]})
+
+
+@KINDS
+def test_outputs_of_one_layer_are_all_there(kind, tmp_path):
+    sequence = keras.Input((5, 3), name="sequence")
+    outputs = keras.layers.SimpleRNN(4, return_sequences=True, return_state=True)(sequence)
+    model = keras.Model(sequence, [*outputs, outputs[1]])
+    net = export.load(WRITERS[kind](model, tmp_path / NAMES[kind]).path)
+    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    assert len(net.outputs) == 3
+    for found, expected in zip(net(x), model(x), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@KINDS
+def test_nothing_is_replaced_that_no_export_wrote(kind, model, tmp_path):
+    folder, file = tmp_path / "thesis", tmp_path / "thesis.txt"
+    folder.mkdir()
+    for path in (folder / "thesis.txt", file):
+        path.write_text("Chapter 1")
+    for path in (folder, file) if kind == "hub" else (folder,):
+        with pytest.raises(ValueError, match="`path` argument must be a"):
+            WRITERS[kind](model, path)
+    assert (folder / "thesis.txt").read_text() == file.read_text() == "Chapter 1"
+
+
+@KINDS
 def test_inputs_that_do_not_fit_are_named(kind, paths, inputs):
     net = export.load(paths[kind])
     image, vector = inputs["z_image"], inputs["a_vector"]

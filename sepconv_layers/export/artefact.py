@@ -4,7 +4,7 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,11 @@ def export_checked(
             over 1, if that is less); `None` for any.
 
     Raises:
-        ValueError: If the folder is not there, or the difference is larger than allowed.
+        ValueError: If the folder is not there, something else than such an artefact stands in the
+            place, or the difference is larger than allowed.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(
-            f"The folder of the `path` argument must exist. Received: path={str(path)!r}. Make the "
-            f"folder {str(path.parent)!r}."
-        )
+    _check_path(path, kind)
     expected = arrays_of(model(*sample))
     found: dict[str, Any] = {}
 
@@ -87,6 +84,26 @@ def export_checked(
     return Artefact(path=path, kind=kind, **found)
 
 
+def _check_path(path: Path, kind: str) -> None:
+    """Refuses to replace what no export has written."""
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"The folder of the `path` argument must exist. Received: path={str(path)!r}. Make the "
+            f"folder {str(path.parent)!r}."
+        )
+    if kind != "hub" and path.is_dir():
+        raise ValueError(
+            f"The `path` argument must be a file. Received: path={str(path)!r}, which is a folder."
+        )
+    if kind == "hub" and path.exists():
+        is_old = path.is_dir() and (not any(path.iterdir()) or (path / "saved_model.pb").is_file())
+        if not is_old:
+            raise ValueError(
+                "The `path` argument must be a new folder, or that of an older SavedModel, which "
+                f"is replaced. Received: path={str(path)!r}, which is something else."
+            )
+
+
 def arrays_of(structure: Any) -> Arrays:
     """All tensors of a structure as NumPy arrays."""
     return [keras.ops.convert_to_numpy(tensor) for tensor in keras.tree.flatten(structure)]
@@ -99,26 +116,54 @@ def sample_for(model: keras.Model, sample: Any, argument: str = "sample") -> Arr
         ValueError: If it does not fit the model, or the model leaves sizes open and there is none.
     """
     inputs = model.inputs
+    dtypes = [array_dtype(tensor) for tensor in inputs]
     if sample is None:
         rng = np.random.default_rng(0)
         arrays = []
-        for tensor in inputs:
+        for tensor, dtype in zip(inputs, dtypes, strict=True):
             shape = tensor.shape[1:]
-            if None in shape:
+            if None in shape or dtype.hasobject:
+                leaves = "takes strings as" if dtype.hasobject else "leaves sizes open in"
                 raise ValueError(
-                    f"The model leaves sizes of its input {tensor.name!r} open, so the `sample` "
-                    "argument must be a batch of inputs to try the artefact with. Received: "
-                    f"sample=None for the shape {tuple(tensor.shape)}."
+                    f"The model {leaves} its input {tensor.name!r}, so the `sample` argument must "
+                    "be a batch of inputs to try the artefact with. Received: sample=None for the "
+                    f"shape {tuple(tensor.shape)}."
                 )
-            size = (tensor.shape[0] or SAMPLES, *shape)
-            arrays.append(drawn(rng, size, keras.backend.standardize_dtype(tensor.dtype)))
+            arrays.append(drawn(rng, (tensor.shape[0] or SAMPLES, *shape), dtype))
     else:
-        arrays = [np.asarray(array) for array in keras.tree.flatten(sample)]
+        arrays = [np.asarray(array) for array in _in_order(model, sample, argument)]
     _check_shapes(inputs, arrays, argument)
-    return [
-        array.astype(keras.backend.standardize_dtype(tensor.dtype))
-        for tensor, array in zip(inputs, arrays, strict=True)
-    ]
+    return [array.astype(dtype) for dtype, array in zip(dtypes, arrays, strict=True)]
+
+
+def input_structure(model: keras.Model) -> Any:
+    """The inputs of a model as it takes them: a tensor, or a list or dictionary of tensors."""
+    if isinstance(model, keras.Sequential):  # has no `input` until it is called
+        return model.inputs[0]
+    is_list = isinstance(model.input, list | tuple)
+    return model.inputs[0] if is_list and len(model.inputs) == 1 else model.input
+
+
+def array_dtype(tensor: Any) -> np.dtype:
+    """What an array for an input of a model holds; strings are objects."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return np.dtype(object if dtype == "string" else dtype)
+
+
+def _in_order(model: keras.Model, sample: Any, argument: str) -> list[Any]:
+    """What a sample has for each input: by the keys that the model takes, or by their names."""
+    if not isinstance(sample, Mapping):
+        return keras.tree.flatten(sample)
+    structure = input_structure(model)
+    has_keys = isinstance(structure, Mapping)
+    keys = list(structure) if has_keys else [tensor.name for tensor in model.inputs]
+    if set(sample) != set(keys):
+        raise ValueError(
+            f"The `{argument}` argument must have the keys {sorted(keys)}. Received: the keys "
+            f"{sorted(sample)}."
+        )
+    chosen = {key: sample[key] for key in keys}
+    return keras.tree.flatten(chosen) if has_keys else list(chosen.values())
 
 
 def drawn(rng: np.random.Generator, size: Sequence[int], dtype: Any) -> np.ndarray:

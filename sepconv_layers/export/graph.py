@@ -29,15 +29,9 @@ class Graph:
         self.folded = fold_batch_norm(model, dtype="float32")
         self.specs = [
             tf.TensorSpec(shape, tensor.dtype, name)
-            for shape, tensor, name in zip(
-                shapes, model.inputs, _input_names(model.inputs), strict=True
-            )
+            for shape, tensor, name in zip(shapes, model.inputs, input_names(model), strict=True)
         ]
-        structure = self.folded.output
-        layers = [tensor._keras_history.operation.name for tensor in model.outputs]
-        is_flat = isinstance(structure, dict) and len(structure) == len(layers)
-        names = sorted(structure) if is_flat else layers
-        self.outputs = _unique([_identifier(name) for name in names])
+        self.outputs = output_names(model)
         self.function = tf.function(self._named_outputs, input_signature=self.specs)
 
     def trace(self) -> Any:
@@ -71,8 +65,9 @@ def require(module: str, function: str) -> Any:
         ) from error
 
 
-def _input_names(inputs: Sequence[Any]) -> list[str]:
+def input_names(model: keras.Model) -> list[str]:
     """The names that the user gave, or `inputs`."""
+    inputs = model.inputs
     default = ["inputs"] if len(inputs) == 1 else [f"inputs_{i}" for i in range(len(inputs))]
     return _unique(
         [
@@ -80,6 +75,14 @@ def _input_names(inputs: Sequence[Any]) -> list[str]:
             for tensor, name in zip(inputs, default, strict=True)
         ]
     )
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """The keys of a dictionary of outputs, or the names of the layers that they come from."""
+    layers = [tensor._keras_history.operation.name for tensor in model.outputs]
+    structure = layers if isinstance(model, keras.Sequential) else model.output
+    is_flat = isinstance(structure, dict) and len(structure) == len(layers)
+    return _unique([_identifier(name) for name in (sorted(structure) if is_flat else layers)])
 
 
 def _identifier(name: str) -> str:

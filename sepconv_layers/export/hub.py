@@ -3,7 +3,7 @@
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from sepconv_layers.export.artefact import (
     check_labels,
     check_model,
     export_checked,
+    input_structure,
     require_tensorflow,
     sample_for,
 )
+from sepconv_layers.export.graph import input_names, output_names
 
 LABELS = "labels.txt"
 
@@ -46,14 +48,15 @@ def to_hub(
 
     Args:
         model: The model. For the signature `classify` its only output must be logits.
-        path: The folder to write. An older one is replaced, once the new one is found to be good.
+        path: The folder to write. An older SavedModel there is replaced, once the new one is found
+            to be good; anything else is left alone, with an error.
         preprocessor: What turns raw inputs into those of the model: a Keras model, a `tf.Module`,
             or a function of TensorFlow operations. It becomes part of the artefact.
         labels: Names of the classes, in the order of the outputs. They become `assets/labels.txt`.
         sample: A batch of inputs (raw ones, with a preprocessor) to try the artefact with; by
             default random numbers, which only a model without open sizes can take.
-        input_signature: The `tf.TensorSpec` of the raw inputs, with an open batch; needed for a
-            preprocessor that is no Keras model.
+        input_signature: The `tf.TensorSpec` of the raw inputs, with an open batch, or a list or
+            dictionary of them; needed for a preprocessor that is no Keras model.
         tolerance: Largest difference to allow between the model and the artefact, over the largest
             absolute output (or over 1, if that is less); `None` for any.
 
@@ -90,7 +93,7 @@ def to_hub(
             "raw inputs to try the artefact with. Received: sample=None."
         )
     else:
-        sample = list(sample) if isinstance(signature, list) else [sample]
+        sample = _raw_sample(signature, sample)
 
     def whole(inputs: Any, training: bool = False) -> Any:
         return model(inputs if preprocessor is None else preprocessor(inputs), training=training)
@@ -109,14 +112,13 @@ def to_hub(
             tf.saved_model.save(root, str(beside), signatures, options)
 
     def once(*arrays: Any) -> Any:
-        return whole(_packed([tf.convert_to_tensor(array) for array in arrays], signature))
+        return whole(_packed(map(tf.convert_to_tensor, arrays), signature))
 
     def load(beside: Path) -> Runner:
         loaded = tf.saved_model.load(str(beside))
 
         def run(arrays: Arrays) -> Arrays:
-            tensors = [tf.convert_to_tensor(array) for array in arrays]
-            return arrays_of(loaded(_packed(tensors, signature)))
+            return arrays_of(loaded(_packed(map(tf.convert_to_tensor, arrays), signature)))
 
         return run
 
@@ -124,7 +126,7 @@ def to_hub(
 
 
 def _input_signature(model: keras.Model, preprocessor: Any, given: Any) -> Any:
-    """One `tf.TensorSpec`, or a list of them where there are several inputs."""
+    """One `tf.TensorSpec`, or a structure of them where there are several inputs."""
     import tensorflow as tf
 
     if given is None:
@@ -135,15 +137,31 @@ def _input_signature(model: keras.Model, preprocessor: Any, given: Any) -> Any:
                 "be the `tf.TensorSpec` of what it takes, such as tf.TensorSpec((None,), tf.string)"
                 ". Received: input_signature=None."
             )
-        given = [tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in takes.inputs]
-        given = given if len(given) > 1 else given[0]
+        specs = [
+            tf.TensorSpec(tensor.shape, tensor.dtype, name)
+            for tensor, name in zip(takes.inputs, input_names(takes), strict=True)
+        ]
+        return _packed(specs, input_structure(takes))
     specs = keras.tree.flatten(given)
     if not all(isinstance(spec, tf.TensorSpec) and spec.shape.rank for spec in specs):
         raise ValueError(
-            "The `input_signature` argument must be a `tf.TensorSpec` with a batch, or a list of "
-            f"such. Received: input_signature={given!r}."
+            "The `input_signature` argument must be a `tf.TensorSpec` with a batch, or a list or "
+            f"dictionary of such. Received: input_signature={given!r}."
         )
     return given
+
+
+def _raw_sample(signature: Any, sample: Any) -> list[Any]:
+    """What a sample has for each input of a preprocessor, which may be a list of strings."""
+    found: list[Any] = []
+    try:
+        keras.tree.map_structure_up_to(signature, found.append, sample)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "The `sample` argument must be a batch of raw inputs in the structure of the "
+            f"`input_signature`, {signature!r}. Received: sample={type(sample).__name__}: {error}"
+        ) from error
+    return found
 
 
 def _root(whole: Callable[..., Any], model: keras.Model, preprocessor: Any, signature: Any) -> Any:
@@ -166,6 +184,13 @@ def _root(whole: Callable[..., Any], model: keras.Model, preprocessor: Any, sign
     ]
     if isinstance(preprocessor, tf.Module):
         root.preprocessor = preprocessor  # with its tables and assets
+    root.tables = [
+        found
+        for part in parts
+        if isinstance(part, keras.Layer)
+        for found in tf.train.TrackableView(part).descendants()
+        if isinstance(found, tf.saved_model.experimental.TrackableResource)
+    ]
     return root
 
 
@@ -177,11 +202,11 @@ def _serving(root: Any, model: keras.Model, signature: Any) -> Any:
     """A function with named inputs and outputs."""
     import tensorflow as tf
 
-    names = getattr(model, "output_names", None) or [model.layers[-1].name]  # if sequential
+    names = output_names(model)
 
     @tf.function(input_signature=_named(signature))
     def serving_default(*inputs: Any) -> dict[str, Any]:
-        outputs = keras.tree.flatten(root.__call__(_packed(list(inputs), signature)))
+        outputs = keras.tree.flatten(root.__call__(_packed(inputs, signature)))
         return dict(zip(names, outputs, strict=True))
 
     return serving_default
@@ -195,7 +220,7 @@ def _classify(root: Any, names: Sequence[str], signature: Any) -> Any:
 
     @tf.function(input_signature=_named(signature))
     def classify(*inputs: Any) -> dict[str, Any]:
-        logits = root.__call__(_packed(list(inputs), signature))
+        logits = root.__call__(_packed(inputs, signature))
         probabilities = tf.nn.softmax(tf.cast(logits, "float32"))
         return {
             "label": tf.gather(labels, tf.argmax(probabilities, -1)),
@@ -210,17 +235,19 @@ def _named(signature: Any) -> list[Any]:
     """The specs as a list, each with a name, for the arguments of a signature."""
     import tensorflow as tf
 
-    specs = signature if isinstance(signature, list) else [signature]
+    specs = keras.tree.flatten(signature)
     default = ["inputs"] if len(specs) == 1 else [f"inputs_{i}" for i in range(len(specs))]
+    if isinstance(signature, dict) and len(signature) == len(specs):
+        default = sorted(signature)
     return [
         tf.TensorSpec(spec.shape, spec.dtype, name=spec.name or name)
         for spec, name in zip(specs, default, strict=True)
     ]
 
 
-def _packed(tensors: list[Any], signature: Any) -> Any:
-    """Tensors as `__call__` takes them: a list of several, or the only one."""
-    return tensors if isinstance(signature, list) else tensors[0]
+def _packed(tensors: Iterable[Any], structure: Any) -> Any:
+    """Tensors in the structure that `__call__` takes: a single one for a single one."""
+    return keras.tree.pack_sequence_as(structure, list(tensors))
 
 
 @keras.saving.register_keras_serializable("sepconv_layers")
