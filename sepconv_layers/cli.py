@@ -17,10 +17,11 @@ import keras
 import numpy as np
 
 from sepconv_layers import comparison, convert, cost, export, twins
-from sepconv_layers.export.artefact import SAMPLES, array_dtype, check_model, drawn, input_structure
+from sepconv_layers.export.artefact import SAMPLES, array_dtype, check_model, drawn
 from sepconv_layers.export.litert import QUANTIZE
 from sepconv_layers.export.loading import THREADS
 from sepconv_layers.files import write
+from sepconv_layers.surgery import input_structure
 
 OURS = ("keras", "sepconv_layers")
 WRITERS: dict[str, Callable[..., export.Artefact]] = {

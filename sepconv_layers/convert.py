@@ -16,7 +16,7 @@ from sepconv_layers.cost import separable_ratio
 from sepconv_layers.layers.base import BaseConv, number_that, positive_int
 from sepconv_layers.layers.depthwise_conv import DepthwiseConv
 from sepconv_layers.layers.separable_conv import SeparableConv
-from sepconv_layers.surgery import Surgery, calls_as_defined, remade
+from sepconv_layers.surgery import Surgery, calls_as_defined, input_structure, is_graph, remade
 from sepconv_layers.twins import TRANSPOSE, is_spatial, separable_like
 
 Pair = tuple[keras.layers.Layer, keras.layers.Layer]
@@ -64,7 +64,7 @@ def fold_batch_norm(model: keras.Model, dtype: str | None = None) -> keras.Model
         A functional model of new layers with the names, inputs and outputs of the old ones.
 
     Raises:
-        ValueError: If the model is of another kind.
+        ValueError: If the model is of another kind, or `dtype` is not the name of a dtype policy.
 
     Example:
         >>> import keras, numpy as np
@@ -82,6 +82,7 @@ def fold_batch_norm(model: keras.Model, dtype: str | None = None) -> keras.Model
         Integer-Arithmetic-Only Inference", 2017](https://arxiv.org/abs/1712.05877).
     """
     surgery = Surgery(model)
+    _check_policy(dtype)
     norms = _norms_to_fold(surgery)  # by the identity of the convolution before
 
     def make(old: Any) -> Any:
@@ -103,6 +104,16 @@ def fold_batch_norm(model: keras.Model, dtype: str | None = None) -> keras.Model
         else:
             _copy_state(old, new)
     return folded
+
+
+def _check_policy(dtype: Any) -> None:
+    try:
+        keras.dtype_policies.get(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "The `dtype` argument must be None or the name of a dtype policy, such as 'float32'. "
+            f"Received: dtype={dtype!r}"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +149,8 @@ def to_separable(
         model: Functional model, or a sequential one that is built. It is not changed.
         rank: Number of depthwise outputs for each input channel; for a kernel of fewer positions,
             that number.
-        keep: Names of layers and blocks to leave as they are, such as a stem with few channels.
+        keep: Names of layers, blocks and models inside the model to leave as they are, such as a
+            stem with few channels.
 
     Returns:
         A functional model with the inputs, output shapes and names of the old one, and a
@@ -176,9 +188,15 @@ def to_separable(
         )
     report: list[Factorized] = []
     unrolled: dict[int, list[Pair]] = {}
+    kept = {
+        id(layer)
+        for node in surgery.nodes
+        if getattr(node.operation, "name", "") in keep
+        for layer in _with_inner(node.operation)
+    }
 
     def make(old: Any) -> Any:
-        if old.name in keep:
+        if id(old) in kept:
             return remade(old)
         if is_spatial(old):
             return _factorizing(old, rank)
@@ -202,13 +220,19 @@ def to_separable(
     return converted, report
 
 
+def _with_inner(operation: Any) -> Sequence[Any]:
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return operation._flatten_layers() if is_layer else [operation]
+
+
 def _factorizing(conv: Any, rank: int) -> Any:
     return separable_like(conv, depth_multiplier=min(rank, math.prod(conv.kernel_size)))
 
 
 def _factorize(conv: Any, separable: Any) -> Factorized:
     """Gives a separable convolution the kernels that are closest to that of a standard one."""
-    kernel, *bias = conv.get_weights()
+    kernel = keras.ops.convert_to_numpy(conv.kernel)  # with what LoRA adds to it
+    bias = [keras.ops.convert_to_numpy(conv.bias)] if conv.use_bias else []
     is_transposed = isinstance(conv, TRANSPOSED)
     if is_transposed:
         kernel = np.swapaxes(kernel, -1, -2)  # to (*kernel_size, channels, filters)
@@ -277,8 +301,9 @@ def distill(
     needed.
 
     Args:
-        student: Model that gives logits. Its weights are trained in place.
-        teacher: Model that gives logits for the same inputs. It is not changed.
+        student: Functional model, or a sequential one that is built, whose only output are logits.
+            Its weights are trained in place.
+        teacher: Another one, for the same inputs. It is not changed.
         data: The inputs: an array, or a structure of arrays as `teacher` takes it.
         epochs: Number of passes over the inputs.
         batch_size: Inputs per step.
@@ -320,12 +345,8 @@ def distill(
     above_0 = "a positive number"
     learning_rate = number_that(lambda x: 0 < x < math.inf, learning_rate, "learning_rate", above_0)
     temperature = number_that(lambda x: 0 < x < math.inf, temperature, "temperature", above_0)
-    if student.output_shape != teacher.output_shape:
-        raise ValueError(
-            "The `student` argument must be a model with the output of the teacher, of the shape "
-            f"{teacher.output_shape}. Received: one of the shape {student.output_shape}."
-        )
-    logits = teacher.predict(data, batch_size=batch_size, verbose=0)
+    _check_models_and_data(student, teacher, data)
+    (logits,) = keras.tree.flatten(teacher.predict(data, batch_size=batch_size, verbose=0))
 
     def loss(theirs: Any, ours: Any) -> Any:
         targets = keras.ops.softmax(theirs / temperature)
@@ -339,10 +360,34 @@ def distill(
 
     steps = epochs * math.ceil(len(logits) / batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    trainer = keras.Model(student.inputs, student.outputs[0])  # the student stays as it is compiled
+    # Another model, so that the student stays as it is compiled.
+    trainer = keras.Model(input_structure(student), student.outputs[0])
     trainer.compile(keras.optimizers.Adam(schedule), loss, metrics=[agreement])
     fitted = trainer.fit(data, logits, batch_size=batch_size, epochs=epochs, verbose=verbose)
     return {name: fitted.history[name] for name in ("loss", "agreement")}
+
+
+def _check_models_and_data(student: Any, teacher: Any, data: Any) -> None:
+    for name, model in (("student", student), ("teacher", teacher)):
+        if not is_graph(model) or len(model.outputs) != 1:
+            raise ValueError(
+                f"The `{name}` argument must be a functional model, or a sequential one that is "
+                f"built, with one output. Received: {name}={model!r}"
+            )
+    ours, theirs = (tuple(model.outputs[0].shape) for model in (student, teacher))
+    if ours != theirs:
+        raise ValueError(
+            "The `student` argument must be a model with the output of the teacher, of the shape "
+            f"{theirs}. Received: one of the shape {ours}."
+        )
+    arrays = keras.tree.flatten(data)
+    sizes = {array.shape[0] if getattr(array, "shape", ()) else 0 for array in arrays}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            "The `data` argument must be inputs of the models: an array, or a structure of arrays "
+            "of the same number of samples. Received: "
+            f"{', '.join(type(array).__name__ for array in arrays)}."
+        )
 
 
 def _norms_to_fold(surgery: Surgery) -> dict[int, keras.layers.Layer]:

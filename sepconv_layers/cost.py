@@ -279,6 +279,8 @@ def profile(model: keras.layers.Layer, input_shape: Any = None) -> Profile:
         [Howard et al., "MobileNets", 2017](https://arxiv.org/abs/1704.04861), whose Table 4 has
         569 million MACs.
     """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"`model` must be a Keras model or layer. Received: model={model!r}")
     try:
         trace = _Trace(model, input_shape)
     except _UnbuiltError:

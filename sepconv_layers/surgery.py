@@ -112,8 +112,24 @@ def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
         # That it could not be loaded safely: it is not written.
         warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
         config = layer.get_config()
-    functions = {key: getattr(layer, key) for key in FUNCTIONS if key in config}
+    if "dtype" in changes:
+        config = _in_dtype(config, changes["dtype"])
+    found = {key: getattr(layer, key, None) for key in FUNCTIONS if key in config}
+    functions = {key: function for key, function in found.items() if callable(function)}
     return (cls or type(layer)).from_config({**config, **functions, **changes})
+
+
+def _in_dtype(config: Any, dtype: str) -> Any:
+    """A configuration whose layers, such as those of a wrapper, compute in floats of that type."""
+    if isinstance(config, list | tuple):
+        return type(config)(_in_dtype(value, dtype) for value in config)
+    if not isinstance(config, dict):
+        return config
+    changed = {key: _in_dtype(value, dtype) for key, value in config.items()}
+    policy = config.get("dtype")
+    if isinstance(policy, dict) and policy.get("class_name") == "DTypePolicy":
+        policy = policy["config"]["name"]
+    return {**changed, "dtype": dtype} if isinstance(policy, str) and "float" in policy else changed
 
 
 def calls_as_defined(layer: Any) -> bool:
@@ -125,6 +141,14 @@ def is_graph(layer: Any) -> bool:
     """Whether a layer is a model whose layers and their calls are known."""
     is_model = isinstance(layer, keras.Model) and getattr(layer, "inputs", None)
     return bool(is_model and calls_as_defined(layer))
+
+
+def input_structure(model: keras.Model) -> Any:
+    """The inputs of a graph as it takes them: a tensor, or a list or dictionary of tensors."""
+    if isinstance(model, keras.Sequential):  # has no `input` until it is called
+        return model.inputs[0]
+    is_list = isinstance(model.input, list | tuple)
+    return model.inputs[0] if is_list and len(model.inputs) == 1 else model.input
 
 
 def _graphs(model: keras.Model) -> Iterator[keras.Model]:

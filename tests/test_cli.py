@@ -63,6 +63,14 @@ def folder(tmp_path_factory):
     (folder / "text.npy").write_text("no array")
     (folder / "labels.txt").write_text("yes\nno\ngrößer als\n", "utf-8")
     (folder / "few.txt").write_text("yes\n", "utf-8")
+    with zipfile.ZipFile(folder / "null.keras", "w") as archive:
+        archive.writestr("config.json", '{"config": null}')
+    with zipfile.ZipFile(folder / "garbled.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "x" * 99)
+    content = bytearray((folder / "garbled.keras").read_bytes())
+    start = len("PK..") + 26 + len("config.json")
+    content[start : start + 3] = b"\xff" * 3
+    (folder / "garbled.keras").write_bytes(content)
     return folder
 
 
@@ -193,6 +201,8 @@ def test_bench_draws_the_sizes_that_are_asked_for(run):
         ("profile text.keras", "text.keras, which is truncated, or of another kind"),
         ("profile truncated.keras", "truncated.keras, which is truncated, or of another kind"),
         ("profile foreign.keras", "foreign.keras, which is truncated, or of another kind"),
+        ("profile null.keras", "null.keras, which is truncated, or of another kind"),
+        ("profile garbled.keras", "garbled.keras, which is truncated, or of another kind"),
         ("profile weightless.keras", "weightless.keras cannot be loaded"),
         ("profile odd.keras", "odd.keras needs custom objects: Odd. Only those of Keras and of"),
         ("profile lambda.keras", "lambda.keras cannot be loaded: .*Lambda.*safe_mode"),

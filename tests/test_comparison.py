@@ -232,6 +232,13 @@ def test_what_is_loaded_equals_what_was_saved(finished, tmp_path):
         assert (tmp_path / name).read_bytes() == (finished.directory / name).read_bytes()
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{}]}', '{"rows": [], "more": 1}'])
+def test_what_is_no_record_is_refused(text, tmp_path):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match="must be a results.json as `compare` writes it"):
+        Comparison.load(tmp_path)
+
+
 def test_the_texts_hold_the_numbers(finished):
     result = finished.result
     report = (finished.directory / "report.md").read_text()
@@ -317,6 +324,23 @@ def test_the_weights_of_the_best_validation_epoch_count():
         np.testing.assert_array_equal(weight, expected)
     accuracy = result.rows[0].accuracy["mean"]
     assert accuracy == pytest.approx(accuracy_of(model, DATA["test"]), abs=1e-6)
+
+
+def test_models_may_be_built_by_their_first_inputs():
+    def build(conv):
+        return keras.Sequential([layers.Flatten(), layers.Dense(CLASSES)])
+
+    with with_brief_timing():
+        result = compare_toy(build=build, seeds=1, augmentation=None)
+    assert [row.macs for row in result.rows] == [6 * 6 * 3 * CLASSES] * 2
+
+
+def test_a_test_part_that_is_not_finite():
+    def spoil(x):
+        return np.where(np.arange(len(x)).reshape(-1, 1, 1, 1) == 5, np.nan, x)
+
+    with pytest.raises(FloatingPointError, match="separable.*seed 3.*not finite on the test part"):
+        compare_toy(data=changed("test", x=spoil), convs="separable", seeds=[3])
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
@@ -656,6 +680,10 @@ class Unloadable(layers.Layer):
 BAD = {
     "an unknown net": ({"convs": ["separable", "dense"]}, "`convs` must be.*'dense'"),
     "a net twice": ({"convs": ["standard"] * 2}, "`convs` must be.*'standard', 'standard'"),
+    "no list of nets": ({"convs": None}, "`convs` must be.*None"),
+    "a list in a list": ({"convs": [["standard"]]}, "`convs` must be.*'standard'"),
+    "classes that are no number": ({"data": {**DATA, "classes": 2.0}}, "'classes'.*=2.0"),
+    "no function": ({"build": 5}, "`build` must be a function.*=5"),
     "no net": ({"convs": ()}, r"`convs` must be.*\(\)"),
     "no seed": ({"seeds": 0}, "`seeds` must be.*seeds=0"),
     "a seed twice": ({"seeds": [1, 1]}, r"`seeds` must be.*\[1, 1\]"),

@@ -1,5 +1,7 @@
 """Trained models in another form: folded with the same outputs, separable with the closest."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -188,6 +190,42 @@ def test_a_model_of_mixed_precision_becomes_one_of_float32():
     np.testing.assert_allclose(y, output_of(model, x), rtol=1e-2, atol=1e-2)
 
 
+def test_what_a_wrapper_holds_becomes_float32_too():
+    policy = keras.DTypePolicy("mixed_float16")
+    lstm = keras.layers.LSTM(3, dtype=policy)
+    model = keras.Sequential([keras.Input((9, 4)), keras.layers.Bidirectional(lstm, dtype=policy)])
+    (x,) = inputs_for(model)
+    folded = fold_batch_norm(model, dtype="float32")
+    floats = {layer.compute_dtype for layer in folded._flatten_layers()} - {"int32"}
+    assert floats == {"float32"}
+    np.testing.assert_allclose(output_of(folded, x), output_of(model, x), rtol=1e-2, atol=1e-2)
+    with pytest.raises(ValueError, match="`dtype` argument must be None or the name.*'flot'"):
+        fold_batch_norm(model, dtype="flot")
+
+
+@keras.saving.register_keras_serializable("tests")
+class Activated(keras.layers.Layer):
+    """Has `activation` in its configuration, and its function elsewhere."""
+
+    def __init__(self, activation="relu", **kwargs):
+        super().__init__(**kwargs)
+        self.function = keras.activations.get(activation)
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+    def get_config(self):
+        activation = keras.activations.serialize(self.function)
+        return {**super().get_config(), "activation": activation}
+
+
+def test_a_layer_may_keep_its_function_where_it_likes():
+    model = keras.Sequential(
+        [keras.Input((9, 4)), sl.SeparableConvBlock1D(6), Activated("sigmoid")]
+    )
+    folded_and_compared(model)
+
+
 @pytest.mark.parametrize("model", [keras.Sequential([sl.Conv1D(4, 3)]), sl.Conv1D(4, 3), None])
 def test_a_model_whose_layers_are_not_known_is_refused(model):
     with pytest.raises(ValueError, match="The `model` argument must be a functional model"):
@@ -269,6 +307,25 @@ def test_layers_to_keep_stay_as_they_are():
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_models_to_keep_stay_as_they_are():
+    inner = keras.Sequential(
+        [keras.Input((9, 4)), keras.layers.Conv1D(4, 3, name="in_it")], name="inner"
+    )
+    model = keras.Sequential([keras.Input((9, 4)), inner, keras.layers.Conv1D(5, 3, name="after")])
+    converted, report = convert.to_separable(model, keep=["inner"])
+    assert [layer.name.split("/")[-1] for layer in report] == ["after"]
+    assert type(converted.get_layer("inner").get_layer("in_it")) is keras.layers.Conv1D
+
+
+def test_what_lora_adds_to_a_kernel_is_part_of_it():
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+    model.layers[0].enable_lora(2)
+    model.layers[0].lora_kernel_b.assign(np.ones((2, 4)))
+    (x,) = inputs_for(model)
+    exact, _ = convert.to_separable(model, rank=9)
+    np.testing.assert_allclose(output_of(exact, x), output_of(model, x), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -311,6 +368,20 @@ def test_distillation_brings_back_what_the_rank_lost():
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_distillation_gives_both_models_the_same_inputs():
+    inputs = {"b": keras.Input((4,), name="a"), "a": keras.Input((4,), name="b")}
+    logits = keras.layers.Dense(3)(keras.layers.Subtract()([inputs["a"], inputs["b"]]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict, all keys")
+        teacher = keras.Model(inputs, logits)
+        student = keras.models.clone_model(teacher)
+        student.set_weights(teacher.get_weights())
+        rng = np.random.default_rng(0)
+        data = {key: rng.normal(size=(64, 4)).astype("float32") for key in "ab"}
+        history = convert.distill(student, teacher, data, epochs=1, learning_rate=1e-9, verbose=0)
+    assert history["agreement"] == [1.0]
+
+
 def test_distillation_says_what_is_wrong():
     def net(classes):
         return keras.Sequential(
@@ -324,3 +395,13 @@ def test_distillation_says_what_is_wrong():
     ):
         with pytest.raises(ValueError, match=message):
             convert.distill(student, net(3), np.ones((4, 6, 2)), **arguments)
+    inputs = keras.Input((6, 2))
+    two = keras.Model(inputs, [inputs, keras.layers.Dense(3)(inputs)])
+    for student, data, message in (
+        (two, np.ones((4, 6, 2)), "`student` argument must be a functional model.*one output"),
+        (keras.Sequential([keras.layers.Dense(3)]), np.ones((4, 2)), "`student` argument must be"),
+        (net(3), [1, 2], "`data` argument must be inputs of the models"),
+        (net(3), [np.ones((4, 6, 2)), np.ones((3, 6, 2))], "of the same number of samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert.distill(student, net(3), data)

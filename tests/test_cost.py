@@ -470,6 +470,8 @@ def test_open_sizes_and_misfits_are_refused():
 def test_a_model_without_weights_is_refused_and_not_built():
     called_built = Subclassed()
     called_built.build((None, 8, 8, 3))  # marks the model as built, without its layers
+    with pytest.raises(ValueError, match="`model` must be a Keras model or layer. Received.*'net'"):
+        profile("net")
     for model in (Subclassed(), called_built, keras.Sequential([layers.Dense(3)])):
         with pytest.raises(ValueError, match="`model` must have all its weights"):
             profile(model, (8, 8, 3))

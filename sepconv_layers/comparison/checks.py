@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ PARTS = ("train", "val", "test")
 
 def check_convs(convs: str | Sequence[str]) -> tuple[str, ...]:
     """The names of the nets as a tuple."""
-    names = (convs,) if isinstance(convs, str) else tuple(convs)
-    if not names or len(set(names)) < len(names) or not set(names) <= set(CONVS):
+    names = (convs,) if isinstance(convs, str) or not isinstance(convs, Iterable) else tuple(convs)
+    is_known = all(isinstance(name, str) and name in CONVS for name in names)
+    if not names or not is_known or len(set(names)) < len(names):
         raise ValueError(f"`convs` must be different ones of {CONVS}. Received: convs={convs!r}.")
     return names
 
@@ -97,6 +98,11 @@ def check_data(data: Any) -> tuple[dict[str, tuple[Any, np.ndarray]], int]:
     parts = {name: _check_part(name, held[name]) for name in PARTS}
     labels = np.concatenate([y for _, y in parts.values()])
     classes = labels.max() + 1 if held["classes"] is None else held["classes"]
+    if not _is_integer(classes) and not isinstance(classes, Sequence | np.ndarray):
+        raise ValueError(
+            "`data` must hold names of classes or their number as 'classes', or nothing. Received: "
+            f"classes={classes!r}."
+        )
     count = int(classes) if _is_integer(classes) else len(classes)
     if labels.min() < 0 or labels.max() >= count:
         raise ValueError(
@@ -113,6 +119,11 @@ def check_build(
     classes: int,
 ) -> keras.Model:
     """A model that is new, can be saved, and outputs one logit per class for all parts."""
+    if not callable(build):
+        raise ValueError(
+            "`build` must be a function from the name of a net to a new Keras model. Received: "
+            f"build={build!r}."
+        )
     model = build(conv)
     if not isinstance(model, keras.Model):
         raise ValueError(f"`build({conv!r})` must return a Keras model. Received: {type(model)}.")

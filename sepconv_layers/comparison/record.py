@@ -118,13 +118,26 @@ class Comparison:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Comparison":
-        """Reads a `results.json`, or that of a directory."""
+        """Reads a `results.json`, or that of a directory.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+            ValueError: If it is no such record.
+        """
         path = Path(path)
-        record = json.loads((path / "results.json" if path.is_dir() else path).read_text("utf-8"))
-        for row in record["rows"]:
-            for key in ("infer_ms", "infer_mode"):  # JSON has no numbers as keys
-                row[key] = {int(size): value for size, value in row[key].items()}
-        return cls(**record | {"rows": [Row(**row) for row in record["rows"]]})
+        path = path / "results.json" if path.is_dir() else path
+        text = path.read_text("utf-8")
+        try:
+            record = json.loads(text)
+            for row in record["rows"]:
+                for key in ("infer_ms", "infer_mode"):  # JSON has no numbers as keys
+                    row[key] = {int(size): value for size, value in row[key].items()}
+            return cls(**record | {"rows": [Row(**row) for row in record["rows"]]})
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(
+                "The `path` argument must be a results.json as `compare` writes it. Received: "
+                f"path={str(path)!r}, which is truncated, or of another kind: {error!r}"
+            ) from error
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes `results.json`, `report.md` and `comparison.png`.

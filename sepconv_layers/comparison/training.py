@@ -70,7 +70,10 @@ class Training:
         loss = keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=self.label_smoothing
         )
-        trainer = Trainer(model, self.augmentation, take(x, slice(1)))
+        sample = take(x, slice(1))
+        if not model.built:  # the optimizer asks for all its weights
+            model(sample)
+        trainer = Trainer(model, self.augmentation, sample)
         # Given its name only, it makes variables while TensorFlow traces, which then begins again.
         accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
         trainer.compile(optimizer, loss, metrics=[accuracy], jit_compile=jit_compile)
@@ -174,6 +177,11 @@ def run(
         write(unfinished, partial(_save_state, trainer, history, best))
     model.set_weights(best)
     accuracy = _evaluate(trainer, parts["test"], training)
+    if not math.isfinite(accuracy):
+        raise FloatingPointError(
+            f"The {conv} net with seed {seed} had a loss that is not finite on the test part. Look "
+            "for inputs that are not finite."
+        )
     artefact = folder / f"seed-{seed}.keras"
     write(artefact, model.save)
     result = {
@@ -280,10 +288,10 @@ def _train_epoch(
 
 
 def _evaluate(trainer: Trainer, part: tuple[Any, np.ndarray], training: Training) -> float:
-    """The accuracy."""
+    """The accuracy; no number, if the loss is none."""
     x, y = part[0], training.one_hot(part[1])
     logs = trainer.evaluate(x, y, training.batch_size, verbose=0, return_dict=True)
-    return float(logs["accuracy"])
+    return float(logs["accuracy"]) if math.isfinite(logs["loss"]) else math.nan
 
 
 def _save_state(trainer: Trainer, history: list, best: list, path: Path) -> None:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from sepconv_layers.files import write
+from sepconv_layers.surgery import input_structure
 
 Arrays = list[np.ndarray]
 Runner = Callable[[Arrays], Arrays]
@@ -134,14 +135,6 @@ def sample_for(model: keras.Model, sample: Any, argument: str = "sample") -> Arr
         arrays = [np.asarray(array) for array in _in_order(model, sample, argument)]
     _check_shapes(inputs, arrays, argument)
     return [array.astype(dtype) for dtype, array in zip(dtypes, arrays, strict=True)]
-
-
-def input_structure(model: keras.Model) -> Any:
-    """The inputs of a model as it takes them: a tensor, or a list or dictionary of tensors."""
-    if isinstance(model, keras.Sequential):  # has no `input` until it is called
-        return model.inputs[0]
-    is_list = isinstance(model.input, list | tuple)
-    return model.inputs[0] if is_list and len(model.inputs) == 1 else model.input
 
 
 def array_dtype(tensor: Any) -> np.dtype:

@@ -17,11 +17,11 @@ from sepconv_layers.export.artefact import (
     check_labels,
     check_model,
     export_checked,
-    input_structure,
     require_tensorflow,
     sample_for,
 )
 from sepconv_layers.export.graph import input_names, output_names
+from sepconv_layers.surgery import input_structure
 
 LABELS = "labels.txt"
 
