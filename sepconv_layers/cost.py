@@ -523,6 +523,9 @@ class _Trace:
             finally:
                 self._is_inside_leaf = False
                 self._path.pop()
+            is_text = isinstance(operation, keras.layers.TextVectorization)
+            if is_text and hasattr(outputs, "set_shape"):
+                outputs.set_shape((1, *outputs.shape[1:]))  # its operations lose the batch
             is_whole = is_leaf or len(self._calls) == calls_before
             if is_whole or has_own_weights:
                 arguments = inspect.signature(call).bind(*args, **kwargs).arguments

@@ -372,7 +372,6 @@ def test_inputs_may_be_a_structure(kind, timed, capsys):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has strings")
-@pytest.mark.filterwarnings("ignore:The MACs of .* cannot be counted:UserWarning")
 def test_inputs_may_be_strings(tmp_path):
     def build(conv):
         text = keras.Input((), dtype="string")

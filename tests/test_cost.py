@@ -306,6 +306,21 @@ def test_nested_models_give_the_path_and_repeats_share_a_row():
     assert (row.name, row.calls, row.macs) == ("frames/outer/inner/conv", 5, 5 * 36 * 4 * 27)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has strings")
+def test_layers_behind_strings_are_counted():
+    model = keras.Sequential(
+        [
+            keras.Input((), dtype="string"),
+            layers.TextVectorization(vocabulary=["bad", "good"], output_sequence_length=6),
+            layers.Embedding(4, 4),
+            layers.Conv1D(3, 3),
+        ]
+    )
+    result = profile(model)
+    assert result.macs == 4 * 3 * 4 * 3 and result.rows[-1].output_shape == (1, 4, 3)
+    assert result.uncounted == ()
+
+
 def test_operations_of_a_functional_model():
     x = keras.Input((5, 8))
     scores = ops.matmul(x, ops.transpose(x, (0, 2, 1)))
