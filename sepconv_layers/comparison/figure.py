@@ -7,7 +7,9 @@ if TYPE_CHECKING:
     from sepconv_layers.comparison.record import Row
 
 COLORS = {"separable": "tab:blue", "standard": "tab:orange", "standard-narrow": "tab:gray"}
-CLOSE = 0.05  # of the axis: labels run into each other
+CLOSE = 0.05  # of the axis: labels of one line run into each other
+CLOSE_LABELS = 0.15  # and those of two lines
+MARGIN = 0.3  # of what is drawn, above and below
 ANNOTATION = {"textcoords": "offset points", "va": "center"}
 
 
@@ -30,8 +32,16 @@ def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
     """Draws accuracy against MACs: a dot for each seed, mean and spread for each net."""
     from matplotlib import ticker
 
-    means = [row.accuracy["mean"] for row in rows]
-    span = max(means) - min(means)
+    drawn = [
+        value
+        for row in rows
+        for value in (
+            *row.accuracy["per_seed"],
+            row.accuracy["mean"] + row.accuracy["std"],
+            row.accuracy["mean"] - row.accuracy["std"],
+        )
+    ]
+    height = (1 + 2 * MARGIN) * (max(drawn) - min(drawn))
     for row in rows:
         macs, color = row.macs / 1e6, COLORS[row.conv]
         mean, std, per_seed = (row.accuracy[key] for key in ("mean", "std", "per_seed"))
@@ -43,7 +53,7 @@ def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
             for other in rows
             if row is other
             or row.macs < 2 * other.macs < 4 * row.macs
-            and abs(other.accuracy["mean"] - mean) <= span / 4
+            and abs(other.accuracy["mean"] - mean) <= CLOSE_LABELS * height
         ]
         apart = 15 * (2 * sorted(beside).index((mean, row.conv)) - len(beside) + 1)
         axes.annotate(label, (macs, mean), (12, apart), color=color, **ANNOTATION)
@@ -59,7 +69,7 @@ def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.margins(y=0.3)
+    axes.margins(y=MARGIN)
     _tidy(axes)
 
 
