@@ -380,6 +380,24 @@ def test_batch_and_spatial_sizes_may_be_unknown(seed, operator, lowering):
     check(drawn, mode, operator, lowering, signature=signature)
 
 
+@only_tensorflow
+@pytest.mark.parametrize("operator", [ops.depthwise_conv, ops.conv])
+@pytest.mark.parametrize("strides", [1, 3])
+@pytest.mark.parametrize("rank", RANKS)
+def test_a_graph_refuses_inputs_that_turn_out_too_small(rank, strides, operator):
+    import tensorflow as tf
+
+    kernel = np.ones((*(3,) * rank, 4, 2), "float32")
+    signature = [tf.TensorSpec((None, *(None,) * rank, 4))]
+    function = tf.function(lambda x: operator(x, kernel, strides), input_signature=signature)
+    assert function(tf.ones((2, *(3,) * rank, 4))).shape[1:-1] == (1,) * rank
+    for axis in range(rank):
+        sizes = [5] * rank
+        sizes[axis] = 2
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Use a larger input"):
+            function(tf.ones((2, *sizes, 4)))
+
+
 @pytest.mark.parametrize("rank", RANKS)
 @pytest.mark.parametrize("lowering", ["auto", *LOWERINGS])
 @pytest.mark.parametrize("operator", [ops.depthwise_conv, ops.conv])

@@ -274,7 +274,8 @@ class Conv(keras.Operation):
             if len(self._geometries) == MOST_SHAPES:
                 self._geometries.clear()
             self._geometries[what], _ = self._check(*tensors)
-        return self._compute(self._geometries[what], *tensors, bias=bias)
+        geometry, (inputs, *kernels) = self._geometries[what], tensors
+        return self._compute(geometry, self._long_enough(geometry, inputs), *kernels, bias=bias)
 
     def compute_output_spec(self, inputs: Any, *kernels: Any) -> keras.KerasTensor:
         _, shape = self._check(inputs, *kernels)
@@ -318,6 +319,32 @@ class Conv(keras.Operation):
 
     def _output_shape(self, geometry: Geometry, input_shape: tuple, filters: int) -> tuple:
         return geometry.output_shape(input_shape, filters)
+
+    def _long_enough(self, geometry: Geometry, inputs: Any) -> Any:
+        """The inputs, for a TensorFlow graph with a check of sizes that only its runs know.
+
+        Where XLA compiles, there are none, and it would leave the check out. So would exporters.
+        """
+        unknown = [
+            (axis, extent)
+            for axis, extent in zip(geometry.spatial_axes, geometry.extent, strict=True)
+            if inputs.shape[axis] is None and extent > 0
+        ]
+        if geometry.padding != "valid" or not unknown or forced_lowering() == "portable":
+            return inputs
+        import tensorflow as tf
+
+        checks = [
+            tf.debugging.assert_greater(
+                tf.shape(inputs)[axis],
+                extent,
+                "Computed output size would be zero or negative. Use a larger input, a smaller "
+                f"kernel or padding='same': axis {axis} of the inputs must be greater than",
+            )
+            for axis, extent in unknown
+        ]
+        with tf.control_dependencies(checks):
+            return tf.identity(inputs)
 
     def _filters(self, *kernels: Any) -> int:
         (kernel,) = kernels
@@ -390,6 +417,9 @@ class DepthwiseConvTranspose(DepthwiseConv):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "output_padding": self.output_padding}
+
+    def _long_enough(self, geometry: Geometry, inputs: Any) -> Any:
+        return inputs  # no output is empty
 
     def _padding_of(self, geometry: Geometry) -> tuple[int, ...] | None:
         return standardize_output_padding(self.output_padding, geometry.strides)
