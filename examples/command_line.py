@@ -1,7 +1,9 @@
 """The arguments that all examples take."""
 
 import argparse
+import math
 from collections.abc import Callable
+from pathlib import Path
 
 from examples.nets import CHOICES, NARROW
 
@@ -47,8 +49,22 @@ def positive_number(kind: Callable) -> Callable:
 
     def number(text: str):
         value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"must be positive, received {text}")
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be positive and finite, received {text}")
         return value
 
     return number
+
+
+def add_output(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds the folder that the results go to, which is made at once, to hear now if it can't be."""
+    parser.add_argument("--output", type=_folder, metavar="FOLDER", help=f"default: {default}")
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"must be a folder, which can be made: {error}") from None
+    return path

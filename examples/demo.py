@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from examples.audio import train as audio
-from examples.command_line import new_parser
+from examples.command_line import add_output, new_parser
 from examples.summary import cells, table
 from examples.text import train as text
 from examples.vision import train as vision
@@ -70,7 +70,7 @@ SECTION = """<h2>{title}</h2>
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Comparison]:
     arguments = make_parser().parse_args(argv)
-    output = Path(arguments.output)
+    output = Path(arguments.output or "demo")
     found = {}
     for number, (name, example) in enumerate(EXAMPLES.items(), 1):
         print(f"\n== {number} of {len(EXAMPLES)}: {name} ==\n", flush=True)
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Comparison]:
 def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("examples.demo", __doc__)
     parser.add_argument("--quick", action="store_true", help="hardly any training")
-    parser.add_argument("--output", default="demo", metavar="FOLDER", help="default: demo")
+    add_output(parser, default="demo")
     return parser
 
 

@@ -50,6 +50,18 @@ def local(place: str) -> Path | None:
     return path if root and path.exists() else None
 
 
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and in all folders in it, linked ones too, without hidden ones."""
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        is_known = os.path.realpath(place) in seen  # a link to where we have been
+        seen.add(os.path.realpath(place))
+        folders[:] = [] if is_known else [name for name in folders if not name.startswith(".")]
+        if not is_known:
+            found += [Path(place, name) for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
 def subfolders(folder: Path) -> dict[str, Path]:
     """The folders in a folder by name, without hidden ones."""
     paths = sorted(folder.iterdir(), key=lambda path: path.name)

@@ -1,7 +1,10 @@
 """Every example's command on little data, offline."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -84,9 +87,13 @@ def test_vision_takes_an_npz_file(tmp_path):
         (["--limit", "3"], "`limit` must be at least the number of classes"),
         (["--dataset", "mnist"], "invalid choice: 'mnist'"),
         (["--data", "x", "--dataset", "digits"], "not allowed with"),
-        (["--epochs", "0"], "--epochs: must be positive, received 0"),
-        (["--depth-multiplier", "0"], "--depth-multiplier: must be positive, received 0"),
-        (["--width", "0"], "--width: must be positive, received 0"),
+        (["--epochs", "0"], "--epochs: must be positive and finite, received 0"),
+        (
+            ["--depth-multiplier", "0"],
+            "--depth-multiplier: must be positive and finite, received 0",
+        ),
+        (["--width", "inf"], "--width: must be positive and finite, received inf"),
+        (["--width", "0"], "--width: must be positive and finite, received 0"),
     ],
 )
 def test_vision_says_what_is_wrong_with_an_argument(arguments, message, capsys):
@@ -111,6 +118,27 @@ def test_a_depth_multiplier_is_the_separable_net_s_alone():
         for multiplier in (1, 2)
     )
     assert 1.7 * one[0] < two[0] < 2 * one[0] and two[1] == one[1]
+
+
+def test_an_output_that_cannot_be_is_named_before_all_else(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit):
+        train.main(["--data", "missing", "--output", str(tmp_path / "file" / "in_it")])
+    assert "argument --output: must be a folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_nets_of_the_examples_are_channels_last_whatever_keras_is_told(tmp_path):
+    (tmp_path / "keras.json").write_text('{"image_data_format": "channels_first"}')
+    code = "import keras, examples; print(keras.config.image_data_format())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "channels_last"
 
 
 def test_volumes_are_read_from_an_npz_file(tmp_path):

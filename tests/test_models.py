@@ -293,6 +293,13 @@ def test_causal_nets_of_sounds_give_their_logits_chunk_by_chunk(make, shape, how
 
 
 @both_forms
+@pytest.mark.parametrize("width", [1e-6, 0.125, 0.2])
+def test_narrow_nets_of_sounds_have_strides_too(width, conv):
+    model = models.bc_resnet((40, 9, 1), 3, width=width, conv=conv)
+    assert output_of(model, np.ones((2, 40, 9, 1), "float32")).shape == (2, 3)
+
+
+@both_forms
 def test_padding_never_changes_what_is_said_of_a_text(conv):
     model = models.sep_cnn((None,), 3, vocabulary_size=50, conv=conv)
     rng = np.random.default_rng(0)

@@ -33,6 +33,7 @@ from examples.sources import (
     Dataset,
     Part,
     expect,
+    files_below,
     local,
     part_folders,
     require,
@@ -44,6 +45,7 @@ IMAGE = ("height", "width")
 LARGEST_DEFAULT_SIZE = 96
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error)
+ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # of EXIF
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")  # as Pillow names them
 FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck".split(",")
@@ -205,6 +207,9 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, EOFError, LookupError, TypeError, ValueError, *ARCHIVE_ERRORS) as error:
         message = f"{path} is truncated or not what its name says ({error}). Get it again."
+        if "Object arrays" in str(error):  # as NumPy calls them
+            message = f"{path} must hold arrays of numbers or strings. Received objects. "
+            message += "Labels become strings by y.astype(str)."
         raise ValueError(message) from error
 
 
@@ -260,7 +265,8 @@ def from_npz(path: Path, axes: Sequence[str] = IMAGE) -> Source:
     for part, x in images.items():
         x = x.astype(dtype, copy=False).reshape(*x.shape[: 1 + len(axes)], -1)
         parts[part] = (x if scale == 1 else x * scale), np.searchsorted(classes, labels[part])
-    return parts, [str(name) for name in classes], f"Own data, {path.name}"
+    names = [" ".join(str(name).split()) for name in classes]  # in one line
+    return parts, names, f"Own data, {path.name}"
 
 
 def _check_arrays(
@@ -272,7 +278,9 @@ def _check_arrays(
     names = ", ".join(("n", *axes))
     expected = f"`{x_key}` must be of shape ({names}) or ({names}, channels)"
     expect(valid, f"{expected}, none of them 0", received)
-    channels_first = x.ndim == with_channels and x.shape[1] in (1, 3) and x.shape[-1] > 4
+    # Of volumes, these may be few slices with many channels.
+    is_image = x.ndim == with_channels and axes == IMAGE
+    channels_first = is_image and x.shape[1] in (1, 3) and x.shape[-1] > 4
     fix = f"Use np.moveaxis({x_key}, 1, -1)."
     expect(not channels_first, f"`{x_key}` must have its channels last", received, fix)
     expected = f"`{x_key}` must hold numbers from 0 to 255, or from 0 to 1"
@@ -313,10 +321,8 @@ def _from_folder(root: Path) -> Source:
 def _images(folder: Path) -> list[str]:
     return sorted(
         path.as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(name.startswith(".") for name in path.relative_to(folder).parts)
+        for path in files_below(folder)
+        if path.suffix.lower() in SUFFIXES and path.is_file()
     )
 
 
@@ -336,7 +342,8 @@ def _read_headers(parts: dict[str, Part]) -> tuple[dict[str, Part], tuple[int, i
         for file in files:
             try:
                 with Image.open(file) as image:
-                    sizes.append(image.size)
+                    is_turned = image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
+                    sizes.append(image.size[::-1] if is_turned else image.size)
                     grey = grey and image.mode in GREY_MODES
             except Exception as error:  # Pillow raises errors of many types
                 skipped[file] = error

@@ -20,7 +20,7 @@ from pathlib import Path
 import keras
 
 from examples.artefacts import add_export, export_arrays
-from examples.command_line import add_budget, new_parser, positive_number
+from examples.command_line import add_budget, add_output, new_parser, positive_number
 from examples.nets import CHOICES, by_name
 from examples.vision import data
 from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
@@ -132,7 +132,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--image-size", type=positive_number(int), help="resize to so many pixels a side"
     )
     add_export(parser, default="none")
-    parser.add_argument("--output", metavar="FOLDER", help="default: runs/vision/DATASET")
+    add_output(parser, default="runs/vision/DATASET")
     return parser
 
 

@@ -28,7 +28,7 @@ import keras
 import numpy as np
 
 from examples.artefacts import add_export, export_arrays
-from examples.command_line import add_budget, new_parser
+from examples.command_line import add_budget, add_output, new_parser
 from examples.nets import CHOICES, by_name
 from examples.sources import Dataset, balanced, expect, local, split
 from examples.vision.data import Source, from_npz, open_npz
@@ -149,7 +149,7 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--data", metavar="FILE", help="your own volumes: a .npz file")
     add_budget(parser, epochs="8 for solids, else 15", batch_size=BATCH_SIZE)
     add_export(parser, default="none")
-    parser.add_argument("--output", metavar="FOLDER", help="default: runs/volumes/DATASET")
+    add_output(parser, default="runs/volumes/DATASET")
     return parser
 
 

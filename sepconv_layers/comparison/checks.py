@@ -84,9 +84,16 @@ def check_augmentation(augmentation: Any) -> None:
 
 
 def check_output(output: Any) -> None:
-    """Whether it is a directory, or can become one."""
-    if output is not None and Path(output).exists() and not Path(output).is_dir():
-        raise ValueError(f"`output` must be a directory. Received a file: output={str(output)!r}.")
+    """Whether it is a directory, or can become one, as it then does."""
+    if output is None:
+        return
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"`output` must be a directory, or a place for one. Received: output={str(output)!r}, "
+            f"which cannot be made: {error}"
+        ) from error
 
 
 def check_data(data: Any) -> tuple[dict[str, tuple[Any, np.ndarray]], int]:

@@ -285,7 +285,7 @@ def _broadcasted_residual(
     name: str,
 ) -> Any:
     """A block: over frequency in two dimensions, over time in one, and what is added to that."""
-    shortcut = x if channels == filters else None
+    shortcut = x if channels == filters and max(strides) == 1 else None
     if shortcut is None:
         x = layers.Conv2D(filters, 1, name=f"{name}_widen", **PLAIN)(x)
         x = _norm_act(x, "relu", f"{name}_widen")
