@@ -1,5 +1,6 @@
 """The text example: its data, its tokens, and its commands from strings to labels."""
 
+import gzip
 import json
 import lzma
 import re
@@ -15,7 +16,8 @@ pytest.importorskip("tensorflow_text")  # has no wheels for the newest Python
 import tensorflow as tf
 
 from examples.text import data, predict, tokens, train
-from sepconv_layers.comparison import timing
+from sepconv_layers import Comparison
+from sepconv_layers.comparison import Row, timing
 
 ROWS = [
     (label, f"{word} {i} of {['green', 'small', 'old'][i % 3]} things")
@@ -117,6 +119,60 @@ def test_columns_by_name_and_by_number(tmp_path):
     assert rows_of(data.load(file=path, text_column="words", label_column="kind")) == set(ROWS)
 
 
+def write_parts(folder, first=""):
+    folder.mkdir()
+    for name, rows in (("train", ROWS[:30]), ("val", ROWS[30:34]), ("test", ROWS[34:])):
+        (folder / f"{name}.tsv").write_text(first + tsv(rows), "utf-8")
+
+
+@pytest.mark.parametrize("first", ["sentiment\tphrase\n", "Polarity\tText\n", "label\ttext\n"])
+def test_a_header_is_known_by_one_usual_name(tmp_path, first):
+    path = tmp_path / "own.tsv"
+    path.write_text(first + tsv(ROWS), "utf-8")
+    assert rows_of(data.load(file=path)) == set(ROWS)
+    write_parts(tmp_path / "own", first)
+    dataset = data.load(file=tmp_path / "own")
+    assert dataset.classes == ("bad", "good") and rows_of(dataset) == set(ROWS)
+
+
+def test_a_usual_name_may_be_a_label_or_a_text(tmp_path):
+    label = {"good": "topic", "bad": "other"}
+    rows = [(label[of], text) for of, text in ROWS]
+    path = tmp_path / "own.tsv"
+    for some in (rows, [("other", "Title"), *rows]):
+        path.write_text(tsv(some), "utf-8")
+        assert rows_of(data.load(file=path)) == set(some)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "train.tsv").write_text(tsv(rows[4:]), "utf-8")
+    (folder / "test.tsv").write_text(tsv(rows[:2]), "utf-8")  # in which each label is once
+    assert rows_of(data.load(file=folder)) == set(rows) - set(rows[2:4])
+
+
+def test_what_may_be_a_header_is_a_clear_error(tmp_path):
+    path, first = tmp_path / "own.tsv", "polarity\tphrase\n"
+    path.write_text("\n" + first + tsv(ROWS), "utf-8")
+    message = "own.tsv, line 2: the label must .*'polarity'.*--text-column and --label-column"
+    with pytest.raises(ValueError, match=message):
+        data.load(file=path)
+    names = {"text_column": "phrase", "label_column": "polarity"}
+    assert rows_of(data.load(file=path, **names)) == set(ROWS)
+    folder = tmp_path / "own"
+    write_parts(folder, first)
+    with pytest.raises(ValueError, match="tsv, line 1: the label must .*'polarity'"):
+        data.load(file=folder)
+    assert rows_of(data.load(file=folder, **names)) == set(ROWS)
+
+
+def test_labels_are_one_line(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text(csv(ROWS).replace(",good", ',"very\n  good"'), "utf-8")
+    assert data.load(file=path).classes == ("bad", "very good")
+
+
+DEEP = '{"text": "a", "label": 1, "more": ' + "[" * 10_000 + "]" * 10_000 + "}\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -129,10 +185,20 @@ def test_columns_by_name_and_by_number(tmp_path):
         ("a.tsv", "", "must hold texts. Received nothing"),
         ("a.csv", "id,words,kind\n1,a,b\n", "column for the text.*words.*Give `text_column`"),
         ("a.csv", 'text,label\n"open,good\n', "a.csv, line 2: it is not CSV"),
-        ("a.jsonl", '{"text": "a", "label": 1}\n{"text"\n', "a.jsonl, line 2: it is not JSON"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n{"text"\n',
+            "a.jsonl, line 2: it cannot be read as",
+        ),
+        ("a.jsonl", jsonl(ROWS[:1]) + f'{{"label": {"9" * 5000}}}', "line 2: it cannot be read as"),
+        ("a.jsonl", DEEP, "line 1: it cannot be read as JSON"),
+        ("a.jsonl", jsonl([("good", "so \ud83d")]), r"line 1: .* whole characters.*'\\ud83d'"),
+        ("a.jsonl", jsonl([*ROWS, ("\ude00", "so")]), r"line 41: .* whole characters.*'\\ude00'"),
+        ("a.csv", csv([(label, "\u200b") for label, _ in ROWS]), "texts must have words"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', "line 2.*none of \\['label'\\]"),
         ("a.pdf", "x", "must end in one of .tsv"),
         ("a.tsv.xz", "x", "cannot be read"),
+        ("a.tsv.gz", gzip.compress(b"", mtime=0)[:10] + b"\xff" * 40, "cannot be read"),
     ],
 )
 def test_a_bad_file_is_a_clear_error(tmp_path, capsys, name, content, message):
@@ -209,6 +275,19 @@ def test_tokens_do_not_depend_on_how_a_text_is_written():
     assert np.count_nonzero(one) >= 3 and (cut > 1).all() and not nothing.any()
     assert 1 in strange
     np.testing.assert_array_equal(tokenizer.arrays(np.array(["old"], object))[0, 1:], 0)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_vocabulary_has_all_characters_however_small_it_is(size):
+    texts = np.array([text for _, text in ROWS], object)
+    vocabulary = tokens.learn_vocabulary(texts, size)
+    assert vocabulary == tokens.learn_vocabulary(texts, 4) and {"l", "##y"} < set(vocabulary)
+
+
+def test_texts_may_mostly_have_no_words():
+    texts = np.array(["\u200b"] * 40 + ["lovely things"], object)
+    tokenizer = train.make_tokenizer(texts)
+    assert tokenizer.max_length == 1 and tokenizer.arrays(texts).any(axis=1).sum() == 1
 
 
 def test_rare_tokens_are_hidden_in_training_alone():
@@ -297,10 +376,56 @@ def test_from_strings_to_labels(tmp_path, capsys):
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
+def write_run(folder, kinds):
+    """The record of a run whose nets have so many kinds of artefacts."""
+    rest = {"infer_ms": {}, "infer_mode": {}, "train_step_ms": 1.0, "train_mode": "graph"}
+    rows = [
+        Row(conv, conv, params=1, macs=1, accuracy={}, **rest, artefacts={kind: {} for kind in of})
+        for conv, of in kinds.items()
+    ]
+    record = Comparison("", "", "", "", "", {}, 1.0, {}, None, {}, {}, rows)
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(record.to_json(), "utf-8")
+
+
+def write_hub(folder, label, dtype=tf.string):
+    """A model that finds the same label in everything."""
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), dtype, name="inputs")])
+    def classify(inputs):
+        shape = (tf.size(inputs), 1)
+        return {"labels": tf.fill(shape, label), "probabilities": tf.ones(shape)}
+
+    tf.saved_model.save(module, str(folder), signatures={"classify": classify})
+
+
+def test_predict_takes_a_model_of_the_last_run_alone(tmp_path, capsys):
+    write_hub(tmp_path / "separable-hub", "old")
+    write_hub(tmp_path / "standard-hub", "new")
+    write_run(tmp_path, {"standard-narrow": ["onnx"], "standard": ["hub", "onnx"]})
+    predict.main([str(tmp_path), "text"])
+    assert capsys.readouterr().out == "new 1.000\ttext\n"
+    write_run(tmp_path, {"standard": ["hub"], "separable": ["hub"]})
+    predict.main([str(tmp_path), "text"])
+    assert capsys.readouterr().out == "old 1.000\ttext\n"
+
+
 def test_predict_says_what_is_wrong(tmp_path, capsys):
-    (tmp_path / "broken-hub").mkdir()
-    (tmp_path / "broken-hub" / "saved_model.pb").write_bytes(b"no model")
-    for path, message in ((tmp_path / "none", "a \\*-hub folder"), (tmp_path, "cannot be loaded")):
+    broken, vision, bare = tmp_path / "broken-hub", tmp_path / "vision", tmp_path / "bare"
+    broken.mkdir()
+    (broken / "saved_model.pb").write_bytes(b"no model")
+    write_run(vision, {"separable": ["hub"]})
+    write_hub(vision / "separable-hub", "cat", tf.float32)
+    write_run(bare, {"separable": ["onnx"]})
+    write_hub(bare / "separable-hub", "old")
+    for path, message in (
+        (tmp_path / "none", "must be a \\*-hub folder"),
+        (tmp_path, "or the folder of a run with its results.json"),
+        (broken, "cannot be loaded"),
+        (vision, "must take strings.*float32"),
+        (bare, "Run it again with `--export hub`"),
+    ):
         with pytest.raises(SystemExit, match="2"):
             predict.main([str(path), "text"])
         assert re.search(message, capsys.readouterr().err)

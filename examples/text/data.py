@@ -13,6 +13,7 @@ variable SEPCONV_DATA names, in either form, and are otherwise downloaded:
     FILE.tsv|csv|jsonl                          also .txt (tabs), .gz and .xz
     FOLDER/{train,val,test}.tsv|csv|jsonl       the same, split; val and test may be absent
 
+A first line with the names of the columns is known by the usual ones, or by those that are given.
 A part that is absent is held out of the training part, in the proportions of the classes.
 """
 
@@ -28,8 +29,11 @@ import lzma
 import os
 import re
 import tarfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -40,7 +44,9 @@ TEXT_COLUMNS = ("text", "sentence", "review", "content", "document", "question",
 LABEL_COLUMNS = ("label", "class", "category", "sentiment", "target", "topic")
 SUFFIXES = (".tsv", ".txt", ".csv", ".jsonl", ".ndjson")
 PACKED = {".gz": gzip.open, ".xz": lzma.open}
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # of what JSON has for a character such as an emoji
 
+Line = tuple[int, list[str]]  # its number and its fields
 Rows = list[tuple[str, str]]  # label and text
 Source = tuple[dict[str, Rows], tuple[str, ...], str]  # parts, class names, origin and licence
 
@@ -174,7 +180,7 @@ def _imdb() -> Source:
     names = {"train": "imdb_train.jsonl.xz", "test": "imdb_test.jsonl.xz"}
     note = "Large Movie Review Dataset, Maas et al. 2011; no licence stated, for research"
     if all(local(f"text/{name}") for name in names.values()):
-        parts = {part: _columns(local(f"text/{name}")) for part, name in names.items()}
+        parts = _columns({part: local(f"text/{name}") for part, name in names.items()})
         return _named(parts, ("negative", "positive"), note)
     folder = local("text/aclImdb")
     if not folder:
@@ -237,7 +243,7 @@ def _trec() -> Source:
 def _lines(ours: str, published: str, md5: str) -> Rows:
     """Labels and texts of a file with a tab between them, or of a published one with a space."""
     if path := local(f"text/{ours}"):
-        return _columns(path)
+        return _columns({"all": path})["all"]
     path = local(f"text/{published}")
     path = path or _download(published, SENTENCES + published, md5, f"{ours} or {published}")
     lines = path.read_bytes().decode("latin-1" if "TREC" in published else "utf-8").split("\n")
@@ -304,7 +310,7 @@ def _own(path: Path, columns: tuple[str | None, str | None]) -> Source:
         unique = len(files) == sum(part is not None for part in part_of.values())
         names = [file.name for file in found]
         expect("train" in files and unique, expected, names, "Name them train, val and test.")
-    rows = {part: _columns(file, *columns) for part, file in files.items()}
+    rows = _columns(files, *columns)
     classes = tuple(sorted({label for label, _ in rows["train"]}, key=_number_or_text))
     expected = f"`file` {files['train']} must have texts of two classes at least"
     expect(len(classes) > 1, expected, f"the labels {list(classes)}")
@@ -326,8 +332,29 @@ def _suffix(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def _columns(path: Path, text_column: str | None = None, label_column: str | None = None) -> Rows:
-    """Label and text of each line."""
+def _columns(
+    files: dict[str, Path], text_column: str | None = None, label_column: str | None = None
+) -> dict[str, Rows]:
+    """Label and text of each line of each part."""
+    tables = {part: _table(path) for part, path in files.items()}
+    below = [fields for _, lines in tables.values() for _, fields in lines[1:]]
+    rows: dict[str, Rows] = {}
+    numbers = {}  # of the first lines that are taken for texts
+    for part, path in files.items():
+        header, lines = tables[part]
+        if header is None and _is_header(lines[0][1], below, (text_column, label_column)):
+            header, lines = [field.strip() for field in lines[0][1]], lines[1:]
+            expect(bool(lines), f"{path} must hold texts below its header", "none")
+        elif header is None:
+            numbers[part] = lines[0][0]
+        at_text, at_label = _places(path, header, lines, text_column, label_column)
+        rows[part] = _rows(path, lines, at_text, at_label)
+    _expect_no_header(files, rows, numbers)
+    return rows
+
+
+def _table(path: Path) -> tuple[list[str] | None, list[Line]]:
+    """Names of the columns, if the form of the file has them, and the lines that are not blank."""
     suffix = _suffix(path)
     expect(suffix in SUFFIXES, f"{path} must end in one of {', '.join(SUFFIXES)}", path.name)
     text = _decoded(path)
@@ -336,26 +363,48 @@ def _columns(path: Path, text_column: str | None = None, label_column: str | Non
     else:
         header, lines = None, _delimited(path, text, suffix)
     expect(bool(lines), f"{path} must hold texts", "nothing")
-    if header is None:
-        header, lines = _split_header(lines, (text_column, label_column))
-        expect(bool(lines), f"{path} must hold texts below its header", "none")
-    at_text, at_label = _places(path, header, lines, text_column, label_column)
+    return header, lines
+
+
+def _rows(path: Path, lines: list[Line], at_text: int, at_label: int) -> Rows:
     rows = []
     for number, fields in lines:
-        expected = f"{path}, line {number}: there must be {len(lines[0][1])} columns"
+        place = f"{path}, line {number}"
+        expected = f"{place}: there must be {len(lines[0][1])} columns"
         expect(len(fields) == len(lines[0][1]), expected, len(fields))
-        label, content = fields[at_label].strip(), fields[at_text].strip()
-        expect(bool(label), f"{path}, line {number}: the label must not be empty", repr(label))
-        expect(bool(content), f"{path}, line {number}: the text must not be empty", repr(content))
+        # An artefact has its labels in a file, one on each line.
+        label, content = " ".join(fields[at_label].split()), fields[at_text].strip()
+        expect(bool(label), f"{place}: the label must not be empty", repr(label))
+        expect(bool(content), f"{place}: the text must not be empty", repr(content))
+        half = HALF_PAIR.search(label + content)
+        expected = f"{place}: label and text must be of whole characters"
+        fix = "Remove it, or write both halves."
+        expect(half is None, expected, f"half a surrogate pair, {half and half[0]!a}", fix)
         rows.append((label, content))
     return rows
+
+
+def _expect_no_header(
+    files: dict[str, Path], rows: dict[str, Rows], numbers: dict[str, int]
+) -> None:
+    """A first line with a label that no other line has may hold the names of columns."""
+    others = Counter(label for part in rows for label, _ in rows[part][part in numbers :])
+    for part, number in numbers.items():
+        label, _ = rows[part][0]
+        expect(
+            label in others or max(others.values(), default=0) < 2,
+            f"{files[part]}, line {number}: the label must be that of other lines too",
+            repr(label),
+            "If the line holds the names of the columns, give them by --text-column and "
+            "--label-column; else add texts with this label, or remove the line.",
+        )
 
 
 def _decoded(path: Path) -> str:
     try:
         with PACKED.get(path.suffix.lower(), open)(path, "rb") as file:
             content = file.read()
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}. Get it again.") from error
     try:
         return content.decode("utf-8-sig")
@@ -368,7 +417,7 @@ def _decoded(path: Path) -> str:
         ) from error
 
 
-def _delimited(path: Path, text: str, suffix: str) -> list[tuple[int, list[str]]]:
+def _delimited(path: Path, text: str, suffix: str) -> list[Line]:
     """Line number and fields of each line that is not blank."""
     if suffix != ".csv":  # tabs, and no quotes that mean anything
         lines = enumerate(text.split("\n"), 1)
@@ -384,44 +433,57 @@ def _delimited(path: Path, text: str, suffix: str) -> list[tuple[int, list[str]]
     return rows
 
 
-def _json_lines(path: Path, text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _json_lines(path: Path, text: str) -> tuple[list[str], list[Line]]:
     header: list[str] = []
     lines = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: it is not JSON ({error}).") from error
+            record = _strings(line)
+        except (ValueError, RecursionError) as error:  # also of what is too long or too deep
+            raise ValueError(
+                f"{path}, line {number}: it cannot be read as JSON ({error}). Correct or remove it."
+            ) from error
         expected = f"{path}, line {number}: there must be a JSON object"
         expect(isinstance(record, dict), expected, type(record).__name__)
         header = header or list(record)
         missing = sorted(set(header) - set(record))
         expected = f"{path}, line {number}: there must be the keys {header}"
         expect(not missing, expected, f"none of {missing}")
-        values = (record[key] for key in header)
-        lines.append((number, ["" if value is None else str(value) for value in values]))
+        lines.append((number, [record[key] for key in header]))
     return header, lines
 
 
-def _split_header(
-    lines: list[tuple[int, list[str]]], columns: tuple[str | None, str | None]
-) -> tuple[list[str] | None, list[tuple[int, list[str]]]]:
-    """The first line apart, if it has the names of columns."""
-    first = [field.strip() for field in lines[0][1]]
-    lower = [field.lower() for field in first]
+def _strings(line: str) -> Any:
+    """What a line of JSON says; of an object, the values as strings."""
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        return record
+    return {key: "" if value is None else str(value) for key, value in record.items()}
+
+
+def _is_header(
+    first: list[str], below: list[list[str]], columns: tuple[str | None, str | None]
+) -> bool:
+    """Whether a first line has the names of columns, by what stands below it in all parts."""
+    names = [field.strip().lower() for field in first]
     is_named = any(column is not None and not column.isdecimal() for column in columns)
-    is_usual = any(name in lower for name in TEXT_COLUMNS) and any(
-        name in lower for name in LABEL_COLUMNS
+    is_usual = [not set(usual).isdisjoint(names) for usual in (TEXT_COLUMNS, LABEL_COLUMNS)]
+    if is_named or all(is_usual):
+        return True
+    # One usual name may be a label or a text; but then it comes again, or the label beside it does.
+    return any(is_usual) and not any(
+        field.strip().lower() == name
+        for fields in below
+        for field, name in zip(fields, names, strict=False)
     )
-    return (first, lines[1:]) if is_named or is_usual else (None, lines)
 
 
 def _places(
     path: Path,
     header: list[str] | None,
-    lines: list[tuple[int, list[str]]],
+    lines: list[Line],
     text_column: str | None,
     label_column: str | None,
 ) -> tuple[int, int]:

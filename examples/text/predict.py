@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from examples.command_line import new_parser, positive_number
 from examples.sources import require
+from sepconv_layers import Comparison
 
 BATCH = 256
 
@@ -48,17 +49,33 @@ def load(path: Path):
     """The function from strings to labels and probabilities."""
     require("tensorflow_text")  # whose operations the artefact has
     if not (path / "saved_model.pb").exists():
-        found = sorted(path.glob("*-hub"), key=lambda folder: folder.name != "separable-hub")
-        if not found:
-            raise ValueError(f"{path} must be or hold a *-hub folder, as a run writes it")
-        path = found[0]
+        path = of_run(path)
     try:
         signatures = tf.saved_model.load(str(path)).signatures
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
     if "classify" not in signatures:
         raise ValueError(f"{path} must have the signature 'classify'. Received: {[*signatures]}")
-    return signatures["classify"]
+    classify = signatures["classify"]
+    kinds = [spec.dtype.name for spec in classify.structured_input_signature[1].values()]
+    if kinds != ["string"]:
+        raise ValueError(f"{path} must take strings, as a model for texts does. Received: {kinds}")
+    return classify
+
+
+def of_run(path: Path) -> Path:
+    """The *-hub folder of the separable net of a run, or else of another one.
+
+    Others may be in the folder, of an earlier run; only the record says which are of this one.
+    """
+    expected = f"{path} must be a *-hub folder, or the folder of a run with its results.json"
+    if not (path / "results.json").is_file():
+        raise ValueError(f"{expected}. Received: neither")
+    convs = [row.conv for row in Comparison.load(path).rows if "hub" in row.artefacts]
+    if not convs:
+        fix = "Run it again with `--export hub`."
+        raise ValueError(f"{expected}, which must list an artefact 'hub'. Received: none. {fix}")
+    return path / f"{min(convs, key=lambda conv: conv != 'separable')}-hub"
 
 
 def answers(classify, texts: Iterable[str]):

@@ -123,7 +123,13 @@ def learn_vocabulary(texts: np.ndarray, size: int, pieces: bool = True) -> list[
 
     Without pieces it has none that go on a word, but the frequent shapes of words.
     """
-    counts = learner.count_words(words(lower(one_form(batch))) for batch in batches(texts))
+    try:
+        counts = learner.count_words(words(lower(one_form(batch))) for batch in batches(texts))
+    except StopIteration as error:
+        raise ValueError(
+            "The training texts must have words, not only what is invisible. "
+            f"Received {len(texts)} texts such as {texts[0][:20]!r}."
+        ) from error
     counts = dict(counts.most_common(MOST_WORDS))
     learn = partial(learner.learn, counts, size, [PADDING, UNKNOWN], num_iterations=2)
     # Never once: what is learned of the one text that has a token is of no use for others.
@@ -131,7 +137,7 @@ def learn_vocabulary(texts: np.ndarray, size: int, pieces: bool = True) -> list[
     if len(vocabulary) > size:
         # How often a token must occur is searched for, in a pass over all words for each try. The
         # words that occur more often than this are too few, even if each were a token.
-        upper = sorted(counts.values(), reverse=True)[: size // 4][-1]
+        upper = sorted(counts.values(), reverse=True)[: max(1, size // 4)][-1]
         vocabulary = learn(lower_thresh=FEWEST, upper_thresh=max(FEWEST, upper))
     if pieces:
         return vocabulary

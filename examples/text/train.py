@@ -160,13 +160,16 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     print(f"{dataset.name}: {dataset.note}")
     print(f"{len(dataset.train[1]):,} training texts, classes: {', '.join(dataset.classes)}")
     settings = SETTINGS.get(dataset.name, Settings()) if arguments.data is None else Settings()
-    tokenizer = make_tokenizer(
-        dataset.train[0],
-        arguments.vocabulary_size,
-        arguments.max_length,
-        settings.longest,
-        settings.pieces if arguments.pieces is None else arguments.pieces,
-    )
+    try:
+        tokenizer = make_tokenizer(
+            dataset.train[0],
+            arguments.vocabulary_size,
+            arguments.max_length,
+            settings.longest,
+            settings.pieces if arguments.pieces is None else arguments.pieces,
+        )
+    except ValueError as error:
+        parser.error(str(error))
     length, vocabulary_size = tokenizer.max_length, len(tokenizer.vocabulary)
     print(f"{vocabulary_size:,} tokens; texts are cut to {length} tokens")
     parts = {
@@ -235,7 +238,7 @@ def make_tokenizer(
     vocabulary = tokens.learn_vocabulary(texts, size, pieces)
     if length is None:
         every = tokens.Tokenizer(vocabulary, longest).arrays(texts)
-        length = int(np.quantile(np.count_nonzero(every, axis=1), 0.95))
+        length = max(1, int(np.quantile(np.count_nonzero(every, axis=1), 0.95)))
     return tokens.Tokenizer(vocabulary, length)
 
 
