@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from examples.artefacts import CHECKED, add_export, export_all
-from examples.command_line import add_budget, new_parser, positive_number
+from examples.command_line import add_budget, add_output, new_parser, positive_number
 from examples.nets import CHOICES, by_name
 from examples.text import data, tokens
 from sepconv_layers import Comparison, compare, comparison, models
@@ -279,7 +279,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--max-length", type=positive, help="tokens; default: by the texts, 400 at most"
     )
     add_export(parser, default="hub")
-    parser.add_argument("--output", metavar="FOLDER", help="default: runs/text/DATASET")
+    add_output(parser, default="runs/text/DATASET")
     return parser
 
 
