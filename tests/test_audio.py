@@ -1,5 +1,6 @@
 """The audio example: its data, its front end, and its commands from recordings to words."""
 
+import dataclasses
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 import soundfile
 
 from examples.audio import data, features, predict, train
-from sepconv_layers.comparison import timing
+from sepconv_layers.comparison import Comparison, Row, timing
 
 WORDS = ("high", "low")
 RATE = 8_000
@@ -148,11 +149,118 @@ def test_lists_split_a_folder(tmp_path):
     assert [len(getattr(dataset, part)[1]) for part in ("train", "val", "test")] == [8, 2, 2]
 
 
+def test_a_list_that_is_not_of_the_recordings_is_a_clear_error(tmp_path):
+    folder = write_words(tmp_path, ["anna 1_0", "s.2_0", *(f"s{i}_0" for i in range(4))])
+    path = folder / "testing_list.txt"
+    lines = [f"{word}/{name}_0.wav" for word in WORDS for name in ("anna 1", "s.2")]
+    path.write_text("\r\n".join(lines + ["", "other/s1_0.wav", ""]), "utf-8-sig")
+    clips, _, note = data._own(folder, seed=0)
+    assert [clip.part for clip in clips if clip.name in lines] == ["test"] * 4
+    assert note.endswith("held out: test by testing_list.txt, val word by word")
+    for wrong in ("high/s9_0.wav", "s1_0.wav"):
+        path.write_text(f"high/s1_0.wav\n{wrong}\n")
+        with pytest.raises(
+            ValueError, match=f"testing_list.txt must name .*Received 1 that .*'{wrong}'"
+        ):
+            data._own(folder, seed=0)
+    path.write_text("other/s1_0.wav\n")
+    with pytest.raises(ValueError, match="testing_list.txt must name .*Received none"):
+        data._own(folder, seed=0)
+    path.write_text("high/s1_0.wav\n", "utf-16")
+    with pytest.raises(ValueError, match="testing_list.txt must be text in UTF-8"):
+        data._own(folder, seed=0)
+
+
+def test_a_list_leaves_the_parts_that_are_given_as_they_are(tmp_path):
+    write_words(tmp_path / "train", ["a", "b"])
+    write_words(tmp_path / "test", ["c"])
+    names = [f"train/{word}/b.wav" for word in WORDS]
+    (tmp_path / "validation_list.txt").write_text("\n".join(names))
+    clips, *_ = data._own(tmp_path, seed=0)
+    assert {clip.part: Path(clip.name).stem for clip in clips} == {
+        "train": "a", "val": "b", "test": "c"
+    }  # fmt: skip
+
+
+def test_a_word_that_a_list_leaves_no_training_clips_of_is_a_clear_error(tmp_path):
+    folder = write_words(tmp_path, [f"s{i}_0" for i in range(4)])
+    (folder / "validation_list.txt").write_text("high/s0_0.wav\nlow/s0_0.wav\n")
+    names = ["high/s1_0.wav", *(f"low/s{i}_0.wav" for i in (1, 2, 3))]
+    (folder / "testing_list.txt").write_text("\n".join(names))
+    with pytest.raises(ValueError, match="train part must have .*Received none of .'low'."):
+        data.load(folder=folder)
+
+
+def of_names(names, words=WORDS):
+    clips = [(f"{word}/{name.replace('WORD', word)}.wav", word) for word in words for name in names]
+    return [data.Clip(name, word, "train", bytes) for name, word in clips]
+
+
+def split_of(clips, tmp_path, seed=0):
+    part_of, how = data._hold_out(clips, tmp_path, ["test", "val"], seed)
+    parts = {"train": set(), "val": set(), "test": set()}
+    for clip in clips:
+        parts[part_of.get(clip.name, "train")].add(clip.word)
+    return parts, how
+
+
+@pytest.mark.parametrize("names", [["WORD_00", "WORD_01", "WORD_02"], ["0", "1", "2", "3", "4"]])
+def test_where_names_begin_with_no_speaker_words_are_split_one_by_one(tmp_path, names):
+    words = {"one", "two", "three", "four", "five", "six"}
+    parts, how = split_of(of_names(names, sorted(words)), tmp_path)
+    assert parts == dict.fromkeys(parts, words)
+    assert how == "held out: test and val word by word"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_speakers_who_say_all_words_are_held_out_if_not_all_do(tmp_path, seed):
+    clips = of_names([f"s{i}_0" for i in range(3)]) + of_names(["t0_0", "t1_0"], ["low"])
+    parts, how = split_of(clips, tmp_path, seed)
+    assert parts == dict.fromkeys(parts, set(WORDS))
+    assert how == "held out: test and val by speaker"
+
+
+def test_a_split_word_by_word_does_not_depend_on_the_hash_of_strings(tmp_path):
+    class Word(str):
+        def __hash__(self):
+            return hashes.index(self)
+
+    splits = []
+    names = [str(i) for i in range(30)]
+    for order in (WORDS, WORDS[::-1]):
+        hashes = order
+        clips = of_names(names, [Word(word) for word in WORDS])
+        splits.append(data._hold_out(clips, tmp_path, ["test", "val"], seed=0))
+    assert splits[0] == splits[1]
+
+
+def test_the_commonest_sample_rate_is_used(tmp_path):
+    folder = write_words(tmp_path, ["b", "c", "d", "e"], rate=11_025)
+    for name, rate in (("a", 1000), ("f", 44_100)):
+        soundfile.write(folder / "high" / f"{name}.wav", np.zeros(rate), rate)
+    assert data._own(folder, seed=0)[1] == 11_025
+    for name in ("g", "h", "i", "j", "k", "l", "m", "n"):
+        soundfile.write(folder / "low" / f"{name}.wav", np.zeros(4800), 48_000)
+    assert data._own(folder, seed=0)[1] == 16_000
+
+
+def test_recordings_in_hidden_folders_are_left_out_and_links_are_followed(tmp_path):
+    folder = write_words(tmp_path / "words", ["a"])
+    write_words(folder / "high" / ".trash", ["b"])
+    write_words(tmp_path / "elsewhere", ["c"])
+    (folder / "high" / "more").symlink_to(tmp_path / "elsewhere" / "high", True)
+    (folder / "high" / "again").symlink_to(folder, True)
+    found = data._recordings(folder / "high")
+    assert [path.relative_to(folder).as_posix() for path in found] == [
+        "high/a.wav", "high/more/c.wav"
+    ]  # fmt: skip
+
+
 def test_what_cannot_be_read_is_named_and_skipped_and_the_rest_is_kept(tmp_path):
     folder = write_words(tmp_path / "words", [f"s{i}_0" for i in range(6)])
     (folder / "low" / "s0_broken.wav").write_bytes(b"RIFF no sound")
     soundfile.write(folder / "low" / "s1_empty.wav", np.zeros(0), RATE)
-    skipped = {"match": "Skipped 2 recordings.*s0_broken.*s1_empty"}
+    skipped = {"match": r"Skipped 2 recordings.*s0_broken.wav: it cannot be [^<]+; .*s1_empty"}
     with pytest.warns(UserWarning, **skipped):
         dataset = data.load(folder=folder)
     assert len(dataset.train[1]) + len(dataset.val[1]) + len(dataset.test[1]) == 12
@@ -219,6 +327,7 @@ def test_a_bad_folder_is_a_clear_error(tmp_path, make, message, capsys):
         (["--limit", "3"], "`limit` must be at least the number of words, 8"),
         (["--speaker-independent"], "a split of --dataset fsdd"),
         (["--causal", "--net", "bc_resnet"], "--causal is for ds_cnn and matchboxnet"),
+        (["--mfcc", "--net", "bc_resnet"], "--mfcc is for ds_cnn and matchboxnet"),
         (["--seconds", "0.01"], "`seconds` must be 0.1 or more"),
         (["--epochs", "0"], "--epochs: must be positive"),
     ],
@@ -335,7 +444,7 @@ def test_from_recordings_to_words(tmp_path, capsys):
     quiet = np.zeros(2 * RATE)
     long = np.concatenate([quiet, tone("high", 1), quiet, tone("low", 2), quiet])
     soundfile.write(tmp_path / "long.wav", long, RATE)
-    predict.main([str(output), str(tmp_path / "long.wav"), "--stream", "--threshold", "0.9"])
+    predict.main([str(output), str(tmp_path / "long.wav"), "--stream", "--threshold", "0.8"])
     heard = capsys.readouterr().out
     assert heard.index("high") < heard.index("low")
 
@@ -345,3 +454,54 @@ def test_predict_says_what_is_wrong(tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             predict.main(arguments)
         assert "waveform" in capsys.readouterr().err
+
+
+class Same:
+    """A model that hears the same in all windows."""
+
+    def predict(self, waveforms, verbose):
+        return np.tile([9.0, 0.0], (len(waveforms), 1))
+
+
+@pytest.mark.parametrize("samples", [100, 1_200, 4_000])
+def test_a_recording_of_few_windows_is_heard(samples):
+    about = {"classes": WORDS, "sample_rate": RATE, "samples": 800}
+    found = predict.detections(Same(), about, np.ones(samples), threshold=0.4)
+    assert [word for _, _, word, _ in found] == ["high"]
+
+
+def write_run(folder, convs, nets):
+    """What predict reads of a run: the record of some nets, and nets that are there."""
+    row = dict.fromkeys(field.name for field in dataclasses.fields(Row))
+    rows = [row | {"conv": conv, "infer_ms": {}, "infer_mode": {}} for conv in convs]
+    record = dict.fromkeys(field.name for field in dataclasses.fields(Comparison)) | {"rows": rows}
+    del record["models"]
+    (folder / "results.json").write_text(json.dumps(record))
+    for conv in nets:
+        layers = [keras.Input((4,)), keras.layers.Dense(2)]
+        keras.Sequential(layers, name=conv).save(folder / f"{conv}-waveform.keras")
+        about = {"classes": WORDS, "sample_rate": RATE, "samples": 4}
+        (folder / f"{conv}-waveform.json").write_text(json.dumps(about))
+
+
+def test_predict_takes_a_model_of_the_record_and_none_of_an_earlier_run(tmp_path, capsys):
+    write_run(tmp_path, ["standard"], ["separable", "standard"])
+    assert predict.load(tmp_path)[0].name == "standard"
+    write_run(tmp_path, ["standard-narrow"], [])
+    message = r"must hold a results.json and .*Received: the nets \['standard-narrow'\]"
+    with pytest.raises(ValueError, match=message):
+        predict.load(tmp_path)
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match="results.json as `compare` writes it"):
+        predict.load(tmp_path)
+    (tmp_path / "results.json").unlink()
+    with pytest.raises(ValueError, match=r"Received: the nets \[\]"):
+        predict.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"classes": []}', "no JSON"])
+def test_predict_says_what_the_file_beside_a_model_must_hold(tmp_path, text):
+    write_run(tmp_path, ["separable"], ["separable"])
+    (tmp_path / "separable-waveform.json").write_text(text)
+    with pytest.raises(ValueError, match="separable-waveform.json must hold classes, sample_rate"):
+        predict.load(tmp_path)

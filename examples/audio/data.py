@@ -12,13 +12,16 @@ SEPCONV_DATA names:
     FOLDER/{train,val,test}/WORD/*.wav|flac|ogg     the same, split; val and test may be absent
 
 A folder without parts is split by `validation_list.txt` and `testing_list.txt`, if they are there,
-and else by speaker, which is what a file's name begins with, up to the first `_`.
+and else by speaker, which is what a file's name begins with, up to the first `_`; or word by word
+where no speakers can be held out so that every part has every word.
 """
 
+import collections
 import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -42,8 +45,10 @@ UNKNOWN, SILENCE = "unknown", "silence"
 TARGETS = ("bed", "cat", "happy")  # of the subset; else Google's ten
 TEN = "yes no up down left right on off stop go".split()
 MAX_SAMPLE_RATE = 16_000
+HEADERS = 100  # recordings that are asked for their sample rate
+DRAWS = 100  # of speakers to hold out, before words are held out one by one
 FORM = 2  # of the files in the cache: counts up when it changes
-NAMED = 5  # recordings that are skipped
+NAMED = 5  # recordings of those that something is wrong with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +118,7 @@ def load(
         expect(path.is_dir(), "`folder` must be an existing folder", repr(str(folder)))
         name, made = path.name, _own(path, seed)
     clips, sample_rate, note = made
-    words = sorted({clip.word for clip in clips if clip.part == "train"})
-    clips = [clip for clip in clips if clip.word in words]
+    words = sorted({clip.word for clip in clips})
     settings = Settings(sample_rate, seconds)
     spectrograms, kept = _cached(clips, settings, Path(cache) if cache else _cache_folder())
     parts = {}
@@ -156,7 +160,8 @@ def read(
             frames = -1 if duration is None else round(duration * rate)
             waveform = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        raise ValueError(f"it cannot be decoded ({error})") from error
+        reason = getattr(error, "error_string", error)  # without the address of a BytesIO
+        raise ValueError(f"it cannot be decoded ({reason})") from error
     expect(len(waveform) > 0, "a recording must not be empty", "no samples")
     expect(bool(np.isfinite(waveform).all()), "samples must be finite", "others")
     return librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate)
@@ -320,8 +325,9 @@ def _speech_commands(speaker_independent: bool, seed: int) -> tuple[list[Clip], 
         repeats = max(1, per_word // len(chosen)) if part == "train" and len(chosen) else 1
         clips += [unknown[i] for i in chosen] * repeats
         clips += list(_silences(noises, files, part, min(per_word, len(chosen)), rng))
+    learnt = {clip.word for clip in clips if clip.part == "train"}
     note = f"Google Speech Commands, {', '.join(targets)}, {UNKNOWN} and {SILENCE}; CC BY 4.0"
-    return clips, 16_000, note
+    return [clip for clip in clips if clip.word in learnt], 16_000, note
 
 
 def _silences(
@@ -405,52 +411,95 @@ def _own(root: Path, seed: int) -> tuple[list[Clip], int, str]:
         for word, paths in by_word.items()
         for path in paths
     ]
-    clips = _hold_out(clips, root, [part for part in HELD_OUT if part not in roots], seed)
+    absent = [part for part in HELD_OUT if part not in roots]
+    part_of, how = _hold_out([clip for clip in clips if clip.part == "train"], root, absent, seed)
+    clips = [dataclasses.replace(clip, part=part_of.get(clip.name, clip.part)) for clip in clips]
+    return clips, _sample_rate(clips, root), f"Own recordings, {root.name}; {how}"
+
+
+def _sample_rate(clips: list[Clip], root: Path) -> int:
+    """The commonest one, of some recordings from all over the folder."""
     soundfile = require("soundfile")
-    rate = MAX_SAMPLE_RATE
-    for clip in clips:
+    counts: collections.Counter[int] = collections.Counter()
+    for clip in clips[:: math.ceil(len(clips) / HEADERS)]:
         try:
-            rate = min(rate, soundfile.info(io.BytesIO(clip.read())).samplerate)
-            break
+            counts[min(MAX_SAMPLE_RATE, soundfile.info(root / clip.name).samplerate)] += 1
         except soundfile.LibsndfileError:
             continue
-    return clips, rate, f"Own recordings, {root.name}"
+    return max(counts, key=lambda rate: (counts[rate], rate), default=MAX_SAMPLE_RATE)
 
 
-def _hold_out(clips: list[Clip], root: Path, absent: list[str], seed: int) -> list[Clip]:
-    """Moves the absent parts out of train: by lists, else whole speakers, else word by word."""
-    lists = {
-        part: set((root / name).read_text("utf-8").split())
-        for part, name in LISTS.items()
-        if part in absent and (root / name).exists()
-    }
-    if lists:
-        named = {str(Path(n).with_suffix("")): part for part, ns in lists.items() for n in ns}
-        clips = [
-            dataclasses.replace(clip, part=named.get(str(Path(clip.name).with_suffix("")), "train"))
-            for clip in clips
-        ]
-        absent = [part for part in absent if part not in lists]
-    rng = np.random.default_rng(seed)
+def _hold_out(
+    clips: list[Clip], root: Path, absent: list[str], seed: int
+) -> tuple[dict[str, str], str]:
+    """Which clips go to the absent parts: by lists, else whole speakers, else word by word."""
+    if not absent:
+        return {}, "split as given"
+    listed = [part for part in LISTS if part in absent and (root / LISTS[part]).exists()]
+    part_of = {name: part for part in listed for name in _listed(root / LISTS[part], clips)}
+    notes = [f"{part} by {LISTS[part]}" for part in listed]
+    if others := [part for part in absent if part not in listed]:
+        left = [clip for clip in clips if clip.name not in part_of]
+        by_speaker = _by_speaker(left, others, np.random.default_rng(seed))
+        part_of |= by_speaker or _by_word(left, others, np.random.default_rng(seed))
+        notes.append(f"{' and '.join(others)} {'by speaker' if by_speaker else 'word by word'}")
+    return part_of, f"held out: {', '.join(notes)}"
+
+
+def _listed(path: Path, clips: list[Clip]) -> list[str]:
+    """The clips that a list names, with any suffix. It may name others of words that are absent."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8. Received: {error}.") from error
+    lines = [line.strip() for line in lines if line.strip()]
+    listed = {str(Path(line).with_suffix("")): line for line in lines}
+    clip_names = {clip.name: str(Path(clip.name).with_suffix("")) for clip in clips}
+    folders = {Path(name).parts[0] for name in clip_names}
+    strange = sorted(
+        listed[name]
+        for name in set(listed).difference(clip_names.values())
+        if len(Path(name).parts) == 1 or Path(name).parts[0] in folders
+    )
+    expected = f"{path} must name recordings, one to a line, such as {clips[0].name!r}"
+    fix = "Remove them from the list, or add the recordings."
+    named = ", ".join(map(repr, strange[:NAMED]))
+    expect(not strange, expected, f"{len(strange)} that are not there: {named}", fix)
+    found = [clip for clip, name in clip_names.items() if name in listed]
+    expect(bool(found), expected, "none that is there")
+    return found
+
+
+def _by_speaker(clips: list[Clip], absent: list[str], rng: np.random.Generator) -> dict[str, str]:
+    """Whole speakers for the absent parts; none if no draw leaves every word in every part."""
+    words_of: dict[str, set[str]] = {}
+    for clip in clips:
+        words_of.setdefault(_speaker(clip), set()).add(clip.word)
+    words = set().union(*words_of.values())
+    for _ in range(DRAWS if len(words_of) > 4 and all(words_of) else 0):
+        left, part_of = sorted(words_of), {}
+        for part in absent:
+            count = max(1, round(HELD_OUT[part] * len(left)))
+            part_of |= dict.fromkeys(rng.permutation(left)[:count].tolist(), part)
+            left = [speaker for speaker in left if speaker not in part_of]
+        groups = [left, *([name for name in part_of if part_of[name] == part] for part in absent)]
+        if all(words == set().union(*(words_of[name] for name in group)) for group in groups):
+            return {clip.name: part_of.get(_speaker(clip), "train") for clip in clips}
+    return {}
+
+
+def _by_word(clips: list[Clip], absent: list[str], rng: np.random.Generator) -> dict[str, str]:
+    """Some clips of each word for the absent parts."""
+    part_of: dict[str, str] = {}
     for part in absent:
-        left = [clip for clip in clips if clip.part == "train"]
-        speakers = sorted({_speaker(clip) for clip in left})
-        if len(speakers) > 4 and all(speakers):
-            count = max(1, round(HELD_OUT[part] * len(speakers)))
-            out = set(rng.permutation(speakers)[:count].tolist())
-            chosen = {clip.name for clip in left if _speaker(clip) in out}
-        else:
-            chosen = set()
-            for word in {clip.word for clip in left}:
-                names = sorted(clip.name for clip in left if clip.word == word)
-                expected = f"Word {word!r} must have a recording for each part"
-                expect(len(names) > 1, expected, f"too few to hold out for {part}")
-                count = max(1, round(HELD_OUT[part] * len(names)))
-                chosen |= set(rng.permutation(names)[:count].tolist())
-        clips = [
-            dataclasses.replace(clip, part=part) if clip.name in chosen else clip for clip in clips
-        ]
-    return clips
+        for word in sorted({clip.word for clip in clips}):
+            names = [clip.name for clip in clips if clip.word == word]
+            names = sorted(name for name in names if name not in part_of)
+            expected = f"Word {word!r} must have a recording for each part"
+            expect(len(names) > 1, expected, f"too few to hold out for {part}")
+            count = max(1, round(HELD_OUT[part] * len(names)))
+            part_of |= dict.fromkeys(rng.permutation(names)[:count].tolist(), part)
+    return part_of
 
 
 def _speaker(clip: Clip) -> str:
@@ -459,8 +508,16 @@ def _speaker(clip: Clip) -> str:
 
 
 def _recordings(folder: Path) -> list[Path]:
+    """All in a folder and in those below it, linked ones too, without hidden ones."""
+    found: list[Path] = []
+    seen = set(folder.resolve().parents)  # a link to one of them would never end
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        folders[:] = [] if real in seen else sorted(n for n in folders if not n.startswith("."))
+        found += [Path(place, file) for file in files if real not in seen]
+        seen.add(real)
     return sorted(
         path
-        for path in folder.rglob("*")
+        for path in found
         if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
     )

@@ -17,13 +17,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
-import sepconv_layers  # noqa: F401 - so that Keras knows its layers
 from examples.audio import data
 from examples.command_line import new_parser, positive_number
+from sepconv_layers import Comparison  # and Keras knows the layers
 
 HOP_SECONDS = 0.1
 BATCH = 256
 SMOOTHED = 3  # windows that a detection is the average of
+ABOUT = ("classes", "sample_rate", "samples")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,14 +68,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 def load(path: Path) -> tuple[keras.Model, dict]:
     """The model, and what its numbers mean."""
     if path.is_dir():
-        found = sorted(path.glob("*-waveform.keras"))
-        if not found:
-            raise ValueError(f"{path} must hold a *-waveform.keras. Received: none")
-        path = found[0]
+        path = _model_of_run(path)
     beside = path.with_suffix(".json")
     if not path.is_file() or not beside.is_file():
         raise ValueError(f"{path} and {beside.name} beside it must exist, as a run writes them")
-    return keras.saving.load_model(path), json.loads(beside.read_text("utf-8"))
+    try:
+        about = json.loads(beside.read_text("utf-8"))
+        about = {key: about[key] for key in ABOUT}
+    except (LookupError, TypeError, ValueError) as error:
+        expected = f"{beside} must hold {', '.join(ABOUT)}, as a run writes it"
+        raise ValueError(f"{expected}. Received: {error!r}") from error
+    return keras.saving.load_model(path), about
+
+
+def _model_of_run(folder: Path) -> Path:
+    """That of the first net in the record: models of earlier runs may lie beside it."""
+    try:
+        convs = [row.conv for row in Comparison.load(folder).rows]
+    except FileNotFoundError:
+        convs = []
+    paths = [folder / f"{conv}-waveform.keras" for conv in convs]
+    found = [path for path in paths if path.is_file()]
+    if not found:
+        raise ValueError(
+            f"{folder} must hold a results.json and the *-waveform.keras of a net in it, as a run "
+            f"writes them. Received: the nets {convs}. Let the run end, or give the model itself."
+        )
+    return found[0]
 
 
 def probabilities(model: keras.Model, waveforms: np.ndarray) -> np.ndarray:
@@ -93,7 +113,8 @@ def detections(
     # Some at a time: each sample of a recording is in many windows.
     batches = [windows[i : i + BATCH] for i in range(0, len(windows), BATCH)]
     odds = np.concatenate([probabilities(model, batch) for batch in batches])
-    kernel = np.ones(SMOOTHED) / SMOOTHED
+    smoothed = min(SMOOTHED, len(odds))
+    kernel = np.ones(smoothed) / smoothed
     odds = np.apply_along_axis(lambda row: np.convolve(row, kernel, "same"), 0, odds)
     loud = np.array([np.sqrt(np.mean(window**2)) for window in windows])
     is_loud = loud > 0.1 * loud.max()

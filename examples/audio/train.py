@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         parser.error("--speaker-independent is a split of --dataset fsdd")
     if arguments.causal and arguments.net not in CAUSAL:
         parser.error(f"--causal is for {' and '.join(CAUSAL)}, not for {arguments.net}")
+    if arguments.mfcc and arguments.net == "bc_resnet":
+        parser.error("--mfcc is for ds_cnn and matchboxnet, not for bc_resnet, which takes bands")
     try:
         dataset = data.load(
             arguments.dataset or "mini",
@@ -93,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     name = dataset.name + "_speakers" * arguments.speaker_independent
     spectrograms, classes = dataset.train[0], dataset.classes
     print(f"{name}: {dataset.note}")
-    print(f"{len(spectrograms):,} training clips, words: {', '.join(classes)}")
+    settings = dataset.settings
+    clips = f"{len(spectrograms):,} training clips of {settings.seconds:g} s"
+    print(f"{clips} at {settings.sample_rate:,} Hz, words: {', '.join(classes)}")
     output = Path(arguments.output or f"runs/audio/{name}")
     convs = CHOICES[arguments.conv]
     net = partial(
