@@ -52,7 +52,7 @@ def local(place: str) -> Path | None:
 
 def files_below(folder: Path) -> list[Path]:
     """The files in a folder and in all folders in it, linked ones too, without hidden ones."""
-    found, seen = [], set()
+    found, seen = [], set(map(str, folder.resolve().parents))  # a link to one would never end
     for place, folders, files in os.walk(folder, followlinks=True):
         is_known = os.path.realpath(place) in seen  # a link to where we have been
         seen.add(os.path.realpath(place))

@@ -149,7 +149,7 @@ def test_lists_split_a_folder(tmp_path):
     assert [len(getattr(dataset, part)[1]) for part in ("train", "val", "test")] == [8, 2, 2]
 
 
-def test_a_list_that_is_not_of_the_recordings_is_a_clear_error(tmp_path):
+def test_what_a_list_names_that_is_not_there_is_told(tmp_path):
     folder = write_words(tmp_path, ["anna 1_0", "s.2_0", *(f"s{i}_0" for i in range(4))])
     path = folder / "testing_list.txt"
     lines = [f"{word}/{name}_0.wav" for word in WORDS for name in ("anna 1", "s.2")]
@@ -159,10 +159,9 @@ def test_a_list_that_is_not_of_the_recordings_is_a_clear_error(tmp_path):
     assert note.endswith("held out: test by testing_list.txt, val word by word")
     for wrong in ("high/s9_0.wav", "s1_0.wav"):
         path.write_text(f"high/s1_0.wav\n{wrong}\n")
-        with pytest.raises(
-            ValueError, match=f"testing_list.txt must name .*Received 1 that .*'{wrong}'"
-        ):
-            data._own(folder, seed=0)
+        with pytest.warns(UserWarning, match=f"testing_list.txt names 1 that .*'{wrong}'"):
+            clips, *_ = data._own(folder, seed=0)
+        assert [clip.name for clip in clips if clip.part == "test"] == ["high/s1_0.wav"]
     path.write_text("other/s1_0.wav\n")
     with pytest.raises(ValueError, match="testing_list.txt must name .*Received none"):
         data._own(folder, seed=0)
@@ -403,7 +402,7 @@ def test_from_recordings_to_words(tmp_path, capsys):
     )
     output = tmp_path / "out"
     kinds = "hub,litert,int8" if keras.backend.backend() == "tensorflow" else "none"
-    brief = ["--epochs", "6", "--seeds", "1", "--batch-size", "16", "--export", kinds]
+    brief = ["--epochs", "8", "--seeds", "1", "--batch-size", "16", "--export", kinds]
     brief += ["--conv", "separable", "--causal"]
     comparison = train.main(["--data", str(folder), *brief, "--output", str(output)])
     assert str(comparison) in capsys.readouterr().out
@@ -444,7 +443,7 @@ def test_from_recordings_to_words(tmp_path, capsys):
     quiet = np.zeros(2 * RATE)
     long = np.concatenate([quiet, tone("high", 1), quiet, tone("low", 2), quiet])
     soundfile.write(tmp_path / "long.wav", long, RATE)
-    predict.main([str(output), str(tmp_path / "long.wav"), "--stream", "--threshold", "0.8"])
+    predict.main([str(output), str(tmp_path / "long.wav"), "--stream", "--threshold", "0.9"])
     heard = capsys.readouterr().out
     assert heard.index("high") < heard.index("low")
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from examples.artefacts import CHECKED, add_export, export_all
 from examples.audio import data, features
-from examples.command_line import add_budget, new_parser, positive_number
+from examples.command_line import add_budget, add_output, new_parser, positive_number
 from examples.nets import CHOICES, by_name
 from sepconv_layers import Comparison, compare, comparison, export, models, streaming
 
@@ -253,7 +253,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--seconds", type=positive_number(float), default=1.0, help="length of a clip; default: 1"
     )
     add_export(parser, default="none")
-    parser.add_argument("--output", metavar="FOLDER", help="default: runs/audio/DATASET")
+    add_output(parser, default="runs/audio/DATASET")
     return parser
 
 
