@@ -435,6 +435,20 @@ def test_auto_takes_the_lowering_of_the_table(mode, rank, monkeypatch):
     assert used == [choice.TABLE[where]]
 
 
+@only_tensorflow
+@pytest.mark.parametrize("shape", [(8, 2, 6), (8, 1, 1, 6), (8, 4, 1, 6), (8, 2, 1, 1, 6)])
+def test_a_graph_multiplies_a_few_numbers_without_a_kernel(shape):
+    import tensorflow as tf
+
+    rank, rng = len(shape) - 2, np.random.default_rng(0)
+    x, kernel = rng.normal(size=shape), rng.normal(size=(*(3,) * rank, 6, 2))
+    function = tf.function(lambda x: ops.depthwise_conv(x, kernel, padding="same"))
+    graph = function.get_concrete_function(tf.TensorSpec((None, *shape[1:]), "float64")).graph
+    assert not any("Depthwise" in operation.type for operation in graph.get_operations())
+    expected = oracle.depthwise_conv(x, kernel, (1,) * rank, "same", (1,) * rank)
+    np.testing.assert_allclose(function(x), expected, atol=1e-12)
+
+
 def test_a_forced_lowering_ends_with_its_block(monkeypatch):
     used = []
     for name in LOWERINGS:

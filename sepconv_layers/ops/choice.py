@@ -59,6 +59,8 @@ TABLE: dict[Where, str] = {
     Where("torch", "gpu", False, 3): "native",
 }
 
+FEW_POSITIONS, FEW_TAPS = 6, 3  # of a map with its padding, where nothing of the table is faster
+
 _forced: contextvars.ContextVar[str] = contextvars.ContextVar("lowering", default="auto")
 
 
@@ -101,10 +103,33 @@ def forced_lowering() -> str:
     return _forced.get()
 
 
-def choose(geometry: Geometry) -> Lowering:
-    """The lowering to use for a convolution that is being run or traced now."""
+def _is_tiny(geometry: Geometry, inputs: Any, kernel: Any) -> bool:
+    """Whether a TensorFlow graph multiplies a few numbers in less time than it starts a kernel."""
+    if keras.backend.backend() != "tensorflow" or runtime.device() != "cpu":
+        return False
+    import tensorflow as tf
+
+    positions = [inputs.shape[axis] for axis in geometry.spatial_axes]
+    return (
+        not tf.executing_eagerly()
+        and None not in positions
+        and math.prod(positions) <= FEW_POSITIONS
+        and math.prod(kernel.shape[: geometry.rank]) <= FEW_TAPS
+    )
+
+
+def choose(geometry: Geometry, inputs: Any, kernel: Any) -> Lowering:
+    """The lowering to use for a convolution that is being run or traced now.
+
+    Args:
+        geometry: That of the convolution.
+        inputs: What is left of the inputs without what meets nothing but padding.
+        kernel: What is left of the kernel.
+    """
     name = forced_lowering()
-    if name == "auto":
+    if name == "auto" and _is_tiny(geometry, inputs, kernel):
+        name = "taps"
+    elif name == "auto":
         where = Where(keras.backend.backend(), runtime.device(), runtime.compiled(), geometry.rank)
         # TensorFlow has no kernel for volumes.
         name = TABLE.get(where, "planes" if where.backend == "tensorflow" else "native")

@@ -372,10 +372,10 @@ class DepthwiseConv(Conv):
         return add_bias(self._convolve(inputs, kernel, geometry), bias, geometry)
 
     def _convolve(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+        inputs, kernel, left = geometry.without_idle(inputs, kernel)
         # The oneDNN kernels of TensorFlow give an empty batch the shape of the input.
-        lower = taps if inputs.shape[0] == 0 else choose(geometry)
-        inputs, kernel, geometry = geometry.without_idle(inputs, kernel)
-        return lower(inputs, kernel, geometry)
+        lower = taps if inputs.shape[0] == 0 else choose(geometry, inputs, kernel)
+        return lower(inputs, kernel, left)
 
 
 class SeparableConv(DepthwiseConv):
