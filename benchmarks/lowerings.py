@@ -3,8 +3,8 @@ and on shapes that it was not: what is fastest, and what `auto` loses against th
 
     python -m benchmarks.lowerings
 
-Times a forward pass and one with both gradients. Takes 17 minutes on two cores. A GPU needs larger
-batches:
+Times a forward pass and one with both gradients. Takes some 20 minutes on two cores. A GPU needs
+larger batches:
 
     python -m benchmarks.lowerings --backends jax torch --batches 64
 """  # noqa: D205

@@ -50,16 +50,20 @@ def local(place: str) -> Path | None:
     return path if root and path.exists() else None
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """The files in a folder and in all folders in it, linked ones too, without hidden ones."""
-    found, seen = [], set(map(str, folder.resolve().parents))  # a link to one would never end
+    found: list[Path] = []
+    seen = set(map(str, folder.resolve().parents))  # a link to one of them would never end
     for place, folders, files in os.walk(folder, followlinks=True):
-        is_known = os.path.realpath(place) in seen  # a link to where we have been
-        seen.add(os.path.realpath(place))
-        folders[:] = [] if is_known else [name for name in folders if not name.startswith(".")]
-        if not is_known:
-            found += [Path(place, name) for name in files if not name.startswith(".")]
-    return sorted(found)
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # Sorted: of two links to one place, the first counts, and names decide how data are split.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in suffixes and path.is_file())
 
 
 def subfolders(folder: Path) -> dict[str, Path]:

@@ -249,7 +249,7 @@ def test_recordings_in_hidden_folders_are_left_out_and_links_are_followed(tmp_pa
     write_words(tmp_path / "elsewhere", ["c"])
     (folder / "high" / "more").symlink_to(tmp_path / "elsewhere" / "high", True)
     (folder / "high" / "again").symlink_to(folder, True)
-    found = data._recordings(folder / "high")
+    found = data.files_below(folder / "high", data.SUFFIXES)
     assert [path.relative_to(folder).as_posix() for path in found] == [
         "high/a.wav", "high/more/c.wav"
     ]  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from examples import sources
 from examples.vision import data
 
 PARTS = ("train", "val", "test")
@@ -377,6 +378,23 @@ def test_linked_folders_are_read_once(tmp_path):
     for name, target in (("linked", tmp_path / "elsewhere"), ("around", tmp_path / "images/cat")):
         (tmp_path / "images" / "cat" / name).symlink_to(target, target_is_directory=True)
     assert sum(sizes(data.load(folder=tmp_path / "images"))) == 9
+
+
+def test_of_two_links_to_a_folder_the_first_by_name_counts(tmp_path, monkeypatch):
+    write_image(tmp_path / "elsewhere" / "linked.png")
+    (tmp_path / "cat").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "cat" / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    walk = os.walk
+
+    def backwards(*arguments, **options):
+        for place, folders, files in walk(*arguments, **options):
+            folders.sort(reverse=True)
+            yield place, folders, files
+
+    monkeypatch.setattr(os, "walk", backwards)
+    found = sources.files_below(tmp_path / "cat", (".png",))
+    assert found == [tmp_path / "cat" / "a" / "linked.png"]
 
 
 def test_only_the_first_frame_of_a_gif_counts(tmp_path):

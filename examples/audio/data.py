@@ -390,7 +390,7 @@ def _own(root: Path, seed: int) -> tuple[list[Clip], int, str]:
     roots = part_folders(root)
     found: dict[str, dict[str, list[Path]]] = {}
     for part, place in roots.items():
-        words = {word: _recordings(path) for word, path in subfolders(place).items()}
+        words = {word: files_below(path, SUFFIXES) for word, path in subfolders(place).items()}
         found[part] = {word: paths for word, paths in words.items() if paths}
         found[part].pop(NOISE_FOLDER, None)
     words = list(found["train"])
@@ -505,10 +505,3 @@ def _by_word(clips: list[Clip], absent: list[str], rng: np.random.Generator) -> 
 def _speaker(clip: Clip) -> str:
     name, separator, _ = Path(clip.name).stem.partition("_")
     return name if separator else ""
-
-
-def _recordings(folder: Path) -> list[Path]:
-    """All in a folder and in those below it."""
-    return [
-        path for path in files_below(folder) if path.suffix.lower() in SUFFIXES and path.is_file()
-    ]

@@ -388,7 +388,8 @@ def _expect_no_header(
     files: dict[str, Path], rows: dict[str, Rows], numbers: dict[str, int]
 ) -> None:
     """A first line with a label that no other line has may hold the names of columns."""
-    others = Counter(label for part in rows for label, _ in rows[part][part in numbers :])
+    below = {part: found[1:] if part in numbers else found for part, found in rows.items()}
+    others = Counter(label for found in below.values() for label, _ in found)
     for part, number in numbers.items():
         label, _ = rows[part][0]
         expect(

@@ -319,11 +319,7 @@ def _from_folder(root: Path) -> Source:
 
 
 def _images(folder: Path) -> list[str]:
-    return sorted(
-        path.as_posix()
-        for path in files_below(folder)
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    )
+    return sorted(path.as_posix() for path in files_below(folder, SUFFIXES))
 
 
 def _check_all_classes(labels, classes: list[str], where: str) -> None:

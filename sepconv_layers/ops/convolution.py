@@ -321,16 +321,18 @@ class Conv(keras.Operation):
         return geometry.output_shape(input_shape, filters)
 
     def _long_enough(self, geometry: Geometry, inputs: Any) -> Any:
-        """The inputs, for a TensorFlow graph with a check of sizes that only its runs know.
+        """The inputs, in a TensorFlow graph with a check of the sizes that only its runs know.
 
-        Where XLA compiles, there are none, and it would leave the check out. So would exporters.
+        XLA leaves the check out, and so does the form for exporters.
         """
+        if geometry.padding != "valid" or forced_lowering() == "portable":
+            return inputs
         unknown = [
             (axis, extent)
             for axis, extent in zip(geometry.spatial_axes, geometry.extent, strict=True)
             if inputs.shape[axis] is None and extent > 0
         ]
-        if geometry.padding != "valid" or not unknown or forced_lowering() == "portable":
+        if not unknown:
             return inputs
         import tensorflow as tf
 
