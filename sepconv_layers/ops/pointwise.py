@@ -11,7 +11,7 @@ from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.per_channel import add_bias
 
 MANY = 8192  # positions, from which on PyTorch convolves faster than it multiplies
-MANY_OF_A_SAMPLE, FEW_CHANNELS = 1024, 64  # where a TensorFlow graph does
+MANY_OF_A_SAMPLE, FEW_CHANNELS = 400, 64  # where a TensorFlow graph does
 
 
 def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) -> Any:
