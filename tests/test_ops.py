@@ -501,18 +501,57 @@ def test_operators_stand_in_a_functional_model_and_reload(rank, tmp_path):
 
 @pytest.mark.parametrize("padding", ["valid", "same", "causal"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_long_kernel_over_a_sequence_matches_the_oracle(mode, padding):
-    rng = np.random.default_rng(0)
-    config = Configuration((11,), (1,), (1,), padding, "channels_last", 3, 2, (17,))
-    arguments = [rng.normal(size=shape) for shape in ((2, 17, 3), (11, 3, 2))]
-    expected = [depthwise(arguments[0], arguments[1], config)]
+@pytest.mark.parametrize("is_known", [True, False], ids=["sizes known", "sizes unknown"])
+@pytest.mark.parametrize(
+    ("spatial", "kernel_size", "stride"),
+    [((17,), (11,), 1), ((9, 13), (2, 4), 1), ((12, 13), (5, 5), 2), ((1, 20), (1, 8), 1),
+     ((5, 6, 11), (2, 3, 7), 2)],
+)  # fmt: skip
+def test_a_wide_kernel_matches_the_oracle(spatial, kernel_size, stride, is_known, mode, padding):
+    if not is_known and (BACKEND != "tensorflow" or mode != "graph"):
+        pytest.skip("only a TensorFlow graph has unknown sizes")
+    rng, rank = np.random.default_rng(0), len(spatial)
+    strides = (stride,) * rank
+    config = Configuration(
+        kernel_size, strides, (1,) * rank, padding, "channels_last", 3, 1, spatial
+    )
+    arguments = [rng.normal(size=shape) for shape in ((2, *spatial, 3), (*kernel_size, 3, 1))]
+    expected = [depthwise(*arguments, config)]
     upstream = rng.normal(size=expected[0].shape)
     if HAVE_TORCH:
-        rng = np.random.default_rng(1)
-        upstream, expected = oracle.torch_with_gradients(
-            lambda *arrays: depthwise(*arrays, config), arguments, rng
-        )
-    check((config, arguments, upstream, expected), mode)
+        reference = functools.partial(depthwise, config=config)
+        upstream, expected = oracle.torch_with_gradients(reference, arguments, rng)
+    signature = None if is_known else ((None,) * (rank + 1) + (3,), arguments[1].shape)
+    drawn = (config, arguments, upstream, expected)
+    check(drawn, mode, dtype="float32", tolerance=1e-5, signature=signature)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a gradient of our own for TensorFlow")
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("kernel_size", [(5,), (3, 5)])
+def test_gradients_of_our_own_on_tensorflow_have_gradients(kernel_size, strides):
+    import tensorflow as tf
+
+    rng, rank = np.random.default_rng(0), len(kernel_size)
+    shapes = (2, *(9,) * rank, 3), (*kernel_size, 3, 1)
+    inputs, kernel = (tf.constant(rng.normal(size=shape), "float32") for shape in shapes)
+
+    @tf.function
+    def second(inputs, kernel, name):
+        with tf.GradientTape() as outer:
+            outer.watch((inputs, kernel))
+            with tf.GradientTape() as inner, ops.lowering(name):
+                inner.watch((inputs, kernel))
+                outputs = ops.depthwise_conv(inputs, kernel, strides, "same", "channels_last")
+                loss = tf.reduce_sum(outputs**3)
+            first = inner.gradient(loss, (inputs, kernel))
+            loss = sum(tf.reduce_sum(gradient**2) for gradient in first)
+        return outer.gradient(loss, (inputs, kernel))
+
+    for found, expected in zip(
+        second(inputs, kernel, "native"), second(inputs, kernel, "taps"), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="elsewhere the gradients are the backend's own")

@@ -32,31 +32,27 @@ def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
     """Draws accuracy against MACs: a dot for each seed, mean and spread for each net."""
     from matplotlib import ticker
 
-    drawn = [
-        value
-        for row in rows
-        for value in (
-            *row.accuracy["per_seed"],
-            row.accuracy["mean"] + row.accuracy["std"],
-            row.accuracy["mean"] - row.accuracy["std"],
-        )
-    ]
-    height = (1 + 2 * MARGIN) * (max(drawn) - min(drawn))
     for row in rows:
-        macs, color = row.macs / 1e6, COLORS[row.conv]
-        mean, std, per_seed = (row.accuracy[key] for key in ("mean", "std", "per_seed"))
-        axes.scatter([macs] * len(per_seed), per_seed, s=18, color=color, alpha=0.45, linewidth=0)
-        axes.errorbar(macs, mean, std, fmt="o", color=color, capsize=5, markersize=8)
-        label = f"{row.conv}\n{row.accuracy_text(3)}"
+        macs, color, found = row.macs / 1e6, COLORS[row.conv], row.accuracy
+        dots = [macs] * len(found["per_seed"])
+        axes.scatter(dots, found["per_seed"], s=18, color=color, alpha=0.45, linewidth=0)
+        axes.errorbar(
+            macs, found["mean"], found["std"], fmt="o", color=color, capsize=5, markersize=8
+        )
+    axes.margins(y=MARGIN)
+    bottom, top = axes.get_ylim()
+    for row in rows:
+        mean = row.accuracy["mean"]
         beside = [
             (other.accuracy["mean"], other.conv)
             for other in rows
             if row is other
             or row.macs < 2 * other.macs < 4 * row.macs
-            and abs(other.accuracy["mean"] - mean) <= CLOSE_LABELS * height
+            and abs(other.accuracy["mean"] - mean) <= CLOSE_LABELS * (top - bottom)
         ]
         apart = 15 * (2 * sorted(beside).index((mean, row.conv)) - len(beside) + 1)
-        axes.annotate(label, (macs, mean), (12, apart), color=color, **ANNOTATION)
+        label, point = f"{row.conv}\n{row.accuracy_text(3)}", (row.macs / 1e6, mean)
+        axes.annotate(label, point, (12, apart), color=COLORS[row.conv], **ANNOTATION)
     all_macs = [row.macs / 1e6 for row in rows]
     axes.set(
         title="Accuracy against cost",
@@ -69,7 +65,6 @@ def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.margins(y=MARGIN)
     _tidy(axes)
 
 

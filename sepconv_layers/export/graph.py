@@ -67,14 +67,17 @@ def require(module: str, function: str) -> Any:
 
 def input_names(model: keras.Model) -> list[str]:
     """The names that the user gave, or `inputs`."""
-    inputs = model.inputs
-    default = ["inputs"] if len(inputs) == 1 else [f"inputs_{i}" for i in range(len(inputs))]
     return _unique(
         [
             name if tensor.name.startswith("keras_tensor") else _identifier(tensor.name)
-            for tensor, name in zip(inputs, default, strict=True)
+            for tensor, name in zip(model.inputs, default_names(len(model.inputs)), strict=True)
         ]
     )
+
+
+def default_names(count: int) -> list[str]:
+    """Names of so many inputs that have none."""
+    return ["inputs"] if count == 1 else [f"inputs_{i}" for i in range(count)]
 
 
 def output_names(model: keras.Model) -> list[str]:

@@ -20,7 +20,7 @@ from sepconv_layers.export.artefact import (
     require_tensorflow,
     sample_for,
 )
-from sepconv_layers.export.graph import input_names, output_names
+from sepconv_layers.export.graph import default_names, input_names, output_names
 from sepconv_layers.surgery import input_structure
 
 LABELS = "labels.txt"
@@ -236,9 +236,8 @@ def _named(signature: Any) -> list[Any]:
     import tensorflow as tf
 
     specs = keras.tree.flatten(signature)
-    default = ["inputs"] if len(specs) == 1 else [f"inputs_{i}" for i in range(len(specs))]
-    if isinstance(signature, dict) and len(signature) == len(specs):
-        default = sorted(signature)
+    is_flat = isinstance(signature, dict) and len(signature) == len(specs)
+    default = sorted(signature) if is_flat else default_names(len(specs))
     return [
         tf.TensorSpec(spec.shape, spec.dtype, name=spec.name or name)
         for spec, name in zip(specs, default, strict=True)

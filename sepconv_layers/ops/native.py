@@ -4,13 +4,11 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime, torch_gradients
+from sepconv_layers.ops import runtime, tensorflow_gradients, torch_gradients
 from sepconv_layers.ops.channels_last import torch_conv
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.polyphase import polyphase
 from sepconv_layers.ops.precision import sums_in_float32
-
-LONG = 9  # taps
 
 
 def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
@@ -45,14 +43,15 @@ def _tensorflow(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if geometry.rank == 3:
         return _tensorflow_3d(inputs, kernel, geometry)
     strided, dilated = max(geometry.strides) > 1, max(geometry.dilation_rate) > 1
-    if geometry.rank == 1 and not strided and geometry.data_format == "channels_last":
-        if dilated:
-            return _tensorflow_dilated(inputs, kernel, geometry)
-        if geometry.kernel_size[0] >= LONG:
-            return _tensorflow_long(inputs, kernel, geometry)
+    is_sequence = geometry.rank == 1 and geometry.data_format == "channels_last"
+    if is_sequence and dilated and not strided:
+        return _tensorflow_dilated(inputs, kernel, geometry)
     # TensorFlow's kernel wants one stride for both axes, and none together with a dilation.
     if len(set(geometry.strides)) > 1 or (strided and dilated):
         return polyphase(_tensorflow, inputs, kernel, geometry)
+    on_cpu = runtime.device() == "cpu"
+    if on_cpu and tensorflow_gradients.has_slow_gradient(inputs, kernel, geometry):
+        return tensorflow_gradients.convolve(inputs, kernel, geometry)
     return _depthwise(inputs, kernel, geometry)
 
 
@@ -88,37 +87,6 @@ def _tensorflow_dilated(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     outputs = ops.depthwise_conv(images, kernel[:, None], data_format="channels_last")
     channels = outputs.shape[-1]
     return ops.reshape(outputs, (-1, rows * rate - extent, channels))[:, : length - extent]
-
-
-def _tensorflow_long(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-    """Convolves sequences as rows of an image, as Keras does, and has the gradients of columns.
-
-    That towards a long kernel takes TensorFlow up to twenty times as long for a row.
-    """
-    import tensorflow as tf
-
-    how = {"strides": (1, 1, 1, 1), "padding": "VALID"}
-    inputs, _ = geometry.pad(inputs)
-
-    @tf.custom_gradient
-    def convolve(inputs: Any, kernel: Any) -> tuple:
-        rows, row_kernel = inputs[:, None], kernel[None]
-
-        def gradients(upstream: Any) -> tuple:
-            to_inputs = tf.nn.depthwise_conv2d_backprop_input(
-                tf.shape(rows), row_kernel, upstream[:, None], **how
-            )
-            to_kernel = tf.nn.depthwise_conv2d_backprop_filter(
-                inputs[:, :, None],
-                (*kernel.shape[:1], 1, *kernel.shape[1:]),
-                upstream[:, :, None],
-                **how,
-            )
-            return to_inputs[:, 0], to_kernel[:, 0]
-
-        return tf.nn.depthwise_conv2d(rows, row_kernel, **how)[:, 0], gradients
-
-    return convolve(inputs, kernel)
 
 
 def _tensorflow_3d(inputs: Any, kernel: Any, geometry: Geometry) -> Any:

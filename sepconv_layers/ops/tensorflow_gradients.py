@@ -1,0 +1,79 @@
+"""Depthwise convolution on a CPU by TensorFlow's own kernels, with a fast gradient for wide ones.
+
+With oneDNN, the gradient towards a kernel of more than three columns takes TensorFlow two to
+twenty times as long as its share of the work. The gradients of pieces of such a kernel do not.
+"""
+
+from typing import Any
+
+from sepconv_layers.ops import runtime
+from sepconv_layers.ops.geometry import Geometry
+
+COLUMNS = 3  # of a kernel, up to which the gradient towards it is fast
+STRIDE = {1: 1, 2: 2}  # by rank, up to which pieces are faster
+
+
+def has_slow_gradient(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
+    """Whether TensorFlow takes far too long for the gradient towards the kernel."""
+    return (
+        geometry.kernel_size[-1] > COLUMNS
+        and kernel.shape[-1] == 1  # else TensorFlow runs a kernel of its own
+        and max(geometry.strides) <= STRIDE[geometry.rank]
+        and max(geometry.dilation_rate) == 1
+        and geometry.data_format == "channels_last"
+        and inputs.dtype == "float32"
+        and runtime.has_onednn()
+    )
+
+
+def convolve(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    """The same numbers as TensorFlow, and gradients of any order."""
+    import tensorflow as tf
+
+    if geometry.padding == "causal":
+        inputs, geometry = geometry.pad(inputs)
+    if geometry.rank == 1:  # a sequence is an image of one row
+        geometry = geometry.replace(
+            kernel_size=(1, *geometry.kernel_size), strides=(1, 1), dilation_rate=(1, 1)
+        )
+        # Not by slices: the gradient of a slice is a copy.
+        images, image_kernel = tf.expand_dims(inputs, 1), tf.expand_dims(kernel, 0)
+        return tf.squeeze(convolve(images, image_kernel, geometry), 1)
+    how = {"strides": (1, *geometry.strides, 1), "padding": geometry.padding.upper()}
+
+    @tf.custom_gradient
+    def convolve_images(inputs: Any, kernel: Any) -> tuple:
+        def gradients(upstream: Any) -> tuple:
+            to_inputs = tf.nn.depthwise_conv2d_backprop_input(
+                tf.shape(inputs), kernel, upstream, **how
+            )
+            return to_inputs, _to_kernel(inputs, kernel.shape, upstream, geometry)
+
+        return tf.nn.depthwise_conv2d(inputs, kernel, **how), gradients
+
+    return convolve_images(inputs, kernel)
+
+
+def _to_kernel(inputs: Any, shape: Any, upstream: Any, geometry: Geometry) -> Any:
+    """The gradient towards a kernel, from those towards pieces of it that are few columns wide."""
+    import tensorflow as tf
+
+    padded, _ = geometry.pad(inputs)
+    height, width, *channels = shape
+
+    def to_piece(met: Any, columns: int, upstream: Any = upstream, rows: int = height) -> Any:
+        return tf.nn.depthwise_conv2d_backprop_filter(
+            met, (rows, columns, *channels), upstream, (1, *geometry.strides, 1), "VALID"
+        )
+
+    if padded.shape[1] == 1 and max(geometry.strides) == 1:  # turned, a row is one piece
+        turned = to_piece(padded[:, 0, :, None], 1, upstream[:, 0, :, None], width)
+        return tf.reshape(turned, shape)
+    count = -(-width // COLUMNS)
+    pieces, start = [], 0
+    for i in range(count):
+        size = width // count + (i < width % count)
+        after = width - start - size
+        pieces.append(to_piece(padded[:, :, start : -after if after else None], size))
+        start += size
+    return tf.concat(pieces, axis=1)
