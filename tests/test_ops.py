@@ -503,37 +503,47 @@ def test_operators_stand_in_a_functional_model_and_reload(rank, tmp_path):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("is_known", [True, False], ids=["sizes known", "sizes unknown"])
 @pytest.mark.parametrize(
-    ("spatial", "kernel_size", "stride"),
-    [((17,), (11,), 1), ((9, 13), (2, 4), 1), ((12, 13), (5, 5), 2), ((1, 20), (1, 8), 1),
-     ((5, 6, 11), (2, 3, 7), 2)],
-)  # fmt: skip
-def test_a_wide_kernel_matches_the_oracle(spatial, kernel_size, stride, is_known, mode, padding):
+    ("spatial", "kernel_size", "stride", "channels", "multiplier"),
+    [
+        ((17,), (11,), 1, 3, 1),
+        ((9, 13), (2, 4), 1, 3, 1),
+        ((12, 13), (5, 5), 2, 3, 1),
+        ((1, 20), (1, 8), 1, 3, 1),
+        ((5, 6, 11), (2, 3, 7), 2, 3, 1),
+        ((9,), (3,), 2, 16, 4),
+        ((7, 8), (3, 5), 1, 17, 2),
+        ((3, 6, 5), (3, 2, 3), 1, 16, 2),
+    ],
+)
+def test_what_onednn_does_slowly_matches_the_oracle(
+    spatial, kernel_size, stride, channels, multiplier, is_known, mode, padding
+):
     if not is_known and (BACKEND != "tensorflow" or mode != "graph"):
         pytest.skip("only a TensorFlow graph has unknown sizes")
     rng, rank = np.random.default_rng(0), len(spatial)
-    strides = (stride,) * rank
-    config = Configuration(
-        kernel_size, strides, (1,) * rank, padding, "channels_last", 3, 1, spatial
-    )
-    arguments = [rng.normal(size=shape) for shape in ((2, *spatial, 3), (*kernel_size, 3, 1))]
+    moving = (kernel_size, (stride,) * rank, (1,) * rank, padding)
+    config = Configuration(*moving, "channels_last", channels, multiplier, spatial)
+    shapes = (2, *spatial, channels), (*kernel_size, channels, multiplier)
+    arguments = [rng.normal(size=shape) for shape in shapes]
     expected = [depthwise(*arguments, config)]
     upstream = rng.normal(size=expected[0].shape)
     if HAVE_TORCH:
         reference = functools.partial(depthwise, config=config)
         upstream, expected = oracle.torch_with_gradients(reference, arguments, rng)
-    signature = None if is_known else ((None,) * (rank + 1) + (3,), arguments[1].shape)
+    signature = None if is_known else ((None,) * (rank + 1) + (channels,), shapes[1])
     drawn = (config, arguments, upstream, expected)
     check(drawn, mode, dtype="float32", tolerance=1e-5, signature=signature)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a gradient of our own for TensorFlow")
 @pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("multiplier", [1, 4])
 @pytest.mark.parametrize("kernel_size", [(5,), (3, 5)])
-def test_gradients_of_our_own_on_tensorflow_have_gradients(kernel_size, strides):
+def test_gradients_of_our_own_on_tensorflow_have_gradients(kernel_size, multiplier, strides):
     import tensorflow as tf
 
     rng, rank = np.random.default_rng(0), len(kernel_size)
-    shapes = (2, *(9,) * rank, 3), (*kernel_size, 3, 1)
+    shapes = (2, *(9,) * rank, 16), (*kernel_size, 16, multiplier)
     inputs, kernel = (tf.constant(rng.normal(size=shape), "float32") for shape in shapes)
 
     @tf.function

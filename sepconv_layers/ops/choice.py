@@ -1,7 +1,6 @@
 """Which lowering runs where: the one table, and the context manager that overrides it."""
 
 import contextlib
-import contextvars
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -61,8 +60,6 @@ TABLE: dict[Where, str] = {
 
 FEW_POSITIONS, FEW_TAPS = 6, 3  # of a map with its padding, where nothing of the table is faster
 
-_forced: contextvars.ContextVar[str] = contextvars.ContextVar("lowering", default="auto")
-
 
 @contextlib.contextmanager
 def lowering(name: str) -> Iterator[None]:
@@ -91,16 +88,11 @@ def lowering(name: str) -> Iterator[None]:
     expected = ("auto", *LOWERINGS)
     if name not in expected:
         raise ValueError(f"The `name` of a lowering must be one of {expected}. Received: {name!r}")
-    token = _forced.set(name)
+    token = runtime.forced.set(name)
     try:
         yield
     finally:
-        _forced.reset(token)
-
-
-def forced_lowering() -> str:
-    """The name that `lowering` forces here, or `"auto"`."""
-    return _forced.get()
+        runtime.forced.reset(token)
 
 
 def _is_tiny(geometry: Geometry, inputs: Any, kernel: Any) -> bool:
@@ -126,7 +118,7 @@ def choose(geometry: Geometry, inputs: Any, kernel: Any) -> Lowering:
         inputs: What is left of the inputs without what meets nothing but padding.
         kernel: What is left of the kernel.
     """
-    name = forced_lowering()
+    name = runtime.forced_lowering()
     if name == "auto" and _is_tiny(geometry, inputs, kernel):
         name = "taps"
     elif name == "auto":

@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops.choice import choose, forced_lowering
+from sepconv_layers.ops import runtime
+from sepconv_layers.ops.choice import choose
 from sepconv_layers.ops.geometry import Geometry, standardize_output_padding
 from sepconv_layers.ops.per_channel import add_bias
 from sepconv_layers.ops.pointwise import pointwise
@@ -325,7 +326,7 @@ class Conv(keras.Operation):
 
         XLA leaves the check out, and so does the form for exporters.
         """
-        if geometry.padding != "valid" or forced_lowering() == "portable":
+        if geometry.padding != "valid" or runtime.forced_lowering() == "portable":
             return inputs
         unknown = [
             (axis, extent)
@@ -356,7 +357,7 @@ class Conv(keras.Operation):
         inputs, kernel, geometry = geometry.without_idle(inputs, *kernels)
         # An exporter keeps a convolution quantised channel by channel, a matrix product it may not;
         # but a convolution of volumes it does not quantise at all, and LiteRT runs it slowly.
-        keeps = forced_lowering() == "portable" and geometry.rank < 3
+        keeps = runtime.forced_lowering() == "portable" and geometry.rank < 3
         if max(geometry.kernel_size) == 1 and not keeps:
             return pointwise(inputs, kernel, geometry, bias)
         return standard(inputs, kernel, geometry, bias)

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime, tensorflow_gradients, torch_gradients
+from sepconv_layers.ops import onednn, runtime, torch_gradients
 from sepconv_layers.ops.channels_last import torch_conv
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.polyphase import polyphase
@@ -42,6 +42,7 @@ _torch_cpu_3d = sums_in_float32(_torch_cpu)
 def _tensorflow(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if geometry.rank == 3:
         return _tensorflow_3d(inputs, kernel, geometry)
+    inputs, kernel = onednn.with_single_kernels(inputs, kernel, geometry)
     strided, dilated = max(geometry.strides) > 1, max(geometry.dilation_rate) > 1
     is_sequence = geometry.rank == 1 and geometry.data_format == "channels_last"
     if is_sequence and dilated and not strided:
@@ -49,9 +50,8 @@ def _tensorflow(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     # TensorFlow's kernel wants one stride for both axes, and none together with a dilation.
     if len(set(geometry.strides)) > 1 or (strided and dilated):
         return polyphase(_tensorflow, inputs, kernel, geometry)
-    on_cpu = runtime.device() == "cpu"
-    if on_cpu and tensorflow_gradients.has_slow_gradient(inputs, kernel, geometry):
-        return tensorflow_gradients.convolve(inputs, kernel, geometry)
+    if onednn.has_slow_gradient(inputs, kernel, geometry):
+        return onednn.convolve(inputs, kernel, geometry)
     return _depthwise(inputs, kernel, geometry)
 
 

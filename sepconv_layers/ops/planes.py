@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.ops import onednn
 from sepconv_layers.ops.channels_last import with_channels_last
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.native import native
@@ -31,6 +32,8 @@ def planes(
     if geometry.data_format == "channels_first":
         # Planes are merged with the batch, so depth has to stand beside it.
         return with_channels_last(partial(planes, convolve=convolve), inputs, kernel, geometry)
+    if convolve is native:  # once, and not for each plane of the kernel
+        inputs, kernel = onednn.with_single_kernels(inputs, kernel, geometry)
     plane = geometry.axes(slice(1, None))
     if geometry.padding == "causal":  # which is a matter of the depth alone
         plane = plane.replace(padding="same")

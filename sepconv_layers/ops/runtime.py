@@ -1,8 +1,16 @@
-"""What the backend is doing now: on which kind of device, and whether XLA compiles it."""
+"""What is going on: on which kind of device, whether XLA compiles it, and what the user forces."""
 
+import contextvars
 import functools
 
 import keras
+
+forced: contextvars.ContextVar[str] = contextvars.ContextVar("lowering", default="auto")
+
+
+def forced_lowering() -> str:
+    """The name of the lowering that the user forces here, or `"auto"`."""
+    return forced.get()
 
 
 @functools.cache

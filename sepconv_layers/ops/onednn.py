@@ -1,33 +1,85 @@
-"""Depthwise convolution on a CPU by TensorFlow's own kernels, with a fast gradient for wide ones.
+"""Depthwise convolution on a CPU by TensorFlow's kernels of oneDNN, around what they do slowly.
 
-With oneDNN, the gradient towards a kernel of more than three columns takes TensorFlow two to
-twenty times as long as its share of the work. The gradients of pieces of such a kernel do not.
+The gradient towards a kernel of more than three columns takes them two to twenty times as long as
+its share of the work: those towards pieces of such a kernel do not. And for more than one kernel
+for each channel there are none, and TensorFlow runs a slower one of its own.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
+
+import keras
 
 from sepconv_layers.ops import runtime
 from sepconv_layers.ops.geometry import Geometry
 
 COLUMNS = 3  # of a kernel, up to which the gradient towards it is fast
 STRIDE = {1: 1, 2: 2}  # by rank, up to which pieces are faster
+MULTIPLIERS, CHANNELS = (2, 4), 16  # how many kernels for how many channels are worth a copy
+
+
+def _runs(inputs: Any, geometry: Geometry) -> bool:
+    """Whether these kernels run, and not for an exporter, which wants TensorFlow's operations."""
+    return (
+        keras.backend.backend() == "tensorflow"
+        and geometry.data_format == "channels_last"
+        and inputs.dtype == "float32"
+        and runtime.device() == "cpu"
+        and runtime.has_onednn()
+        and not runtime.compiled()
+        and runtime.forced_lowering() != "portable"
+    )
+
+
+def with_single_kernels(inputs: Any, kernel: Any, geometry: Geometry) -> tuple[Any, Any]:
+    """Repeats channels so that each has one kernel, where that is faster."""
+    *kernel_size, channels, multiplier = kernel.shape
+    if multiplier not in MULTIPLIERS or channels < CHANNELS or not _runs(inputs, geometry):
+        return inputs, kernel
+    repeat, _ = _pairs()
+    for _ in range(MULTIPLIERS.index(multiplier) + 1):
+        inputs = repeat(inputs)
+    return inputs, keras.ops.reshape(kernel, (*kernel_size, channels * multiplier, 1))
+
+
+@functools.cache
+def _pairs() -> tuple[Callable, Callable]:
+    """Two functions: one repeats each channel, and one adds up pairs of channels.
+
+    Each is the gradient of the other. Complex numbers are such pairs, and nothing else in
+    TensorFlow makes them so fast.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def repeat(values: Any) -> tuple:
+        pairs = tf.bitcast(tf.complex(values, values), tf.float32)
+        *sizes, channels = keras.ops.shape(values)
+        return tf.reshape(pairs, (*sizes, 2 * channels)), add
+
+    @tf.custom_gradient
+    def add(values: Any) -> tuple:
+        *sizes, channels = keras.ops.shape(values)
+        pairs = tf.bitcast(tf.reshape(values, (*sizes, channels // 2, 2)), tf.complex64)
+        return tf.math.real(pairs) + tf.math.imag(pairs), repeat
+
+    return repeat, add
 
 
 def has_slow_gradient(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
-    """Whether TensorFlow takes far too long for the gradient towards the kernel."""
+    """Whether the gradient towards the kernel takes far too long."""
     return (
         geometry.kernel_size[-1] > COLUMNS
-        and kernel.shape[-1] == 1  # else TensorFlow runs a kernel of its own
+        and kernel.shape[-1] == 1
         and max(geometry.strides) <= STRIDE[geometry.rank]
         and max(geometry.dilation_rate) == 1
-        and geometry.data_format == "channels_last"
-        and inputs.dtype == "float32"
-        and runtime.has_onednn()
+        and _runs(inputs, geometry)
     )
 
 
 def convolve(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-    """The same numbers as TensorFlow, and gradients of any order."""
+    """Convolves sequences or images, with a gradient towards the kernel that is fast."""
     import tensorflow as tf
 
     if geometry.padding == "causal":
