@@ -5,8 +5,6 @@ its share of the work: those towards pieces of such a kernel do not. And for mor
 for each channel there are none, and TensorFlow runs a slower one of its own.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -37,34 +35,27 @@ def with_single_kernels(inputs: Any, kernel: Any, geometry: Geometry) -> tuple[A
     *kernel_size, channels, multiplier = kernel.shape
     if multiplier not in MULTIPLIERS or channels < CHANNELS or not _runs(inputs, geometry):
         return inputs, kernel
-    repeat, _ = _pairs()
     for _ in range(MULTIPLIERS.index(multiplier) + 1):
-        inputs = repeat(inputs)
+        inputs = _twice(inputs)
     return inputs, keras.ops.reshape(kernel, (*kernel_size, channels * multiplier, 1))
 
 
-@functools.cache
-def _pairs() -> tuple[Callable, Callable]:
-    """Two functions: one repeats each channel, and one adds up pairs of channels.
-
-    Each is the gradient of the other. Complex numbers are such pairs, and nothing else in
-    TensorFlow makes them so fast.
-    """
+def _twice(values: Any) -> Any:
+    """Repeats each channel: as both halves of an integer, in half the time of `tf.repeat`."""
     import tensorflow as tf
 
     @tf.custom_gradient
     def repeat(values: Any) -> tuple:
-        pairs = tf.bitcast(tf.complex(values, values), tf.float32)
         *sizes, channels = keras.ops.shape(values)
-        return tf.reshape(pairs, (*sizes, 2 * channels)), add
 
-    @tf.custom_gradient
-    def add(values: Any) -> tuple:
-        *sizes, channels = keras.ops.shape(values)
-        pairs = tf.bitcast(tf.reshape(values, (*sizes, channels // 2, 2)), tf.complex64)
-        return tf.math.real(pairs) + tf.math.imag(pairs), repeat
+        def gradient(upstream: Any) -> Any:
+            return tf.add(*tf.unstack(tf.reshape(upstream, (*sizes, channels, 2)), axis=-1))
 
-    return repeat, add
+        bits = tf.cast(tf.bitcast(values, tf.uint32), tf.uint64)
+        pairs = tf.bitcast(bits * tf.constant(2**32 + 1, tf.uint64), tf.float32)
+        return tf.reshape(pairs, (*sizes, 2 * channels)), gradient
+
+    return repeat(values)
 
 
 def has_slow_gradient(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
