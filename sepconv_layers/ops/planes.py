@@ -8,7 +8,7 @@ import keras
 
 from sepconv_layers.ops import onednn
 from sepconv_layers.ops.channels_last import with_channels_last
-from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.geometry import Geometry, cut
 from sepconv_layers.ops.native import native
 
 
@@ -52,15 +52,8 @@ def planes(
     outputs = None
     for index in range(geometry.kernel_size[0]):
         start, phase = divmod(index * dilation, stride)
-        part = convolve(_cut(rows[phase], 0, start, length), kernel[index], plane)
+        part = convolve(cut(rows[phase], [0], [start], [length]), kernel[index], plane)
         outputs = part if outputs is None else outputs + part
     outputs = keras.ops.pad(outputs, [(0, batch * each - length), (0, 0), (0, 0), (0, 0)])
     outputs = keras.ops.reshape(outputs, (batch, each, *keras.ops.shape(outputs)[1:]))
-    return _cut(outputs, 1, 0, size)
-
-
-def _cut(values: Any, axis: int, start: int, size: Any) -> Any:
-    """Cuts a piece out of one axis."""
-    starts, shape = [0] * len(values.shape), list(keras.ops.shape(values))
-    starts[axis], shape[axis] = start, size
-    return keras.ops.slice(values, starts, shape)
+    return cut(outputs, [1], [0], [size])
