@@ -25,19 +25,21 @@ from benchmarks.nets import in_litert
 from sepconv_layers import comparison, profile
 
 NAME = "layers"
-# Input shape, filters, kernel size, strides.
+# Input shape, filters, kernel size, strides, depth multiplier.
 GRID = (
-    ((8, 98, 40), 64, 9, 1),
-    ((8, 512, 64), 64, 3, 1),
-    ((8, 256, 128), 128, 13, 2),
-    ((8, 64, 64, 32), 64, 3, 1),
-    ((8, 64, 64, 64), 128, 3, 2),
-    ((8, 32, 32, 128), 128, 3, 1),
-    ((8, 8, 8, 512), 512, 3, 1),
-    ((8, 49, 10, 64), 64, 3, 1),
-    ((1, 56, 56, 64), 64, 7, 1),
-    ((2, 16, 16, 16, 32), 64, 3, 1),
-    ((2, 16, 32, 32, 16), 32, 3, 2),
+    ((8, 98, 40), 64, 9, 1, 1),
+    ((8, 512, 64), 64, 3, 1, 1),
+    ((8, 256, 128), 128, 13, 2, 1),
+    ((8, 64, 64, 32), 64, 3, 1, 1),
+    ((8, 64, 64, 64), 128, 3, 2, 1),
+    ((8, 32, 32, 128), 128, 3, 1, 1),
+    ((8, 8, 8, 512), 512, 3, 1, 1),
+    ((8, 49, 10, 64), 64, 3, 1, 1),
+    ((8, 16, 16, 240), 80, 5, 1, 1),
+    ((8, 32, 32, 64), 64, 3, 1, 2),
+    ((1, 56, 56, 64), 64, 7, 1, 1),
+    ((2, 16, 16, 16, 32), 64, 3, 1, 1),
+    ((2, 16, 32, 32, 16), 32, 3, 2, 1),
 )
 KINDS = ("forward", "both")
 
@@ -52,15 +54,27 @@ def cells(arguments: argparse.Namespace) -> list[tuple]:
     return [cell for cell in GRID if len(cell[0]) - 2 in arguments.ranks]
 
 
-def separable(module: Any, rank: int, channels: int, filters: int, *how: Any) -> list:
+def separable(
+    module: Any,
+    rank: int,
+    channels: int,
+    filters: int,
+    kernel_size: int,
+    strides: int,
+    multiplier: int,
+) -> list:
+    how = {"strides": strides, "padding": "same"}
     if rank < 3 or module is sl:
-        return [getattr(module, f"SeparableConv{rank}D")(filters, *how, padding="same")]
-    grouped = keras.layers.Conv3D(channels, *how, padding="same", groups=channels, use_bias=False)
+        layer = getattr(module, f"SeparableConv{rank}D")
+        return [layer(filters, kernel_size, **how, depth_multiplier=multiplier)]
+    grouped = keras.layers.Conv3D(
+        channels * multiplier, kernel_size, **how, groups=channels, use_bias=False
+    )
     return [grouped, keras.layers.Conv3D(filters, 1)]
 
 
 def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
-    (batch, *sizes), filters, kernel_size, strides = cell
+    (batch, *sizes), filters, kernel_size, strides, multiplier = cell
     *spatial, channels = (max(1, size // arguments.scale) for size in sizes)
     filters, rank = max(1, filters // arguments.scale), len(spatial)
     batch *= arguments.batches
@@ -70,8 +84,8 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     models = {
         name: keras.Sequential([keras.Input(x.shape[1:]), *layers])
         for name, layers in {
-            "ours": separable(sl, rank, channels, *how),
-            "keras.layers": separable(keras.layers, rank, channels, *how),
+            "ours": separable(sl, rank, channels, *how, multiplier),
+            "keras.layers": separable(keras.layers, rank, channels, *how, multiplier),
             "standard": [getattr(keras.layers, f"Conv{rank}D")(*how, padding="same")],
         }.items()
     }
@@ -90,7 +104,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
         calls[name, mode, "both"] = both
     if backend == "torch":
         for name in ("PyTorch", "PyTorch standard"):
-            net = in_pytorch(name == "PyTorch", rank, channels, *how)
+            net = in_pytorch(name == "PyTorch", rank, channels, *how, multiplier)
             images, given = as_in_pytorch(x), as_in_pytorch(upstream)
             calls[name, "eager", "forward"] = harness.forward(net, "eager", images)
             arrays = (images, *net.parameters())
@@ -101,7 +115,8 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     if backend == "tensorflow":
         calls["LiteRT", "file", "forward"] = in_litert(models["ours"], x)
     times = comparison.medians(harness.that_run(calls), arguments.seconds, arguments.turns)
-    where = {"shape": list(x.shape), "filters": filters, "kernel": kernel_size, "strides": strides}
+    where = {"shape": list(x.shape), "filters": filters, "kernel": kernel_size}
+    where |= {"strides": strides, "multiplier": multiplier}
     return [
         {"backend": backend, "rank": rank, **where, "mode": mode, "layer": name}
         | {"macs": macs.get(name)}
@@ -111,7 +126,13 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
 
 
 def in_pytorch(
-    is_separable: bool, rank: int, channels: int, filters: int, kernel_size: int, strides: int
+    is_separable: bool,
+    rank: int,
+    channels: int,
+    filters: int,
+    kernel_size: int,
+    strides: int,
+    multiplier: int,
 ) -> Any:
     """The layer as PyTorch users write it."""
     import torch
@@ -121,8 +142,9 @@ def in_pytorch(
     how = {"stride": strides, "padding": kernel_size // 2}
     layers = [conv(channels, filters, kernel_size, **how)]
     if is_separable:
-        depthwise = conv(channels, channels, kernel_size, **how, groups=channels, bias=False)
-        layers = [depthwise, conv(channels, filters, 1)]
+        widened = channels * multiplier
+        depthwise = conv(channels, widened, kernel_size, **how, groups=channels, bias=False)
+        layers = [depthwise, conv(widened, filters, 1)]
     net = nn.Sequential(*layers).to(keras.ops.zeros(()).device)
     return net.to(memory_format=torch.channels_last) if rank == 2 else net
 
@@ -139,7 +161,7 @@ def ratios(rows: list[dict]) -> list[dict]:
     """Times of the others over ours, for each shape and place."""
     found = []
     for row in (row for row in rows if row["layer"] == "ours"):
-        same = ("shape", "filters", "kernel", "strides")
+        same = ("shape", "filters", "kernel", "strides", "multiplier")
         peers = [r for r in rows if all(r[key] == row[key] for key in same)]
         here = [r for r in peers if r["backend"] == row["backend"]]
         standard = next(r["macs"] for r in here if r["layer"] == "standard")
@@ -160,7 +182,7 @@ def ratios(rows: list[dict]) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    header = ["where", "input, filters, kernel, stride", "ours ms, forward / both"]
+    header = ["where", "input, filters, kernel, stride, multiplier", "ours ms, forward / both"]
     peers = {"keras": "`keras.layers`", "standard": "standard, best mode"}
     peers |= {"PyTorch": "PyTorch", "LiteRT": "LiteRT"}
     header += [f"{name} ÷ ours" for name in peers.values()] + ["MACs, standard ÷ separable"]
@@ -168,7 +190,8 @@ def table(rows: list[dict]) -> str:
     for row in ratios(rows):
         shape = "×".join(map(str, row["shape"]))
         cells = [f"{row['backend']}, {row['mode']}"]
-        cells.append(f"{shape}, {row['filters']}, {row['kernel']}, {row['strides']}")
+        numbers = (row[key] for key in ("filters", "kernel", "strides", "multiplier"))
+        cells.append(", ".join([shape, *map(str, numbers)]))
         cells.append(" / ".join(f"{row[f'{kind}_ms'] or float('nan'):.2f}" for kind in KINDS))
         for name in peers:
             cells.append(" / ".join(harness.times(row[name, kind]) for kind in KINDS))

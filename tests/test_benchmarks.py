@@ -162,13 +162,13 @@ def test_nets_of_the_examples(tmp_path, monkeypatch, capsys):
 
 def test_layers(tmp_path, monkeypatch, capsys):
     in_one_mode(monkeypatch)
-    grid = [((1, *(8, 7, 6)[:rank], 4), 6, 3, 1) for rank in (1, 2, 3)]
+    grid = [((1, *(8, 7, 6)[:rank], 4), 6, 3, 1, 2) for rank in (1, 2, 3)]
     monkeypatch.setattr(layers, "GRID", grid)
     rows = run(layers, tmp_path)
     assert {row["rank"] for row in rows} == {1, 2, 3}
     for row in layers.ratios(rows):
         taps = 3 ** row["rank"]
-        assert row["mac_ratio"] == pytest.approx(taps * 6 / (taps + 6))
+        assert row["mac_ratio"] == pytest.approx(taps * 6 / (2 * (taps + 6)))
         assert row["keras", "forward"] > 0 and row["standard", "both"] > 0
     assert "`keras.layers` ÷ ours" in capsys.readouterr().out
 
