@@ -30,6 +30,7 @@ def _torch(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 
 
 def _torch_cpu(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    inputs, kernel = onednn.with_single_kernels(inputs, kernel, geometry)
     if torch_gradients.has_slow_gradients(inputs, kernel, geometry):
         return torch_gradients.convolve(inputs, kernel, geometry)
     return _torch(inputs, kernel, geometry)

@@ -42,9 +42,22 @@ def compiled() -> bool:
     return backend == "jax"
 
 
+def traced_by_torch() -> bool:
+    """Whether PyTorch traces what runs now, to compile or to export it."""
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 @functools.cache
 def has_onednn() -> bool:
-    """Whether TensorFlow runs the kernels of oneDNN, as it does by default on newer CPUs."""
+    """Whether the backend runs the kernels of oneDNN, as it does by default on newer CPUs."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.backends.mkldnn.is_available()
     from tensorflow.python.util import _pywrap_util_port
 
     return _pywrap_util_port.IsMklEnabled()
