@@ -535,6 +535,22 @@ def test_what_onednn_does_slowly_matches_the_oracle(
     check(drawn, mode, dtype="float32", tolerance=1e-5, signature=signature)
 
 
+@pytest.mark.parametrize("padding", ["valid", "same", "causal"])
+@pytest.mark.parametrize(("length", "kernel_size", "rate"), [(23, 5, 2), (24, 4, 3), (9, 5, 4)])
+def test_a_dilated_sequence_matches_the_oracle(length, kernel_size, rate, padding):
+    if padding == "valid" and length <= (kernel_size - 1) * rate:
+        pytest.skip("the kernel does not fit")
+    rng = np.random.default_rng(0)
+    config = Configuration((kernel_size,), (1,), (rate,), padding, "channels_last", 3, 2, (length,))
+    arguments = [rng.normal(size=shape) for shape in ((2, length, 3), (kernel_size, 3, 2))]
+    expected = [depthwise(*arguments, config)]
+    upstream = rng.normal(size=expected[0].shape)
+    if HAVE_TORCH:
+        reference = functools.partial(depthwise, config=config)
+        upstream, expected = oracle.torch_with_gradients(reference, arguments, rng)
+    check((config, arguments, upstream, expected), MODES[-1])
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a gradient of our own for TensorFlow")
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("multiplier", [1, 4])

@@ -1,14 +1,17 @@
 """The backend's own depthwise kernel."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from sepconv_layers.ops import onednn, runtime, torch_gradients
-from sepconv_layers.ops.channels_last import torch_conv
+from sepconv_layers.ops.channels_last import SHORT, torch_conv
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.polyphase import polyphase
 from sepconv_layers.ops.precision import sums_in_float32
+
+Convolve = Callable[[Any, Any, Geometry], Any]
 
 
 def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
@@ -31,6 +34,9 @@ def _torch(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 
 def _torch_cpu(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     inputs, kernel = onednn.with_single_kernels(inputs, kernel, geometry)
+    is_long = geometry.kernel_size[0] > SHORT
+    if is_long and _is_dilated_sequence(geometry) and torch_gradients.are_wanted():
+        return _dilated_sequence(_torch_cpu, inputs, kernel, geometry)
     if torch_gradients.has_slow_gradients(inputs, kernel, geometry):
         return torch_gradients.convolve(inputs, kernel, geometry)
     return _torch(inputs, kernel, geometry)
@@ -40,14 +46,22 @@ def _torch_cpu(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 _torch_cpu_3d = sums_in_float32(_torch_cpu)
 
 
+def _is_dilated_sequence(geometry: Geometry) -> bool:
+    return (
+        geometry.rank == 1
+        and geometry.data_format == "channels_last"
+        and geometry.strides == (1,)
+        and geometry.dilation_rate > (1,)
+    )
+
+
 def _tensorflow(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if geometry.rank == 3:
         return _tensorflow_3d(inputs, kernel, geometry)
     inputs, kernel = onednn.with_single_kernels(inputs, kernel, geometry)
     strided, dilated = max(geometry.strides) > 1, max(geometry.dilation_rate) > 1
-    is_sequence = geometry.rank == 1 and geometry.data_format == "channels_last"
-    if is_sequence and dilated and not strided:
-        return _tensorflow_dilated(inputs, kernel, geometry)
+    if _is_dilated_sequence(geometry):
+        return _dilated_sequence(_depthwise, inputs, kernel, geometry)
     # TensorFlow's kernel wants one stride for both axes, and none together with a dilation.
     if len(set(geometry.strides)) > 1 or (strided and dilated):
         return polyphase(_tensorflow, inputs, kernel, geometry)
@@ -74,10 +88,11 @@ def _depthwise(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     )
 
 
-def _tensorflow_dilated(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+def _dilated_sequence(convolve: Convolve, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Convolves sequences as columns of an image, one for each phase of the dilation.
 
-    In memory a sequence is that image. TensorFlow copies inputs and outputs into another order.
+    In memory a sequence is that image. TensorFlow copies inputs and outputs into another order, and
+    PyTorch has slow gradients for a long kernel.
     """
     ops, (extent,), (rate,) = keras.ops, geometry.extent, geometry.dilation_rate
     ((before, after),) = geometry.pad_widths(ops.shape(inputs))
@@ -85,7 +100,8 @@ def _tensorflow_dilated(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     rows = -(-length // rate)
     padded = ops.pad(inputs, ((0, 0), (before, rows * rate - length + after), (0, 0)))
     images = ops.reshape(padded, (-1, rows, rate, inputs.shape[-1]))
-    outputs = ops.depthwise_conv(images, kernel[:, None], data_format="channels_last")
+    columns = Geometry.of((*geometry.kernel_size, 1), 2, data_format="channels_last")
+    outputs = convolve(images, kernel[:, None], columns)
     channels = outputs.shape[-1]
     return ops.reshape(outputs, (-1, rows * rate - extent, channels))[:, : length - extent]
 

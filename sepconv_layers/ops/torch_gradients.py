@@ -19,17 +19,21 @@ MANY = 2**17  # values of an input, from which on strips are worth their calls
 Widths = Sequence[tuple[int, int]]
 
 
+def are_wanted() -> bool:
+    """Whether PyTorch will want gradients in reverse mode: its own know forward mode too."""
+    import torch
+    from torch.autograd import forward_ad
+
+    # Inside `torch.func` the inputs don't tell.
+    return torch.is_grad_enabled() and getattr(forward_ad, "_current_level", -1) < 0
+
+
 def has_slow_gradients(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
     """Whether gradients are wanted for which `convolve` is faster.
 
     It knows one layout, a `(*kernel_size, channels, 1)` kernel, and strides for volumes only.
     """
-    import torch
-    from torch.autograd import forward_ad
-
-    # PyTorch's own has forward-mode derivatives too. Inside `torch.func` the inputs don't tell.
-    in_forward_mode = getattr(forward_ad, "_current_level", -1) >= 0
-    if in_forward_mode or not torch.is_grad_enabled():
+    if not are_wanted():
         return False
     if geometry.data_format == "channels_first" or kernel.shape[-1] > 1:
         return False
