@@ -43,6 +43,8 @@ GRID = (
 )
 KINDS = ("forward", "both")
 
+How = tuple[int, int, int, int]  # of a cell, what comes after the shape
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=(1, 2, 3))
@@ -55,22 +57,14 @@ def cells(arguments: argparse.Namespace) -> list[tuple]:
     return [cell for cell in GRID if len(cell[0]) - 2 in arguments.ranks]
 
 
-def separable(
-    module: Any,
-    rank: int,
-    channels: int,
-    filters: int,
-    kernel_size: int,
-    strides: int,
-    multiplier: int,
-) -> list:
-    how = {"strides": strides, "padding": "same"}
+def separable(module: Any, rank: int, channels: int, how: How) -> list:
+    filters, kernel_size, strides, multiplier = how
+    moving = {"kernel_size": kernel_size, "strides": strides, "padding": "same"}
     if rank < 3 or module is sl:
         layer = getattr(module, f"SeparableConv{rank}D")
-        return [layer(filters, kernel_size, **how, depth_multiplier=multiplier)]
-    grouped = keras.layers.Conv3D(
-        channels * multiplier, kernel_size, **how, groups=channels, use_bias=False
-    )
+        return [layer(filters, **moving, depth_multiplier=multiplier)]
+    widened = channels * multiplier
+    grouped = keras.layers.Conv3D(widened, **moving, groups=channels, use_bias=False)
     return [grouped, keras.layers.Conv3D(filters, 1)]
 
 
@@ -79,15 +73,15 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     *spatial, channels = (max(1, size // arguments.scale) for size in sizes)
     filters, rank = max(1, filters // arguments.scale), len(spatial)
     batch *= arguments.batches
-    how, backend = (filters, kernel_size, strides), keras.backend.backend()
+    how, backend = (filters, kernel_size, strides, multiplier), keras.backend.backend()
     rng = np.random.default_rng(0)
     x = rng.normal(size=(batch, *spatial, channels)).astype("float32")
     models = {
         name: keras.Sequential([keras.Input(x.shape[1:]), *layers])
         for name, layers in {
-            "ours": separable(sl, rank, channels, *how, multiplier),
-            "keras.layers": separable(keras.layers, rank, channels, *how, multiplier),
-            "standard": [getattr(keras.layers, f"Conv{rank}D")(*how, padding="same")],
+            "ours": separable(sl, rank, channels, how),
+            "keras.layers": separable(keras.layers, rank, channels, how),
+            "standard": [getattr(keras.layers, f"Conv{rank}D")(*how[:3], padding="same")],
         }.items()
     }
     macs = {name: profile(model).macs for name, model in models.items()}
@@ -105,7 +99,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
         calls[name, mode, "both"] = both
     if backend == "torch":
         for name in ("PyTorch", "PyTorch standard"):
-            net = in_pytorch(name == "PyTorch", rank, channels, *how, multiplier)
+            net = in_pytorch(name == "PyTorch", rank, channels, how)
             images, given = as_in_pytorch(x), as_in_pytorch(upstream)
             calls[name, "eager", "forward"] = harness.forward(net, "eager", images)
             arrays = (images, *net.parameters())
@@ -126,25 +120,18 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     ]
 
 
-def in_pytorch(
-    is_separable: bool,
-    rank: int,
-    channels: int,
-    filters: int,
-    kernel_size: int,
-    strides: int,
-    multiplier: int,
-) -> Any:
+def in_pytorch(is_separable: bool, rank: int, channels: int, how: How) -> Any:
     """The layer as PyTorch users write it."""
     import torch
     from torch import nn
 
+    filters, kernel_size, strides, multiplier = how
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
-    how = {"stride": strides, "padding": kernel_size // 2}
-    layers = [conv(channels, filters, kernel_size, **how)]
+    moving = {"kernel_size": kernel_size, "stride": strides, "padding": kernel_size // 2}
+    layers = [conv(channels, filters, **moving)]
     if is_separable:
         widened = channels * multiplier
-        depthwise = conv(channels, widened, kernel_size, **how, groups=channels, bias=False)
+        depthwise = conv(channels, widened, **moving, groups=channels, bias=False)
         layers = [depthwise, conv(widened, filters, 1)]
     net = nn.Sequential(*layers).to(keras.ops.zeros(()).device)
     return net.to(memory_format=torch.channels_last) if rank == 2 else net

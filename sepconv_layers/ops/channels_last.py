@@ -1,13 +1,13 @@
 """Convolutions on channels-last memory: for PyTorch, and for what knows no other."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from sepconv_layers.ops import runtime
-from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.geometry import Convolve, Geometry
 
 # Axes of a channels-first view of channels-last memory, and back.
 TO_FIRST = {2: (0, 3, 1, 2), 3: (0, 4, 1, 2, 3)}
@@ -16,9 +16,7 @@ SHORT = 3  # taps, up to which PyTorch has fast gradients of a row
 LARGE = 25  # elements of a kernel, up to which cuDNN has fast gradients in float32
 
 
-def with_channels_last(
-    convolve: Callable[[Any, Any, Geometry], Any], inputs: Any, kernel: Any, geometry: Geometry
-) -> Any:
+def with_channels_last(convolve: Convolve, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Computes a channels-first convolution by calling `convolve` with channels-last inputs."""
     inputs = keras.ops.moveaxis(inputs, 1, -1)
     outputs = convolve(inputs, kernel, geometry.replace(data_format="channels_last"))

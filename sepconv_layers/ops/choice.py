@@ -2,21 +2,19 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
 
 from sepconv_layers.ops import runtime
-from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.geometry import Convolve, Geometry
 from sepconv_layers.ops.native import native
 from sepconv_layers.ops.planes import planes
 from sepconv_layers.ops.portable import portable
 from sepconv_layers.ops.taps import WRITTEN_OUT, taps
 
-Lowering = Callable[[Any, Any, Geometry], Any]
-
-LOWERINGS: dict[str, Lowering] = {
+LOWERINGS: dict[str, Convolve] = {
     "native": native,
     "taps": taps,
     "planes": planes,
@@ -110,7 +108,7 @@ def _is_tiny(geometry: Geometry, inputs: Any, kernel: Any) -> bool:
     )
 
 
-def choose(geometry: Geometry, inputs: Any, kernel: Any) -> Lowering:
+def choose(geometry: Geometry, inputs: Any, kernel: Any) -> Convolve:
     """The lowering to use for a convolution that is being run or traced now.
 
     Args:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -246,6 +246,10 @@ class Geometry:
         return inputs[tuple(slices)]
 
 
+# A convolution: what computes it from inputs, a kernel and a geometry.
+Convolve = Callable[[Any, Any, Geometry], Any]
+
+
 def _pad(inputs: Any, widths: Sequence[tuple[Any, Any]]) -> Any:
     """Pads, if there is anything to add."""
     if all(isinstance(zeros, int) and zeros == 0 for width in widths for zeros in width):
@@ -258,12 +262,12 @@ def cut(values: Any, axes: Sequence[int], starts: Sequence[int], sizes: Sequence
 
     The gradient of that is a padding. That of a slice by brackets takes TensorFlow longer.
     """
+    wholes = zip(axes, sizes, strict=True)
+    if all(isinstance(size, int) and size == values.shape[axis] for axis, size in wholes):
+        return values
     every_start, shape = [0] * len(values.shape), list(keras.ops.shape(values))
-    before = list(shape)
     for axis, start, size in zip(axes, starts, sizes, strict=True):
         every_start[axis], shape[axis] = start, size
-    if all(isinstance(size, int) for size in shape) and shape == before:
-        return values
     return keras.ops.slice(values, every_start, shape)
 
 

@@ -1,17 +1,14 @@
 """The backend's own depthwise kernel."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from sepconv_layers.ops import onednn, runtime, torch_gradients
 from sepconv_layers.ops.channels_last import SHORT, torch_conv
-from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.geometry import Convolve, Geometry
 from sepconv_layers.ops.polyphase import polyphase
 from sepconv_layers.ops.precision import sums_in_float32
-
-Convolve = Callable[[Any, Any, Geometry], Any]
 
 
 def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:

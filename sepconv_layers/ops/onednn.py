@@ -5,6 +5,7 @@ times as long. And the gradient towards a kernel of more than three columns take
 twenty times as long as its share of the work: those towards pieces of such a kernel do not.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -23,7 +24,7 @@ def with_single_kernels(inputs: Any, kernel: Any, geometry: Geometry) -> tuple[A
     if multiplier not in MULTIPLIERS or channels < CHANNELS or not _runs(inputs, geometry):
         return inputs, kernel
     twice = _twice_in_torch if keras.backend.backend() == "torch" else _twice
-    for _ in range(MULTIPLIERS.index(multiplier) + 1):
+    for _ in range(int(math.log2(multiplier))):
         inputs = twice(inputs)
     return inputs, keras.ops.reshape(kernel, (*kernel_size, channels * multiplier, 1))
 

@@ -1,6 +1,5 @@
 """3D depthwise convolution as a sum of 2D ones over the kernel's depth."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,7 +7,7 @@ import keras
 
 from sepconv_layers.ops import onednn
 from sepconv_layers.ops.channels_last import with_channels_last
-from sepconv_layers.ops.geometry import Geometry, cut
+from sepconv_layers.ops.geometry import Convolve, Geometry, cut
 from sepconv_layers.ops.native import native
 
 
@@ -16,7 +15,7 @@ def planes(
     inputs: Any,
     kernel: Any,
     geometry: Geometry,
-    convolve: Callable[[Any, Any, Geometry], Any] = native,
+    convolve: Convolve = native,
 ) -> Any:
     """Convolves each plane of a volume natively, and adds up what the kernel's planes give.
 

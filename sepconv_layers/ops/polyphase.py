@@ -14,12 +14,10 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops import runtime
-from sepconv_layers.ops.geometry import Geometry, cut
+from sepconv_layers.ops.geometry import Convolve, Geometry, cut
 
 
-def polyphase(
-    convolve: Callable[[Any, Any, Geometry], Any], inputs: Any, kernel: Any, geometry: Geometry
-) -> Any:
+def polyphase(convolve: Convolve, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Computes a strided convolution by calling `convolve` with stride 1 only."""
     rank, strides, dilation_rate = geometry.rank, geometry.strides, geometry.dilation_rate
     groups = [math.gcd(s, d) for s, d in zip(strides, dilation_rate, strict=True)]

@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.geometry import Convolve, Geometry
 
 
-def sums_in_float32(lowering: Callable[[Any, Any, Geometry], Any]) -> Callable:
+def sums_in_float32(lowering: Convolve) -> Callable:
     """Makes a lowering compute in float32 what comes in half precision, and round the outputs."""
 
     @functools.wraps(lowering)

@@ -7,12 +7,12 @@ by the lowering that is fastest for it, and the phases are interleaved.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.geometry import Convolve, Geometry
 
 
 def output_window(
@@ -65,7 +65,7 @@ def transposed(
     kernel: Any,
     geometry: Geometry,
     output_padding: Sequence[int] | None,
-    convolve: Callable[[Any, Any, Geometry], Any],
+    convolve: Convolve,
 ) -> Any:
     """Adds each input, times the kernel, to the outputs from its position times the stride on."""
     windows, widths = [], []
