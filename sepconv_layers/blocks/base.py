@@ -120,7 +120,7 @@ class Block(keras.layers.Layer):
                 inputs, is_applied = call(inputs, is_applied=True), False
                 continue
             is_pair = isinstance(stage, BaseConv) and isinstance(after, layers.BatchNormalization)
-            if is_pair and not training and stage.should_scale(inputs.shape):
+            if is_pair and not training and stage.should_scale(inputs):
                 inputs, is_applied = call(inputs, scale_and_shift=after.scale_and_shift), True
             else:
                 inputs = call(inputs)

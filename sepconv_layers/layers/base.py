@@ -118,7 +118,7 @@ class BaseConv(keras.layers.Layer):
         """Convolves with the kernels, the last one scaled for each output channel."""
         raise NotImplementedError
 
-    def should_scale(self, input_shape: Sequence[int | None]) -> bool:
+    def should_scale(self, inputs: Any) -> bool:
         """Whether to scale the kernel instead of the output: where it can be, and is less work.
 
         Scaling a kernel is done again in each call. What XLA compiles scales outputs for nothing,
@@ -128,9 +128,10 @@ class BaseConv(keras.layers.Layer):
             return False
         if runtime.compiled() or self.compute_dtype not in ("float32", "float64"):
             return False
-        shape = self.compute_output_shape(input_shape)
+        axis = self.geometry.channel_axis
+        shape = self.compute_output_shape(runtime.known_shape(inputs, axis))
         positions = math.prod(shape[axis] or math.inf for axis in self.geometry.spatial_axes)
-        filters = shape[self.geometry.channel_axis]
+        filters = shape[axis]
         last_kernel = [weight for weight in self.weights if len(weight.shape) > 1][-1]
         return math.prod(last_kernel.shape) <= filters * positions
 

@@ -41,7 +41,8 @@ def torch_conv(
     is_copied = is_depthwise and _is_better_copied(inputs, geometry, trains)
     is_misread = is_last and _is_misread(inputs, geometry)
     widths, found = geometry.pad_widths(inputs.shape), None
-    if is_depthwise and not trains:
+    is_known = None not in runtime.known_sizes([zeros for width in widths for zeros in width])
+    if is_depthwise and not trains and is_known:
         widths, found = _even(inputs.shape, widths, geometry)
     strides, dilation = list(geometry.strides), list(geometry.dilation_rate)
     if rank == 1:
@@ -58,10 +59,10 @@ def torch_conv(
         inputs = inputs.permute(TO_FIRST[dimensions])
     if is_copied:
         inputs = inputs.contiguous()
-    if any(before != after for before, after in widths):
+    if not is_known or any(before != after for before, after in widths):
         inputs = F.pad(inputs, [zeros for width in reversed(widths) for zeros in width])
         widths = [(0, 0)] * dimensions
-    kernel = kernel.permute(-1, -2, *range(dimensions))
+    kernel = kernel.permute(dimensions + 1, dimensions, *range(dimensions))
     outputs = (F.conv2d if dimensions == 2 else F.conv3d)(
         inputs, kernel, bias, strides, [before for before, _ in widths], dilation, groups
     )
@@ -75,13 +76,14 @@ def _is_misread(inputs: Any, geometry: Geometry) -> bool:
     """Whether PyTorch, up to 2.13 at least, would compute with numbers from outside the input.
 
     It takes a permuted view of one channel for two layouts at once, where a stride gives a single
-    output.
+    output, as it may in another run than the one that is traced.
     """
-    if inputs.shape[-1] > 1:
+    shape = runtime.known_shape(inputs, -1)
+    if shape[-1] != 1:
         return False
-    outputs = geometry.output_shape(inputs.shape, 1)
+    outputs = geometry.output_shape(shape, 1)
     return any(
-        outputs[axis] == 1 < stride
+        outputs[axis] in (1, None) and stride > 1
         for axis, stride in zip(geometry.spatial_axes, geometry.strides, strict=True)
     )
 

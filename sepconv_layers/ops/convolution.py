@@ -2,13 +2,17 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from sepconv_layers.ops import runtime
 from sepconv_layers.ops.choice import choose
-from sepconv_layers.ops.geometry import Geometry, standardize_output_padding
+from sepconv_layers.ops.geometry import (
+    Geometry,
+    standardize_data_format,
+    standardize_output_padding,
+)
 from sepconv_layers.ops.per_channel import add_bias
 from sepconv_layers.ops.pointwise import pointwise
 from sepconv_layers.ops.standard import standard
@@ -268,14 +272,18 @@ class Conv(keras.Operation):
         self._geometries: dict[tuple, Geometry] = {}  # of what has been checked
 
     def call(self, *tensors: Any, bias: Any = None) -> Any:
-        tensors = _as_tensors(*tensors)
-        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        what = (shapes, keras.config.image_data_format())
+        inputs, *kernels = _as_tensors(*tensors)
+        data_format = standardize_data_format(self.data_format)
+        shapes = (
+            runtime.known_shape(inputs, 1 if data_format == "channels_first" else -1),
+            *(runtime.fixed_sizes(kernel.shape) for kernel in kernels),
+        )
+        what = (shapes, data_format)
         if what not in self._geometries:
             if len(self._geometries) == MOST_SHAPES:
                 self._geometries.clear()
-            self._geometries[what], _ = self._check(*tensors)
-        geometry, (inputs, *kernels) = self._geometries[what], tensors
+            self._geometries[what], _ = self._check(*map(_Shaped, shapes))
+        geometry = self._geometries[what]
         return self._compute(geometry, self._long_enough(geometry, inputs), *kernels, bias=bias)
 
     def compute_output_spec(self, inputs: Any, *kernels: Any) -> keras.KerasTensor:
@@ -331,9 +339,21 @@ class Conv(keras.Operation):
         unknown = [
             (axis, extent)
             for axis, extent in zip(geometry.spatial_axes, geometry.extent, strict=True)
-            if inputs.shape[axis] is None and extent > 0
+            if runtime.known_sizes([inputs.shape[axis]]) == (None,) and extent > 0
         ]
         if not unknown:
+            return inputs
+        if keras.backend.backend() == "torch":
+            if any(inputs.shape[axis] <= extent for axis, extent in unknown):
+                raise ValueError(
+                    "The sample that PyTorch traces with must span the kernel. `model.export` of "
+                    "Keras takes a sample of size 1 for each open size. Received: "
+                    f"inputs.shape={tuple(map(int, inputs.shape))}, "
+                    f"kernel_size={geometry.kernel_size}, "
+                    f"dilation_rate={geometry.dilation_rate}, padding={geometry.padding!r}. Give "
+                    "`torch.onnx.export` a larger sample, `model.export` an `input_signature` of "
+                    "known sizes, or the layer padding='same'."
+                )
             return inputs
         import tensorflow as tf
 
@@ -363,6 +383,12 @@ class Conv(keras.Operation):
         return standard(inputs, kernel, geometry, bias)
 
 
+class _Shaped(NamedTuple):
+    """What stands for a tensor whose shape is checked."""
+
+    shape: tuple
+
+
 class DepthwiseConv(Conv):
     """Depthwise convolution as an operation."""
 
@@ -377,7 +403,8 @@ class DepthwiseConv(Conv):
     def _convolve(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         inputs, kernel, left = geometry.without_idle(inputs, kernel)
         # The oneDNN kernels of TensorFlow give an empty batch the shape of the input.
-        lower = taps if inputs.shape[0] == 0 else choose(geometry, inputs, kernel)
+        is_empty = runtime.known_sizes(inputs.shape[:1]) == (0,)
+        lower = taps if is_empty else choose(geometry, inputs, kernel)
         return lower(inputs, kernel, left)
 
 

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import keras
 
+from sepconv_layers.ops import runtime
+
 Padding = Literal["valid", "same", "causal"]
 _PADDINGS = ("valid", "same", "causal")
 _DATA_FORMATS = ("channels_last", "channels_first")
@@ -176,14 +178,14 @@ class Geometry:
         pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
         widths = self.pad_widths(keras.ops.shape(inputs))
         pad_width[self.spatial_axes[0] : self.spatial_axes[-1] + 1] = widths
-        return _pad(inputs, pad_width), self.replace(padding="valid")
+        return pad(inputs, pad_width), self.replace(padding="valid")
 
     def without_idle(self, inputs: Any, kernel: Any) -> tuple[Any, Any, "Geometry"]:
         """Leaves out what of a kernel meets nothing but padding, along the axes of known size.
 
         On small maps that is much: of 3×3×3 elements, a single position needs one.
         """
-        sizes = [inputs.shape[axis] for axis in self.spatial_axes]
+        sizes = runtime.known_sizes([inputs.shape[axis] for axis in self.spatial_axes])
         if all(size is None or size > e for size, e in zip(sizes, self.extent, strict=True)):
             return inputs, kernel, self
         pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
@@ -209,13 +211,16 @@ class Geometry:
             zeros = last + 1 - first - (part.stop - part.start)
             left = min(max(-first, 0), zeros)
             pad_width[axis] = left, zeros - left
-        inputs = _pad(inputs[tuple(at_inputs)], pad_width)
+        inputs = pad(inputs[tuple(at_inputs)], pad_width)
         kernel = kernel[tuple(at_kernel)]
         kernel_size = tuple(kernel.shape[: self.rank])
         return inputs, kernel, self.replace(kernel_size=kernel_size, padding="valid")
 
     def pad_widths(self, shape: Sequence[Any]) -> list[tuple[Any, Any]]:
-        """Zeros before and after each spatial axis; where a size is unknown, tensors may be."""
+        """Zeros before and after each spatial axis; where a size is unknown, tensors may be.
+
+        Or what else stands for an unknown size.
+        """
         widths: list[tuple[Any, Any]] = []
         for axis, extent, stride, mode in zip(
             self.spatial_axes, self.extent, self.strides, self.modes, strict=True
@@ -250,11 +255,32 @@ class Geometry:
 Convolve = Callable[[Any, Any, Geometry], Any]
 
 
-def _pad(inputs: Any, widths: Sequence[tuple[Any, Any]]) -> Any:
-    """Pads, if there is anything to add."""
-    if all(isinstance(zeros, int) and zeros == 0 for width in widths for zeros in width):
+def pad(inputs: Any, widths: Sequence[tuple[Any, Any]]) -> Any:
+    """Pads with zeros, if there is anything to add."""
+    zeros = [zeros for width in reversed(widths) for zeros in width]
+    if all(number == 0 for number in runtime.known_sizes(zeros)):
         return inputs
+    if keras.backend.backend() == "torch":
+        import torch.nn.functional as F
+
+        return F.pad(inputs, zeros)  # Keras leaves out axes for which the sample needs no zeros
     return keras.ops.pad(inputs, widths)
+
+
+def ceil_div(number: Any, by: int) -> Any:
+    """Divides a size and rounds up: not by `-(-number // by)`, which ONNX files round wrongly."""
+    return (number + by - 1) // by
+
+
+def or_zero(number: Any) -> Any:
+    """A number that may be known only when the graph runs, or zero where it is negative."""
+    if isinstance(number, int):
+        return max(number, 0)
+    if keras.backend.backend() != "torch":
+        return keras.ops.maximum(number, 0)
+    import torch
+
+    return torch.sym_max(number, 0) if isinstance(number, torch.SymInt) else number.clamp(min=0)
 
 
 def cut(values: Any, axes: Sequence[int], starts: Sequence[int], sizes: Sequence[Any]) -> Any:
@@ -262,9 +288,14 @@ def cut(values: Any, axes: Sequence[int], starts: Sequence[int], sizes: Sequence
 
     The gradient of that is a padding. That of a slice by brackets takes TensorFlow longer.
     """
-    wholes = zip(axes, sizes, strict=True)
-    if all(isinstance(size, int) and size == values.shape[axis] for axis, size in wholes):
+    known = runtime.known_sizes([*sizes, *(values.shape[axis] for axis in axes)])
+    if None not in known and known[: len(axes)] == known[len(axes) :]:
         return values
+    if keras.backend.backend() == "torch":
+        slices = [slice(None)] * len(values.shape)
+        for axis, start, size in zip(axes, starts, sizes, strict=True):
+            slices[axis] = slice(start, start + size)
+        return values[tuple(slices)]
     every_start, shape = [0] * len(values.shape), list(keras.ops.shape(values))
     for axis, start, size in zip(axes, starts, sizes, strict=True):
         every_start[axis], shape[axis] = start, size
@@ -273,6 +304,7 @@ def cut(values: Any, axes: Sequence[int], starts: Sequence[int], sizes: Sequence
 
 def _same_padding(size: Any, extent: int, stride: int) -> tuple[Any, Any]:
     """Padding for `ceil(size / stride)` outputs; `size` may be known only when the graph runs."""
-    overhang = extent - (size - 1) % stride
-    total = max(overhang, 0) if isinstance(size, int) else keras.ops.maximum(overhang, 0)
+    total = extent - (size - 1) % stride
+    if extent < stride - 1:
+        total = or_zero(total)
     return total // 2, total - total // 2

@@ -6,7 +6,7 @@ import keras
 
 from sepconv_layers.ops import onednn, runtime, torch_gradients
 from sepconv_layers.ops.channels_last import SHORT, torch_conv
-from sepconv_layers.ops.geometry import Convolve, Geometry
+from sepconv_layers.ops.geometry import Convolve, Geometry, ceil_div, pad
 from sepconv_layers.ops.polyphase import polyphase
 from sepconv_layers.ops.precision import sums_in_float32
 
@@ -24,7 +24,7 @@ def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 
 
 def _torch(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-    *kernel_size, channels, multiplier = kernel.shape
+    *kernel_size, channels, multiplier = runtime.fixed_sizes(kernel.shape)
     grouped = kernel.reshape(*kernel_size, 1, channels * multiplier)
     return torch_conv(inputs, grouped, geometry, groups=channels)
 
@@ -94,8 +94,8 @@ def _dilated_sequence(convolve: Convolve, inputs: Any, kernel: Any, geometry: Ge
     ops, (extent,), (rate,) = keras.ops, geometry.extent, geometry.dilation_rate
     ((before, after),) = geometry.pad_widths(ops.shape(inputs))
     length = before + ops.shape(inputs)[1] + after
-    rows = -(-length // rate)
-    padded = ops.pad(inputs, ((0, 0), (before, rows * rate - length + after), (0, 0)))
+    rows = ceil_div(length, rate)
+    padded = pad(inputs, ((0, 0), (before, rows * rate - length + after), (0, 0)))
     images = ops.reshape(padded, (-1, rows, rate, inputs.shape[-1]))
     columns = Geometry.of((*geometry.kernel_size, 1), 2, data_format="channels_last")
     outputs = convolve(images, kernel[:, None], columns)

@@ -7,7 +7,7 @@ import keras
 
 from sepconv_layers.ops import onednn
 from sepconv_layers.ops.channels_last import with_channels_last
-from sepconv_layers.ops.geometry import Convolve, Geometry, cut
+from sepconv_layers.ops.geometry import Convolve, Geometry, ceil_div, cut, or_zero, pad
 from sepconv_layers.ops.native import native
 
 
@@ -41,18 +41,17 @@ def planes(
     batch, depth, *image = keras.ops.shape(inputs)
     padded = before + depth + after
     size = (padded - extent - 1) // stride + 1  # of the output's depth
-    each = -(-padded // stride)  # planes of a volume in the row: those, and some that straddle
-    length = batch * each - extent // stride
-    length = max(length, 0) if isinstance(length, int) else keras.ops.maximum(length, 0)
+    each = ceil_div(padded, stride)  # planes of a volume in the row: those, and some that straddle
+    length = or_zero(batch * each - extent // stride)
 
     widths = [(0, 0), (before, after + each * stride - padded), (0, 0), (0, 0), (0, 0)]
-    volumes = keras.ops.reshape(keras.ops.pad(inputs, widths), (batch * each, stride, *image))
+    volumes = keras.ops.reshape(pad(inputs, widths), (batch * each, stride, *image))
     rows = keras.ops.unstack(volumes, stride, axis=1)  # one for each phase of the stride
     outputs = None
     for index in range(geometry.kernel_size[0]):
         start, phase = divmod(index * dilation, stride)
         part = convolve(cut(rows[phase], [0], [start], [length]), kernel[index], plane)
         outputs = part if outputs is None else outputs + part
-    outputs = keras.ops.pad(outputs, [(0, batch * each - length), (0, 0), (0, 0), (0, 0)])
+    outputs = pad(outputs, [(0, batch * each - length), (0, 0), (0, 0), (0, 0)])
     outputs = keras.ops.reshape(outputs, (batch, each, *keras.ops.shape(outputs)[1:]))
     return cut(outputs, [1], [0], [size])

@@ -96,8 +96,10 @@ def _torch(inputs: Any, kernel: Any, geometry: Geometry, bias: Any) -> Any:
     """
     import torch
 
-    channels, filters = kernel.shape[-2:]
-    is_better_convolved = runtime.device() == "gpu" or inputs.numel() // channels >= MANY
+    channels, filters = runtime.fixed_sizes(kernel.shape[-2:])
+    sizes = runtime.known_sizes(inputs.shape[:-1])
+    is_many = None not in sizes and math.prod(sizes) >= MANY
+    is_better_convolved = runtime.device() == "gpu" or is_many
     if is_better_convolved and inputs.dtype == torch.float32:
         alone = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
         kernel = kernel.reshape(*alone.kernel_size, channels, filters)

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops import runtime
-from sepconv_layers.ops.geometry import Convolve, Geometry, cut
+from sepconv_layers.ops.geometry import Convolve, Geometry, cut, pad
 
 
 def polyphase(convolve: Convolve, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
@@ -65,7 +65,7 @@ def _copies(inputs: Any, geometry: Geometry) -> Met:
         size = before + sizes[axis] + after
         output_sizes.append((size - geometry.extent[i] - 1) // stride + 1)
         pad_width[axis] = before, after + -size % stride
-    copies: dict[tuple[int, ...], Any] = {(): keras.ops.pad(inputs, pad_width)}
+    copies: dict[tuple[int, ...], Any] = {(): pad(inputs, pad_width)}
     for axis, stride in zip(geometry.spatial_axes, geometry.strides, strict=True):
         copies = {
             (*which, rest): part

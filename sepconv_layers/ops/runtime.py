@@ -2,6 +2,8 @@
 
 import contextvars
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -49,6 +51,37 @@ def traced_by_torch() -> bool:
     import torch
 
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def known_sizes(sizes: Sequence[Any]) -> tuple[int | None, ...]:
+    """Sizes, with `None` for those that other runs of what is traced now may have differently.
+
+    Nothing may be decided by these: what traces has a sample of them at best. TensorFlow gives
+    `None` itself, PyTorch tensors (`torch.jit`) or symbols (`torch.export`), JAX symbols. Where
+    PyTorch rewrites the code that it compiles, its symbols pass for integers.
+    """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        if torch.compiler.is_dynamo_compiling():
+            from torch.fx.experimental.symbolic_shapes import has_static_value
+
+            return tuple(size if has_static_value(size) else None for size in sizes)
+    return tuple(size if isinstance(size, int) else None for size in sizes)
+
+
+def known_shape(tensor: Any, channel_axis: int) -> tuple[int | None, ...]:
+    """The shape of a tensor, as far as it is that of every run; its channels are, by a kernel."""
+    sizes = list(tensor.shape)
+    known = list(known_sizes(sizes))
+    if known[channel_axis] is None and sizes[channel_axis] is not None:
+        known[channel_axis] = int(sizes[channel_axis])
+    return tuple(known)
+
+
+def fixed_sizes(sizes: Sequence[Any]) -> tuple[int, ...]:
+    """Sizes that are the same in every run, as those of a weight: for `torch.jit` all vary."""
+    return tuple(map(int, sizes))
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.geometry import Geometry, ceil_div, pad
 from sepconv_layers.ops.per_channel import sum_per_channel
 from sepconv_layers.ops.polyphase import polyphase
 from sepconv_layers.ops.precision import sums_in_float32
@@ -76,8 +76,8 @@ def _padded_upstream(inputs: Any, upstream: Any, geometry: Geometry) -> tuple[An
     sizes, outputs = keras.ops.shape(inputs), keras.ops.shape(upstream)
     pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(sizes)
     for axis, before, stride in zip(geometry.spatial_axes, reach, geometry.strides, strict=True):
-        pad_width[axis] = (before, -(-sizes[axis] // stride) - outputs[axis])
-    return keras.ops.pad(upstream, pad_width), reach
+        pad_width[axis] = (before, ceil_div(sizes[axis], stride) - outputs[axis])
+    return pad(upstream, pad_width), reach
 
 
 def _kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:

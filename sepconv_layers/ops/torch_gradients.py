@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from sepconv_layers.ops import runtime
 from sepconv_layers.ops.channels_last import SHORT, TO_FIRST, torch_conv
 from sepconv_layers.ops.geometry import Geometry
 
@@ -20,12 +21,17 @@ Widths = Sequence[tuple[int, int]]
 
 
 def are_wanted() -> bool:
-    """Whether PyTorch will want gradients in reverse mode: its own know forward mode too."""
+    """Whether PyTorch will want gradients in reverse mode: its own know forward mode too.
+
+    No exporter wants them, nor can it write what is differentiated in another way.
+    """
     import torch
     from torch.autograd import forward_ad
 
     # Inside `torch.func` the inputs don't tell.
-    return torch.is_grad_enabled() and getattr(forward_ad, "_current_level", -1) < 0
+    is_exported = torch.jit.is_tracing() or torch.compiler.is_exporting()
+    is_forward = getattr(forward_ad, "_current_level", -1) >= 0
+    return torch.is_grad_enabled() and not (is_exported or is_forward)
 
 
 def has_slow_gradients(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
@@ -40,7 +46,9 @@ def has_slow_gradients(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
     if geometry.rank == 3:
         return math.prod(geometry.kernel_size) > 1
     is_wide = geometry.rank == 2 and geometry.kernel_size[1] > SHORT
-    return is_wide and max(geometry.strides) == 1 and inputs.numel() >= MANY
+    sizes = runtime.known_sizes(inputs.shape)
+    is_many = None not in sizes and math.prod(sizes) >= MANY
+    return is_wide and max(geometry.strides) == 1 and is_many
 
 
 def convolve(inputs: Any, kernel: Any, geometry: Geometry) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops.geometry import Convolve, Geometry
+from sepconv_layers.ops.geometry import Convolve, Geometry, ceil_div, or_zero, pad
 
 
 def output_window(
@@ -72,15 +72,14 @@ def transposed(
     for axis, position in enumerate(geometry.spatial_axes):
         size = keras.ops.shape(inputs)[position]
         start, length = output_window(size, geometry, axis, output_padding)
-        needed = -(-(start + length) // geometry.strides[axis])  # inputs that a phase passes
-        missing = needed - size
-        missing = max(missing, 0) if isinstance(missing, int) else keras.ops.maximum(missing, 0)
+        needed = ceil_div(start + length, geometry.strides[axis])  # inputs that a phase passes
+        missing = or_zero(needed - size)
         windows.append(slice(start, start + length))
         widths.append((geometry.extent[axis] // geometry.strides[axis], missing))
     first = geometry.spatial_axes[0]
     around = [(0, 0)] * (geometry.rank + 2)
     around[first : first + geometry.rank] = widths
-    inputs = keras.ops.pad(inputs, around)
+    inputs = pad(inputs, around)
 
     def phases(*at: int) -> Any:
         """All outputs whose positions begin with these phases; `None` if they meet no element."""
