@@ -130,7 +130,7 @@ class BaseConv(keras.layers.Layer):
             return False
         axis = self.geometry.channel_axis
         shape = self.compute_output_shape(runtime.known_shape(inputs, axis))
-        positions = math.prod(shape[axis] or math.inf for axis in self.geometry.spatial_axes)
+        positions = math.prod([shape[axis] or math.inf for axis in self.geometry.spatial_axes])
         filters = shape[axis]
         last_kernel = [weight for weight in self.weights if len(weight.shape) > 1][-1]
         return math.prod(last_kernel.shape) <= filters * positions
@@ -145,10 +145,9 @@ class BaseConv(keras.layers.Layer):
             operation,
             tensors,
             bias if bias is None else keras.ops.cast(bias, self.compute_dtype),
-            *self._arguments.values(),
+            *self._arguments().values(),
         )
 
-    @property
     def _arguments(self) -> dict[str, Any]:
         """How `ops` names where and how the kernel moves."""
         return {
@@ -162,7 +161,7 @@ class BaseConv(keras.layers.Layer):
         config = super().get_config()
         config.update(
             kernel_size=self.kernel_size,
-            **self._arguments,
+            **self._arguments(),
             activation=keras.activations.serialize(self.activation),
             use_bias=self.use_bias,
             activity_regularizer=keras.regularizers.serialize(self.activity_regularizer),

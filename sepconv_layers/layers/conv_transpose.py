@@ -20,9 +20,8 @@ class Transposed(BaseConv):
         super().__init__(*args, **kwargs)
         self.output_padding = standardize_output_padding(output_padding, self.strides)
 
-    @property
     def _arguments(self) -> dict[str, Any]:
-        return {**super()._arguments, "output_padding": self.output_padding}
+        return {**super()._arguments(), "output_padding": self.output_padding}
 
     def _output_shape(self, input_shape: Sequence[int | None], filters: int) -> tuple:
         return output_shape(input_shape, filters, self.geometry, self.output_padding)

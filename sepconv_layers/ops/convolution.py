@@ -1,8 +1,9 @@
 """The public operations: arguments checked, symbolic inputs handled, work given to a lowering."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
@@ -383,7 +384,8 @@ class Conv(keras.Operation):
         return standard(inputs, kernel, geometry, bias)
 
 
-class _Shaped(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Shaped:
     """What stands for a tensor whose shape is checked."""
 
     shape: tuple

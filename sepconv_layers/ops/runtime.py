@@ -15,6 +15,13 @@ def forced_lowering() -> str:
     return forced.get()
 
 
+if keras.backend.backend() == "torch":
+    import torch
+
+    # PyTorch's compiler doesn't follow context variables.
+    forced_lowering = torch.compiler.assume_constant_result(forced_lowering)
+
+
 @functools.cache
 def device() -> str:
     """The kind of device that the backend puts tensors on by default: `"cpu"`, `"gpu"`, `"tpu"`."""
