@@ -80,7 +80,10 @@ BLOCK_VARIANTS = [
     {"data_format": "channels_first", "normalization": "group"},
 ]
 OWN_VARIANTS = {
-    "Conv": [],
+    "Conv": [
+        {"groups": 2, "strides": 2, "dilation_rate": 2, "padding": "same"},
+        {"groups": 4, "filters": 8, "padding": "causal", "data_format": "channels_first"},
+    ],
     "DepthwiseConv": [{"depth_multiplier": 2}],
     "SeparableConv": [{"depth_multiplier": 2}],
     "DepthwiseConvTranspose": [{"depth_multiplier": 2, "strides": 2, "output_padding": 1}],

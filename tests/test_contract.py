@@ -212,6 +212,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean(rank):
 # Bad input gets a ValueError that names the argument, what was expected and what was received.
 
 BAD = {
+    "groups": [0, 1.5],
     "filters": [0, -3, 2.5, "8", True, None],
     "kernel_size": [0, -1, 2.5, "3", (3, 3, 3, 3), None],
     "strides": [0, (2, -1, 2, 1), 1.5, None],

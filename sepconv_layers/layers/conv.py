@@ -12,8 +12,7 @@ from sepconv_layers.ops import convolution
 class Conv(BaseConv):
     """A standard convolution with the reach of the separable one, to compare like with like.
 
-    The arguments and weights are those of the `keras.layers` class of the same name without
-    `groups`. It adds causal padding in any rank, any strides with any dilation, and computes a
+    The arguments and weights are those of the `keras.layers` class of the same name. It adds causal padding in any rank, any strides with any dilation, and computes a
     kernel of size 1, the pointwise convolution, as a matrix product.
 
     Args:
@@ -23,6 +22,7 @@ class Conv(BaseConv):
         padding: `"valid"`, `"same"` or `"causal"` (the first spatial dimension is time).
         data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
         dilation_rate: Step between kernel elements, in input positions.
+        groups: Number of equal groups of channels, of which each has its own filters.
         activation: Activation function of the output, or its name.
         use_bias: Whether to add a bias to each output channel.
         kernel_initializer: Initialiser of the kernel.
@@ -60,6 +60,7 @@ class Conv(BaseConv):
         padding: str = "valid",
         data_format: str | None = None,
         dilation_rate: int | Sequence[int] = 1,
+        groups: int = 1,
         activation: Any = None,
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",
@@ -91,10 +92,23 @@ class Conv(BaseConv):
             **kwargs,
         )
         self.filters = positive_int(filters, "filters")
+        self.groups = positive_int(groups, "groups")
+        if self.filters % self.groups:
+            raise ValueError(
+                "The number of filters must be evenly divisible by the number of groups. "
+                f"Received: groups={self.groups}, filters={self.filters}."
+            )
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         self.compute_output_shape(input_shape)
-        shape = (*self.kernel_size, channels_of(self, input_shape), self.filters)
+        channels = channels_of(self, input_shape)
+        if channels % self.groups:
+            raise ValueError(
+                "The number of input channels must be evenly divisible by the number of groups. "
+                f"Received: groups={self.groups}, input_shape={tuple(input_shape)} with {channels} "
+                "channels."
+            )
+        shape = (*self.kernel_size, channels // self.groups, self.filters)
         self.kernel = self._add_weight("kernel", shape, "kernel")
         self._finish_build(input_shape, self.filters)
 
@@ -107,7 +121,7 @@ class Conv(BaseConv):
         return self._output_shape(input_shape, self.filters)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "filters": self.filters}
+        return {**super().get_config(), "filters": self.filters, "groups": self.groups}
 
 
 @keras.saving.register_keras_serializable("sepconv_layers")

@@ -14,6 +14,7 @@ from sepconv_layers.ops.geometry import (
     standardize_data_format,
     standardize_output_padding,
 )
+from sepconv_layers.ops.grouped import grouped
 from sepconv_layers.ops.per_channel import add_bias
 from sepconv_layers.ops.pointwise import pointwise
 from sepconv_layers.ops.standard import standard
@@ -138,7 +139,8 @@ def conv(
 
     Args:
         inputs: As for `depthwise_conv`.
-        kernel: Tensor of shape `(*kernel_size, channels, filters)`.
+        kernel: Tensor of shape `(*kernel_size, channels, filters)`. With `channels / groups` in the
+            place of `channels`, each of as many groups of filters sees its own group of channels.
         strides: As for `depthwise_conv`.
         padding: As for `depthwise_conv`.
         data_format: As for `depthwise_conv`.
@@ -318,14 +320,24 @@ class Conv(keras.Operation):
             self.data_format,
             self.dilation_rate,
         )
-        if shape[geometry.channel_axis] != kernel_shape[-2]:
+        if not self._fits(kernel_shape, shape[geometry.channel_axis]):
             raise ValueError(
-                f"`kernel` must have as many input channels as `inputs`, axis -2 of the kernel and "
+                f"`kernel` must have {self._fitting}, axis -2 of the kernel and "
                 f"axis {geometry.channel_axis} of the inputs with data_format="
                 f"{geometry.data_format!r}. Received: inputs.shape={shape}, "
                 f"kernel.shape={kernel_shape}."
             )
         return geometry, self._output_shape(geometry, shape, self._filters(*kernels))
+
+    _fitting = (
+        "as many input channels as `inputs`, or in groups a share of them, with filters for each "
+        "group"
+    )
+
+    def _fits(self, kernel_shape: tuple, channels: int | None) -> bool:
+        """Whether the kernel goes with so many channels, as one or in groups."""
+        *_, within, filters = kernel_shape
+        return bool(channels) and channels % within == 0 and filters % (channels // within) == 0
 
     def _output_shape(self, geometry: Geometry, input_shape: tuple, filters: int) -> tuple:
         return geometry.output_shape(input_shape, filters)
@@ -375,13 +387,17 @@ class Conv(keras.Operation):
         return kernel.shape[-1]
 
     def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any, bias: Any = None) -> Any:
-        inputs, kernel, geometry = geometry.without_idle(inputs, *kernels)
-        # An exporter keeps a convolution quantised channel by channel, a matrix product it may not;
-        # but a convolution of volumes it does not quantise at all, and LiteRT runs it slowly.
-        keeps = runtime.forced_lowering() == "portable" and geometry.rank < 3
-        if max(geometry.kernel_size) == 1 and not keeps:
-            return pointwise(inputs, kernel, geometry, bias)
-        return standard(inputs, kernel, geometry, bias)
+        (kernel,) = kernels
+        *kernel_size, within, filters = runtime.fixed_sizes(kernel.shape)
+        (channels,) = runtime.fixed_sizes([inputs.shape[geometry.channel_axis]])
+        if within == channels:
+            return _standard(inputs, kernel, geometry, bias)
+        if within > 1:
+            outputs = grouped(inputs, kernel, geometry, channels // within, _standard)
+        else:
+            kernel = keras.ops.reshape(kernel, (*kernel_size, channels, filters // channels))
+            outputs = _depthwise(inputs, kernel, geometry)
+        return add_bias(outputs, bias, geometry)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -391,8 +407,31 @@ class _Shaped:
     shape: tuple
 
 
+def _standard(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) -> Any:
+    inputs, kernel, geometry = geometry.without_idle(inputs, kernel)
+    # An exporter keeps a convolution quantised channel by channel, a matrix product it may not;
+    # but a convolution of volumes it does not quantise at all, and LiteRT runs it slowly.
+    keeps = runtime.forced_lowering() == "portable" and geometry.rank < 3
+    if max(geometry.kernel_size) == 1 and not keeps:
+        return pointwise(inputs, kernel, geometry, bias)
+    return standard(inputs, kernel, geometry, bias)
+
+
+def _depthwise(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    inputs, kernel, left = geometry.without_idle(inputs, kernel)
+    # The oneDNN kernels of TensorFlow give an empty batch the shape of the input.
+    is_empty = runtime.known_sizes(inputs.shape[:1]) == (0,)
+    lower = taps if is_empty else choose(geometry, inputs, kernel)
+    return lower(inputs, kernel, left)
+
+
 class DepthwiseConv(Conv):
     """Depthwise convolution as an operation."""
+
+    _fitting = "as many input channels as `inputs`"
+
+    def _fits(self, kernel_shape: tuple, channels: int | None) -> bool:
+        return kernel_shape[-2] == channels
 
     def _filters(self, *kernels: Any) -> int:
         (kernel,) = kernels
@@ -403,11 +442,7 @@ class DepthwiseConv(Conv):
         return add_bias(self._convolve(inputs, kernel, geometry), bias, geometry)
 
     def _convolve(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-        inputs, kernel, left = geometry.without_idle(inputs, kernel)
-        # The oneDNN kernels of TensorFlow give an empty batch the shape of the input.
-        is_empty = runtime.known_sizes(inputs.shape[:1]) == (0,)
-        lower = taps if is_empty else choose(geometry, inputs, kernel)
-        return lower(inputs, kernel, left)
+        return _depthwise(inputs, kernel, geometry)
 
 
 class SeparableConv(DepthwiseConv):
@@ -461,7 +496,7 @@ class DepthwiseConvTranspose(DepthwiseConv):
 
     def _convolve(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         padding = self._padding_of(geometry)
-        return transposed(inputs, kernel, geometry, padding, super()._convolve)
+        return transposed(inputs, kernel, geometry, padding, _depthwise)
 
 
 class SeparableConvTranspose(DepthwiseConvTranspose, SeparableConv):
