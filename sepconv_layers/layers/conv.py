@@ -12,8 +12,9 @@ from sepconv_layers.ops import convolution
 class Conv(BaseConv):
     """A standard convolution with the reach of the separable one, to compare like with like.
 
-    The arguments and weights are those of the `keras.layers` class of the same name. It adds causal padding in any rank, any strides with any dilation, and computes a
-    kernel of size 1, the pointwise convolution, as a matrix product.
+    The arguments and weights are those of the `keras.layers` class of the same name. It adds
+    causal padding in any rank, any strides with any dilation, and computes a kernel of size 1, the
+    pointwise convolution, as a matrix product, and `groups` on every backend in training too.
 
     Args:
         filters: Number of output channels.
