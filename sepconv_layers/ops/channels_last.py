@@ -38,6 +38,8 @@ def torch_conv(
 
     rank, is_last, is_depthwise = geometry.rank, geometry.data_format == "channels_last", groups > 1
     trains = torch.is_grad_enabled() and (inputs.requires_grad or kernel.requires_grad)
+    if torch.compiler.is_exporting():  # from views, a program would be held to odd sizes, or even
+        inputs = inputs.clone(memory_format=torch.contiguous_format)
     is_copied = is_depthwise and _is_better_copied(inputs, geometry, trains)
     is_misread = is_last and _is_misread(inputs, geometry)
     widths, found = geometry.pad_widths(inputs.shape), None

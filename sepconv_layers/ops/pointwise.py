@@ -19,6 +19,10 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
 
     That is faster than a 1x1 convolution, above all its gradients, but not always on PyTorch.
     """
+    is_traced = None in runtime.known_sizes(inputs.shape)
+    if keras.backend.backend() == "torch" and is_traced and max(geometry.kernel_size) == 1:
+        # A reshape would hold what `torch.export` traces to sizes that are odd, or even.
+        return torch_conv(inputs, kernel, geometry, bias=bias)
     inputs = geometry.tap(inputs, (0,) * geometry.rank)
     if keras.backend.backend() == "torch" and geometry.data_format == "channels_last":
         return _torch(inputs, kernel, geometry, bias)
@@ -97,9 +101,7 @@ def _torch(inputs: Any, kernel: Any, geometry: Geometry, bias: Any) -> Any:
     import torch
 
     channels, filters = runtime.fixed_sizes(kernel.shape[-2:])
-    sizes = runtime.known_sizes(inputs.shape[:-1])
-    is_many = None not in sizes and math.prod(sizes) >= MANY
-    is_better_convolved = runtime.device() == "gpu" or is_many
+    is_better_convolved = runtime.device() == "gpu" or inputs.numel() // channels >= MANY
     if is_better_convolved and inputs.dtype == torch.float32:
         alone = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
         kernel = kernel.reshape(*alone.kernel_size, channels, filters)
