@@ -263,7 +263,8 @@ def pad(inputs: Any, widths: Sequence[tuple[Any, Any]]) -> Any:
     if keras.backend.backend() == "torch":
         import torch.nn.functional as F
 
-        return F.pad(inputs, zeros)  # Keras leaves out axes for which the sample needs no zeros
+        # Keras leaves out axes for which the sample needs no zeros.
+        return F.pad(keras.ops.convert_to_tensor(inputs), zeros)
     return keras.ops.pad(inputs, widths)
 
 
