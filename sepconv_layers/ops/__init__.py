@@ -1,7 +1,7 @@
 """Stateless N-D convolutions: depthwise, separable and standard, each in its fastest form."""
 
 from sepconv_layers.ops.choice import lowering
-from sepconv_layers.ops.convolution import (
+from sepconv_layers.ops.functions import (
     conv,
     depthwise_conv,
     depthwise_conv_transpose,

@@ -1,0 +1,254 @@
+"""The public operations, as functions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from sepconv_layers.ops.convolution import (
+    Conv,
+    DepthwiseConv,
+    DepthwiseConvTranspose,
+    SeparableConv,
+    SeparableConvTranspose,
+    of_layer,
+)
+
+
+def depthwise_conv(
+    inputs: Any,
+    kernel: Any,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: int | Sequence[int] = 1,
+) -> Any:
+    """Convolves each channel with its own kernels, in one, two or three spatial dimensions.
+
+    Output channel `c * multiplier + j` is input channel `c` convolved with `kernel[..., c, j]`.
+
+    Args:
+        inputs: Tensor of shape `(batch, *spatial, channels)`, or `(batch, channels, *spatial)`
+            with `data_format="channels_first"`; one to three spatial dimensions, any of them
+            unknown until the graph runs.
+        kernel: Tensor of shape `(*kernel_size, channels, multiplier)`.
+        strides: Step between outputs, in input positions, for all or for each dimension.
+        padding: `"valid"`, `"same"` (as many outputs as inputs, over the stride, zeros on both
+            sides) or `"causal"` (the first spatial dimension is time, and no output depends on a
+            later input; `"same"` in the others).
+        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
+        dilation_rate: Step between kernel elements, in input positions. Any combination with
+            strides is allowed, dimension by dimension.
+
+    Returns:
+        A tensor of shape `(batch, *new_spatial, channels * multiplier)` in `data_format`.
+
+    Raises:
+        ValueError: If ranks or channels disagree, an argument is not of the kind described, or
+            the output would be empty.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import ops
+        >>> y = ops.depthwise_conv(
+        ...     np.ones((1, 8, 6, 4, 2), "float32"),
+        ...     np.ones((3, 3, 3, 2, 2), "float32"),
+        ...     strides=(2, 1, 1),
+        ...     padding="same",
+        ... )
+        >>> tuple(y.shape)
+        (1, 4, 6, 4, 4)
+
+    Reference:
+        [Sifre, "Rigid-motion scattering for image classification", 2014](
+        https://arxiv.org/abs/1403.1687).
+    """
+    return _run(DepthwiseConv, (inputs, kernel), strides, padding, data_format, dilation_rate)
+
+
+def separable_conv(
+    inputs: Any,
+    depthwise_kernel: Any,
+    pointwise_kernel: Any,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: int | Sequence[int] = 1,
+) -> Any:
+    """Convolves each channel on its own, then mixes channels: a convolution in two factors.
+
+    Against a standard convolution to `M` filters with a kernel of `K` elements it needs
+    `1/M + 1/K` of the multiply-accumulates.
+
+    Args:
+        inputs: As for `depthwise_conv`.
+        depthwise_kernel: Tensor of shape `(*kernel_size, channels, multiplier)`.
+        pointwise_kernel: Tensor of shape `(*ones, channels * multiplier, filters)`, with a one
+            for each spatial dimension.
+        strides: As for `depthwise_conv`.
+        padding: As for `depthwise_conv`.
+        data_format: As for `depthwise_conv`.
+        dilation_rate: As for `depthwise_conv`.
+
+    Returns:
+        A tensor of shape `(batch, *new_spatial, filters)` in `data_format`.
+
+    Raises:
+        ValueError: As for `depthwise_conv`; and if the pointwise kernel does not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import ops
+        >>> y = ops.separable_conv(
+        ...     np.ones((1, 9, 4), "float32"),
+        ...     np.ones((3, 4, 1), "float32"),
+        ...     np.ones((1, 4, 6), "float32"),
+        ...     padding="causal",
+        ... )
+        >>> tuple(y.shape)
+        (1, 9, 6)
+
+    Reference:
+        [Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", 2017](
+        https://arxiv.org/abs/1610.02357).
+    """
+    tensors = (inputs, depthwise_kernel, pointwise_kernel)
+    return _run(SeparableConv, tensors, strides, padding, data_format, dilation_rate)
+
+
+def conv(
+    inputs: Any,
+    kernel: Any,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: int | Sequence[int] = 1,
+) -> Any:
+    """Standard convolution with everything that `depthwise_conv` can do, to compare with.
+
+    A kernel of size 1 everywhere, the pointwise convolution, is computed as a matrix product.
+
+    Args:
+        inputs: As for `depthwise_conv`.
+        kernel: Tensor of shape `(*kernel_size, channels, filters)`. With `channels / groups` in the
+            place of `channels`, each of as many groups of filters sees its own group of channels.
+        strides: As for `depthwise_conv`.
+        padding: As for `depthwise_conv`.
+        data_format: As for `depthwise_conv`.
+        dilation_rate: As for `depthwise_conv`.
+
+    Returns:
+        A tensor of shape `(batch, *new_spatial, filters)` in `data_format`.
+
+    Raises:
+        ValueError: As for `depthwise_conv`.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import ops
+        >>> y = ops.conv(np.ones((1, 9, 4), "float32"), np.ones((3, 4, 6), "float32"), strides=2)
+        >>> tuple(y.shape)
+        (1, 4, 6)
+    """
+    return _run(Conv, (inputs, kernel), strides, padding, data_format, dilation_rate)
+
+
+def depthwise_conv_transpose(
+    inputs: Any,
+    kernel: Any,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    output_padding: int | Sequence[int] | None = None,
+    data_format: str | None = None,
+    dilation_rate: int | Sequence[int] = 1,
+) -> Any:
+    """Transposed depthwise convolution: each channel grows by its own kernels.
+
+    Each input, times the kernel, is added to the outputs from its position times the stride on.
+    That is the gradient of `depthwise_conv` towards its input, and what `keras.ops.conv_transpose`
+    does with all channels.
+
+    Args:
+        inputs: As for `depthwise_conv`.
+        kernel: Tensor of shape `(*kernel_size, channels, multiplier)`. Output channel
+            `c * multiplier + j` is input channel `c` with `kernel[..., c, j]`.
+        strides: How much larger the output is, for all or for each dimension.
+        padding: `"valid"`, `"same"` (`strides` times the size of the input), or `"causal"` (the
+            same size, and no output in the first dimension depends on a later input).
+        output_padding: How much longer the output is than the shortest one, for all or for each
+            dimension, and less than the stride; by default such that the sizes are as above.
+        data_format: As for `depthwise_conv`.
+        dilation_rate: As for `depthwise_conv`.
+
+    Returns:
+        A tensor of shape `(batch, *new_spatial, channels * multiplier)` in `data_format`.
+
+    Raises:
+        ValueError: As for `depthwise_conv`.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import ops
+        >>> x, kernel = np.ones((1, 5, 4, 3), "float32"), np.ones((3, 3, 3, 1), "float32")
+        >>> tuple(ops.depthwise_conv_transpose(x, kernel, 2, "same").shape)
+        (1, 10, 8, 3)
+
+    Reference:
+        [Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016](
+        https://arxiv.org/abs/1603.07285).
+    """
+    how = (strides, padding, data_format, dilation_rate, output_padding)
+    return _run(DepthwiseConvTranspose, (inputs, kernel), *how)
+
+
+def separable_conv_transpose(
+    inputs: Any,
+    depthwise_kernel: Any,
+    pointwise_kernel: Any,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    output_padding: int | Sequence[int] | None = None,
+    data_format: str | None = None,
+    dilation_rate: int | Sequence[int] = 1,
+) -> Any:
+    """Transposed depthwise convolution, then a mix of channels.
+
+    Args:
+        inputs: As for `depthwise_conv`.
+        depthwise_kernel: Tensor of shape `(*kernel_size, channels, multiplier)`.
+        pointwise_kernel: Tensor of shape `(*ones, channels * multiplier, filters)`, with a one
+            for each spatial dimension.
+        strides: As for `depthwise_conv_transpose`.
+        padding: As for `depthwise_conv_transpose`.
+        output_padding: As for `depthwise_conv_transpose`.
+        data_format: As for `depthwise_conv`.
+        dilation_rate: As for `depthwise_conv`.
+
+    Returns:
+        A tensor of shape `(batch, *new_spatial, filters)` in `data_format`.
+
+    Raises:
+        ValueError: As for `depthwise_conv`; and if the pointwise kernel does not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers import ops
+        >>> y = ops.separable_conv_transpose(
+        ...     np.ones((1, 9, 4), "float32"),
+        ...     np.ones((3, 4, 1), "float32"),
+        ...     np.ones((1, 4, 6), "float32"),
+        ...     strides=2,
+        ... )
+        >>> tuple(y.shape)
+        (1, 19, 6)
+    """
+    tensors = (inputs, depthwise_kernel, pointwise_kernel)
+    how = (strides, padding, data_format, dilation_rate, output_padding)
+    return _run(SeparableConvTranspose, tensors, *how)
+
+
+def _run(operation: type[Conv], tensors: tuple, *arguments: Any) -> Any:
+    """Computes at once, or with a symbolic input becomes part of a functional model."""
+    if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
+        return operation(*arguments).symbolic_call(*tensors)
+    return of_layer(operation, tensors, None, *arguments)
