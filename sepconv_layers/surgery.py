@@ -90,15 +90,21 @@ class Surgery:
 
 
 def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
-    """A layer or operation of the same configuration, without weights.
+    """A layer of the same configuration, without weights, or an operation of the same arguments.
 
     Functions are handed on as they are: not every one can be found by its name, or written.
 
     Args:
         layer: The old one.
         cls: Another class to make of its configuration.
-        **changes: Other values in the configuration.
+        **changes: Other values in the configuration; of an operation, its name alone can be
+            another one.
+
+    Raises:
+        ValueError: If the layer's class cannot make another one of its configuration.
     """
+    if not isinstance(layer, keras.layers.Layer):
+        return _reused(layer, **changes)
     if isinstance(layer, keras.layers.Lambda):
         return keras.layers.Lambda(
             layer.function,
@@ -108,15 +114,32 @@ def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
             name=layer.name,
             dtype=changes.get("dtype", layer.dtype_policy),
         )
-    with warnings.catch_warnings():
-        # That it could not be loaded safely: it is not written.
-        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
-        config = layer.get_config()
-    if "dtype" in changes:
-        config = _in_dtype(config, changes["dtype"])
-    found = {key: getattr(layer, key, None) for key in FUNCTIONS if key in config}
-    functions = {key: function for key, function in found.items() if callable(function)}
-    return (cls or type(layer)).from_config({**config, **functions, **changes})
+    try:
+        with warnings.catch_warnings():
+            # That it could not be loaded safely: it is not written.
+            warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+            config = layer.get_config()
+        if "dtype" in changes:
+            config = _in_dtype(config, changes["dtype"])
+        found = {key: getattr(layer, key, None) for key in FUNCTIONS if key in config}
+        functions = {key: function for key, function in found.items() if callable(function)}
+        return (cls or type(layer)).from_config({**config, **functions, **changes})
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"The layer {layer.name!r} cannot be made anew: its class, {type(layer).__name__}, "
+            "needs a `get_config` that returns the arguments of its constructor."
+        ) from error
+
+
+def _reused(operation: keras.Operation, name: str | None = None) -> keras.Operation:
+    """An operation with the same arguments, which need not be ones that can be written.
+
+    It has no weights, so the old one would do, but for what Keras notes on it of each graph.
+    """
+    new = object.__new__(type(operation))  # `copy` would make one of its configuration
+    fresh = {"name": name or operation.name, "_inbound_nodes": [], "_outbound_nodes": []}
+    vars(new).update({**vars(operation), **fresh})
+    return new
 
 
 def _in_dtype(config: Any, dtype: str) -> Any:

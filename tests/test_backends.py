@@ -11,7 +11,14 @@ import pytest
 from tests.backends import BACKEND
 
 ROOT = pathlib.Path(__file__).parents[1]
-FILES = ["test_ops.py", "test_contract.py", "test_layers.py", "test_models.py", "test_twins.py"]
+FILES = [
+    "test_ops.py",
+    "test_contract.py",
+    "test_layers.py",
+    "test_models.py",
+    "test_surgery.py",
+    "test_twins.py",
+]
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="this is one of the other backends")
