@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.layers.composite import Composite
+
 FUNCTIONS = ("activation", "normalization")  # what may be a function in a configuration
 
 
@@ -119,16 +121,20 @@ def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
             # That it could not be loaded safely: it is not written.
             warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
             config = layer.get_config()
+        build_config = layer.get_build_config() if layer.built else None
         if "dtype" in changes:
-            config = _in_dtype(config, changes["dtype"])
+            config, build_config = _in_dtype([config, build_config], changes.pop("dtype"))
         found = {key: getattr(layer, key, None) for key in FUNCTIONS if key in config}
         functions = {key: function for key, function in found.items() if callable(function)}
-        return (cls or type(layer)).from_config({**config, **functions, **changes})
+        new = (cls or type(layer)).from_config({**config, **functions, **changes})
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
             f"The layer {layer.name!r} cannot be made anew: its class, {type(layer).__name__}, "
             "needs a `get_config` that returns the arguments of its constructor."
         ) from error
+    if isinstance(layer, Composite) and layer.changes():
+        new.build_from_config(build_config)
+    return new
 
 
 def _reused(operation: keras.Operation, name: str | None = None) -> keras.Operation:
@@ -150,9 +156,17 @@ def _in_dtype(config: Any, dtype: str) -> Any:
         return config
     changed = {key: _in_dtype(value, dtype) for key, value in config.items()}
     policy = config.get("dtype")
-    if isinstance(policy, dict) and policy.get("class_name") == "DTypePolicy":
-        policy = policy["config"]["name"]
+    if isinstance(policy, dict):
+        policy = keras.dtype_policies.deserialize(policy)
+        if policy.quantization_mode:  # which is kept
+            return {**changed, "dtype": _quantized_from(policy, dtype)}
+        policy = policy.name
     return {**changed, "dtype": dtype} if isinstance(policy, str) and "float" in policy else changed
+
+
+def _quantized_from(policy: Any, dtype: str) -> Any:
+    new = type(policy).from_config({**policy.get_config(), "source_name": dtype})
+    return keras.dtype_policies.serialize(new)
 
 
 def calls_as_defined(layer: Any) -> bool:

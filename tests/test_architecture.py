@@ -24,7 +24,7 @@ BUILT_ON = {
     "blocks": ["layers"],
     "models": ["blocks"],
     "cost": ["blocks", "files"],
-    "surgery": [],
+    "surgery": ["layers"],
     "twins": ["blocks", "surgery"],
     "convert": ["twins", "cost"],
     "streaming": ["blocks", "surgery"],

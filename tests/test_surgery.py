@@ -9,6 +9,8 @@ from sepconv_layers import convert
 from tests.backends import BACKEND, SHORT, output_of, the_same_everywhere
 
 ops = keras.ops
+# Of what is no dense layer.
+pytestmark = pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 6, 8, 4)).astype("float32")
 PER_CHANNEL = RNG.normal(size=(4,)).astype("float32")
@@ -100,7 +102,7 @@ def test_an_operation_may_stand_in_several_places():
             self.by = by
 
         def call(self, x):
-            return x * self.by
+            return ops.multiply(x, self.by)
 
     scale = Scale(PER_CHANNEL, name="scale")
     x = keras.Input(X.shape[1:])
@@ -133,9 +135,135 @@ def test_a_layer_that_cannot_be_made_anew_is_named():
             self.by = by
 
         def call(self, x):
-            return x * self.by
+            return ops.multiply(x, self.by)
 
     model = around(Scale(PER_CHANNEL, name="mine"))
     for function in (convert.fold_batch_norm, convert.to_separable, sl.standard_twin):
         with pytest.raises(ValueError, match="layer 'mine' cannot be made anew.*Scale.*get_config"):
             function(model)
+
+
+# What Keras makes of the layers inside others.
+
+SEQUENCES = RNG.normal(size=(2, 16, 3)).astype("float32")
+
+
+WITH_DENSE_LAYERS_INSIDE = {
+    "squeeze-excite": lambda: keras.Sequential(
+        [keras.Input((16, 3)), sl.SqueezeExcite1D(0.7), keras.layers.Dense(2)]
+    ),
+    "block": lambda: keras.Sequential(
+        [keras.Input((16, 3)), sl.InvertedBottleneckBlock1D(3, se_ratio=0.5)]
+    ),
+}
+
+
+def weights_of(model):
+    return sorted((*weight.path.split("/")[-2:], weight.dtype) for weight in model.weights)
+
+
+def modes_of(model):
+    modes = {layer.name: layer.quantization_mode for layer in model._flatten_layers()}
+    return {name: mode for name, mode in modes.items() if mode}
+
+
+# Keras collects garbage for each layer that it quantizes, which takes long: few layers, few modes.
+QUANTIZED = [("squeeze-excite", "int8"), ("block", "int8"), ("block", "int4"), ("block", "float8")]
+
+
+@pytest.mark.parametrize(("name", "mode"), QUANTIZED[1:2] if SHORT else QUANTIZED)
+def test_a_quantized_model_is_saved_and_made_anew(name, mode, tmp_path):
+    model = WITH_DENSE_LAYERS_INSIDE[name]()
+    model.quantize(mode)
+    x, expected = SEQUENCES, output_of(model, SEQUENCES)
+    model.save(tmp_path / "net.keras")
+    again = keras.saving.load_model(tmp_path / "net.keras")
+    np.testing.assert_array_equal(output_of(again, x), expected)
+    assert weights_of(again) == weights_of(model)
+    for folded in (convert.fold_batch_norm(model), convert.fold_batch_norm(again, "float32")):
+        np.testing.assert_allclose(output_of(folded, x), expected, rtol=1e-3, atol=1e-5)
+        assert modes_of(folded) == modes_of(model)
+    assert sl.profile(again).macs == sl.profile(WITH_DENSE_LAYERS_INSIDE[name]()).macs
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="exports need TensorFlow")
+def test_a_quantized_model_is_exported_or_its_layers_are_named(tmp_path):
+    model = WITH_DENSE_LAYERS_INSIDE["block"]()
+    model.quantize("int8")
+    model.save(tmp_path / "net.keras")
+    again = keras.saving.load_model(tmp_path / "net.keras")
+    sl.export.to_hub(again, tmp_path / "hub", sample=SEQUENCES)
+    sl.export.to_onnx(again, tmp_path / "net.onnx", sample=SEQUENCES)
+    with pytest.raises(
+        ValueError, match="quantized its layers.*squeeze' to int8.*as it was before"
+    ):
+        sl.export.to_litert(again, tmp_path / "net.tflite", sample=SEQUENCES)
+
+
+@the_same_everywhere
+def test_how_a_layer_was_quantized_is_kept(tmp_path):
+    model = WITH_DENSE_LAYERS_INSIDE["block"]()
+    config = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
+    model.quantize(config=config)  # the weights alone
+    model.save(tmp_path / "net.keras")
+    again = keras.saving.load_model(tmp_path / "net.keras")
+    np.testing.assert_array_equal(output_of(again, SEQUENCES), output_of(model, SEQUENCES))
+
+
+@the_same_everywhere
+def test_twins_and_conversion_of_a_quantized_model():
+    model = WITH_DENSE_LAYERS_INSIDE["block"]()
+    model.quantize("int8")
+    standard = sl.standard_twin(model)
+    assert [weight.dtype for weight in standard.weights].count("int8") == 2
+    separable = sl.separable_twin(standard)
+    assert separable.count_params() == model.count_params()
+    same, _ = convert.to_separable(standard, rank=3)
+    np.testing.assert_allclose(
+        output_of(same, SEQUENCES), output_of(standard, SEQUENCES), rtol=1e-3, atol=1e-5
+    )
+
+
+def squeeze_of(model):
+    (layer,) = (layer for layer in model._flatten_layers() if layer.name == "squeeze")
+    return layer
+
+
+def test_lora_inside_a_block_stays(tmp_path):
+    model = WITH_DENSE_LAYERS_INSIDE["block"]()
+    squeeze_of(model).enable_lora(2, lora_alpha=3)
+    squeeze_of(model).lora_kernel_b.assign(np.ones(squeeze_of(model).lora_kernel_b.shape))
+    model.save(tmp_path / "net.keras")
+    again = keras.saving.load_model(tmp_path / "net.keras")
+    expected = output_of(model, SEQUENCES)
+    for other in (again, convert.fold_batch_norm(model)):
+        np.testing.assert_allclose(output_of(other, SEQUENCES), expected, rtol=1e-4, atol=1e-6)
+        assert (squeeze_of(other).lora_rank, squeeze_of(other).lora_alpha) == (2, 3)
+        assert not squeeze_of(other)._kernel.trainable
+
+
+def test_a_type_of_one_stage_stays(tmp_path):
+    model = WITH_DENSE_LAYERS_INSIDE["block"]()
+    before = output_of(model, SEQUENCES)
+    (expand,) = (layer for layer in model._flatten_layers() if layer.name == "expand")
+    expand.dtype_policy = "bfloat16"
+    expected = output_of(model, SEQUENCES)
+    assert np.abs(expected - before).max() > 1e-5  # it counts on every backend
+    model.save(tmp_path / "net.keras")
+    again = keras.saving.load_model(tmp_path / "net.keras")
+    np.testing.assert_array_equal(output_of(again, SEQUENCES), expected)
+
+
+@the_same_everywhere
+def test_a_map_of_types_is_heeded_inside(tmp_path):
+    half = keras.dtype_policies.DTypePolicy("bfloat16")
+    types = keras.dtype_policies.DTypePolicyMap("float32", {".*/squeeze": half})
+    block = sl.InvertedBottleneckBlock1D(3, se_ratio=0.5, dtype=types)
+    model = keras.Sequential([keras.Input((16, 3)), block])
+    assert squeeze_of(model).compute_dtype == "bfloat16"
+    model.save(tmp_path / "net.keras")
+    again = keras.saving.load_model(tmp_path / "net.keras")
+    assert squeeze_of(again).compute_dtype == "bfloat16"
+    np.testing.assert_array_equal(output_of(again, SEQUENCES), output_of(model, SEQUENCES))
+    floats = {layer.compute_dtype for layer in convert.fold_batch_norm(model, "float32").layers}
+    assert floats == {"float32"}
