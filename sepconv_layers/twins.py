@@ -171,7 +171,7 @@ def _twin(
 
 
 def unseen(surgery: Surgery, is_wanted: Callable[[Any, type], bool]) -> str:
-    """A further sentence that names what a subclass, or a layer of another class, hides; or nothing.
+    """A sentence more that names what subclasses and layers of other classes hide; or nothing.
 
     Args:
         surgery: The model.
