@@ -143,7 +143,11 @@ def _reused(operation: keras.Operation, name: str | None = None) -> keras.Operat
     It has no weights, so the old one would do, but for what Keras notes on it of each graph.
     """
     new = object.__new__(type(operation))  # `copy` would make one of its configuration
-    fresh = {"name": name or operation.name, "_inbound_nodes": [], "_outbound_nodes": []}
+    fresh: dict[str, Any] = {
+        "name": name or operation.name,
+        "_inbound_nodes": [],
+        "_outbound_nodes": [],
+    }
     vars(new).update({**vars(operation), **fresh})
     return new
 

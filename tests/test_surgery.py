@@ -267,3 +267,41 @@ def test_a_map_of_types_is_heeded_inside(tmp_path):
     np.testing.assert_array_equal(output_of(again, SEQUENCES), output_of(model, SEQUENCES))
     floats = {layer.compute_dtype for layer in convert.fold_batch_norm(model, "float32").layers}
     assert floats == {"float32"}
+
+
+# Nets of others.
+
+
+def conformer():
+    """Attention, gates and a depthwise convolution, with operations between them."""
+    x = sequences = keras.Input((20, 8))
+    x = keras.layers.Conv1D(8, 3, padding="same")(x) + RNG.normal(size=(20, 8)).astype("float32")
+    attended = keras.layers.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True)
+    x = keras.layers.LayerNormalization()(x + attended)
+    y, gate = ops.split(keras.layers.Conv1D(16, 1)(x), 2, axis=-1)
+    y = sl.DepthwiseConv1D(5, padding="same")(y * ops.sigmoid(gate))
+    y = ops.silu(keras.layers.BatchNormalization()(y))
+    return keras.Model(sequences, x + keras.layers.Conv1D(8, 1)(y))
+
+
+def mobilenet_v3():
+    return keras.applications.MobileNetV3Small(
+        (32, 32, 3), alpha=0.35, weights=None, classes=2, minimalistic=False
+    )
+
+
+@the_same_everywhere
+@pytest.mark.parametrize("net", [conformer, mobilenet_v3])
+def test_nets_of_others_are_counted_and_made_anew(net):
+    keras.utils.set_random_seed(0)
+    model = net()
+    x = RNG.normal(size=(2, *model.input_shape[1:])).astype("float32")
+    assert not sl.profile(model).uncounted
+    expected = model.predict(x, verbose=0)
+    folded = convert.fold_batch_norm(model)
+    np.testing.assert_allclose(folded.predict(x, verbose=0), expected, rtol=1e-4, atol=1e-5)
+    assert len(folded.weights) < len(model.weights)
+    for twin in (sl.standard_twin, sl.separable_twin):
+        assert twin(model).output_shape == model.output_shape
+    same, _ = convert.to_separable(model, rank=9)
+    np.testing.assert_allclose(same.predict(x, verbose=0), expected, rtol=1e-4, atol=1e-5)
