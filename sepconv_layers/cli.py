@@ -24,6 +24,7 @@ from sepconv_layers.files import write
 from sepconv_layers.surgery import input_structure
 
 OURS = ("keras", "sepconv_layers")
+HDF5 = (".h5", ".hdf5")
 WRITERS: dict[str, Callable[..., export.Artefact]] = {
     "hub": export.to_hub,
     "litert": export.to_litert,
@@ -354,7 +355,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     profiles: dict[Path, cost.Profile] = {}
     missing: list[str] = []
     for path in dict.fromkeys(arguments.models):
-        if path.suffix == ".keras":
+        if path.suffix in (".keras", *HDF5):
             found, problems, profiles[path] = _in_all_modes(path, arguments)
             missing += problems
         else:
@@ -440,10 +441,12 @@ def _load_model(path: Path) -> keras.Model:
     """The model, in safe mode, or a `ValueError` that says what is wrong with the file."""
     if path.suffix != ".keras":
         raise ValueError(
-            f"The model must be a .keras file, as `model.save` writes it. Received: {path}"
+            "The model must be a .keras file, as `model.save` writes it. Received: "
+            f"{path}{_conversion(path)}"
         )
     if not path.is_file():
-        raise ValueError(f"The model must be a .keras file. Received: {path}, which is not there")
+        state = "a folder" if path.is_dir() else "not there"
+        raise ValueError(f"The model must be a .keras file. Received: {path}, which is {state}")
     try:
         with zipfile.ZipFile(path) as archive:
             config = dict(json.loads(archive.read("config.json"))["config"])
@@ -463,6 +466,29 @@ def _load_model(path: Path) -> keras.Model:
                 "imported, and call the functions of sepconv_layers there"
             ) from error
         raise ValueError(f"{path} cannot be loaded: {_first_line(error)}") from error
+
+
+def _conversion(path: Path) -> str:
+    """How a model of another format becomes a .keras file, by the name of its file."""
+    target = path.parent / f"{path.name.partition('.')[0]}.keras"
+    ending = path.suffix.lower()
+    if path.name.lower().endswith((".weights.h5", ".weights.hdf5", ".ckpt")):
+        return (
+            ", which holds weights alone. Build the model in Python, then call "
+            f"`model.load_weights({str(path)!r})` and `model.save({str(target)!r})`"
+        )
+    if ending in HDF5:
+        return (
+            ", of an older format. Convert it in Python: `keras.saving.load_model("
+            f"{str(path)!r}, compile=False).save({str(target)!r})`"
+        )
+    if ending in (".tflite", ".onnx", ".pb") or path.is_dir():
+        return (
+            ", an artefact that no longer has the layers of the model. Take the .keras file that "
+            "it was made from, or save one there by `model.save`; `sepconv bench` takes SavedModel "
+            "folders, .tflite and .onnx files as they are"
+        )
+    return ""
 
 
 def _unknown(config: Any) -> Iterator[str]:

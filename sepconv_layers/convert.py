@@ -17,7 +17,7 @@ from sepconv_layers.layers.base import BaseConv, number_that, positive_int
 from sepconv_layers.layers.depthwise_conv import DepthwiseConv
 from sepconv_layers.layers.separable_conv import SeparableConv
 from sepconv_layers.surgery import Surgery, calls_as_defined, input_structure, is_graph, remade
-from sepconv_layers.twins import TRANSPOSE, is_spatial, separable_like
+from sepconv_layers.twins import TRANSPOSE, is_spatial, is_standard, separable_like, unseen
 
 Pair = tuple[keras.layers.Layer, keras.layers.Layer]
 
@@ -215,7 +215,7 @@ def to_separable(
     if not report:
         raise ValueError(
             "The `model` argument must be a model with a standard convolution that is not in "
-            f"`keep`. Received: model={model!r} without one."
+            f"`keep`. Received: model={model!r} without one.{unseen(surgery, is_standard)}"
         )
     return converted, report
 

@@ -19,6 +19,7 @@ from sepconv_layers.blocks.base import Block, ShortcutBlock
 from sepconv_layers.layers.base import positive_int
 from sepconv_layers.layers.by_name import by_class
 from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.surgery import remade
 
 Rule = Callable[..., Any]
 
@@ -331,9 +332,7 @@ class _Builder:
             while name in self._names:
                 name = f"{wanted}_{len(self._names)}"
             self._names.add(name)
-            self._copies[key] = type(layer).from_config(
-                {**layer.get_config(), "name": name, **changes}
-            )
+            self._copies[key] = remade(layer, name=name, **changes)
         outputs = self._copies[key](*args, **(kwargs or {}))
         if is_new and isinstance(layer, keras.layers.Layer):
             self._copies[key].set_weights(layer.get_weights())

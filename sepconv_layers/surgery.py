@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.layers.composite import Composite
+
 FUNCTIONS = ("activation", "normalization")  # what may be a function in a configuration
 
 
@@ -90,15 +92,21 @@ class Surgery:
 
 
 def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
-    """A layer or operation of the same configuration, without weights.
+    """A layer of the same configuration, without weights, or an operation of the same arguments.
 
     Functions are handed on as they are: not every one can be found by its name, or written.
 
     Args:
         layer: The old one.
         cls: Another class to make of its configuration.
-        **changes: Other values in the configuration.
+        **changes: Other values in the configuration; of an operation, its name alone can be
+            another one.
+
+    Raises:
+        ValueError: If the layer's class cannot make another one of its configuration.
     """
+    if not isinstance(layer, keras.layers.Layer):
+        return _reused(layer, **changes)
     if isinstance(layer, keras.layers.Lambda):
         return keras.layers.Lambda(
             layer.function,
@@ -108,15 +116,40 @@ def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
             name=layer.name,
             dtype=changes.get("dtype", layer.dtype_policy),
         )
-    with warnings.catch_warnings():
-        # That it could not be loaded safely: it is not written.
-        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
-        config = layer.get_config()
-    if "dtype" in changes:
-        config = _in_dtype(config, changes["dtype"])
-    found = {key: getattr(layer, key, None) for key in FUNCTIONS if key in config}
-    functions = {key: function for key, function in found.items() if callable(function)}
-    return (cls or type(layer)).from_config({**config, **functions, **changes})
+    try:
+        with warnings.catch_warnings():
+            # That it could not be loaded safely: it is not written.
+            warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+            config = layer.get_config()
+        build_config = layer.get_build_config() if layer.built else None
+        if "dtype" in changes:
+            config, build_config = _in_dtype([config, build_config], changes.pop("dtype"))
+        found = {key: getattr(layer, key, None) for key in FUNCTIONS if key in config}
+        functions = {key: function for key, function in found.items() if callable(function)}
+        new = (cls or type(layer)).from_config({**config, **functions, **changes})
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"The layer {layer.name!r} cannot be made anew: its class, {type(layer).__name__}, "
+            "needs a `get_config` that returns the arguments of its constructor."
+        ) from error
+    if isinstance(layer, Composite) and layer.changes():
+        new.build_from_config(build_config)
+    return new
+
+
+def _reused(operation: keras.Operation, name: str | None = None) -> keras.Operation:
+    """An operation with the same arguments, which need not be ones that can be written.
+
+    It has no weights, so the old one would do, but for what Keras notes on it of each graph.
+    """
+    new = object.__new__(type(operation))  # `copy` would make one of its configuration
+    fresh: dict[str, Any] = {
+        "name": name or operation.name,
+        "_inbound_nodes": [],
+        "_outbound_nodes": [],
+    }
+    vars(new).update({**vars(operation), **fresh})
+    return new
 
 
 def _in_dtype(config: Any, dtype: str) -> Any:
@@ -127,9 +160,17 @@ def _in_dtype(config: Any, dtype: str) -> Any:
         return config
     changed = {key: _in_dtype(value, dtype) for key, value in config.items()}
     policy = config.get("dtype")
-    if isinstance(policy, dict) and policy.get("class_name") == "DTypePolicy":
-        policy = policy["config"]["name"]
+    if isinstance(policy, dict):
+        policy = keras.dtype_policies.deserialize(policy)
+        if policy.quantization_mode:  # which is kept
+            return {**changed, "dtype": _quantized_from(policy, dtype)}
+        policy = policy.name
     return {**changed, "dtype": dtype} if isinstance(policy, str) and "float" in policy else changed
+
+
+def _quantized_from(policy: Any, dtype: str) -> Any:
+    new = type(policy).from_config({**policy.get_config(), "source_name": dtype})
+    return keras.dtype_policies.serialize(new)
 
 
 def calls_as_defined(layer: Any) -> bool:

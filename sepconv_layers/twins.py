@@ -1,6 +1,7 @@
 """Any model as its twin: every separable part standard, or every standard convolution separable."""
 
 import math
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import keras
 from sepconv_layers import blocks, layers
 from sepconv_layers.blocks.base import CONV, SEPARABLE_CONV
 from sepconv_layers.layers.by_name import by_class
-from sepconv_layers.surgery import Surgery, remade
+from sepconv_layers.surgery import Surgery, is_graph, remade
 
 RANKS = (1, 2, 3)
 TRANSPOSE = {rank: getattr(keras.layers, f"Conv{rank}DTranspose") for rank in RANKS}
@@ -51,6 +52,7 @@ KIND = by_class(
         "ZeroPadding?D": "padding",
     }
 )
+KNOWN = {*KIND, *BLOCKS, *BLOCKS.values()}
 
 
 def standard_twin(model: keras.Model) -> keras.Model:
@@ -102,7 +104,7 @@ def standard_twin(model: keras.Model) -> keras.Model:
         elif kind in ("depthwise", "depthwise transpose"):
             family = CONV if kind == "depthwise" else TRANSPOSE
             changed[id(layer)] = _standard(family, layer, _filters_of(node))
-    return _twin(surgery, changed, skipped, "separable part")
+    return _twin(surgery, changed, skipped, "separable part", _is_separable)
 
 
 def separable_twin(model: keras.Model) -> keras.Model:
@@ -141,25 +143,61 @@ def separable_twin(model: keras.Model) -> keras.Model:
             changed[id(layer)] = _of_class(layer, separable[type(layer)])
         elif is_spatial(layer):
             changed[id(layer)] = partial(separable_like, layer)
-    return _twin(surgery, changed, [], "standard convolution")
+    return _twin(surgery, changed, [], "standard convolution", is_standard)
 
 
 def _twin(
-    surgery: Surgery, changed: dict[int, Callable[[], Any]], skipped: list[Any], wanted: str
+    surgery: Surgery,
+    changed: dict[int, Callable[[], Any]],
+    skipped: list[Any],
+    wanted: str,
+    is_wanted: Callable[[Any, type], bool],
 ) -> keras.Model:
+    hidden = unseen(surgery, is_wanted)
     if not changed:
         raise ValueError(
             f"The `model` argument must be a model with a {wanted}: a block or layer of this "
             "package or of `keras.layers`, also in models inside the model. Received: "
-            f"model={surgery.model!r} without one. Layers inside a layer of another class are not "
-            "seen."
+            f"model={surgery.model!r} without one.{hidden}"
         )
+    if hidden:
+        warnings.warn(f"The twin keeps some layers as they are.{hidden}", stacklevel=3)
 
     def make(old: Any) -> Any:
         return changed[id(old)]() if id(old) in changed else remade(old)
 
     twin, _ = surgery.result(make, skipped)
     return twin
+
+
+def unseen(surgery: Surgery, is_wanted: Callable[[Any, type], bool]) -> str:
+    """A sentence more that names what subclasses and layers of other classes hide; or nothing.
+
+    Args:
+        surgery: The model.
+        is_wanted: Whether a layer would be changed if it were of that class, one of its bases.
+    """
+    hidden: dict[int, str] = {}
+    for node in surgery.nodes:
+        layer = node.operation
+        is_known = type(layer) in KNOWN or is_graph(layer)
+        if is_known or not isinstance(layer, keras.layers.Layer):
+            continue
+        for inner in layer._flatten_layers():
+            base = next((cls for cls in type(inner).__mro__ if cls in KNOWN), None)
+            if base is None or not is_wanted(inner, base):
+                continue
+            if inner is layer:
+                hidden[id(inner)] = f"{layer.name!r} ({type(layer).__name__}, of {base.__name__})"
+                break
+            within = f"{layer.name!r} ({type(layer).__name__})"
+            hidden[id(inner)] = f"{inner.name!r} ({type(inner).__name__}) in {within}"
+    if not hidden:
+        return ""
+    return (
+        " Subclasses, and layers inside a layer of another class, are not seen: "
+        f"{', '.join(hidden.values())}. Put layers of the known classes into the model itself."
+    )
 
 
 def _kind(node: Any) -> str | None:
@@ -213,8 +251,18 @@ def separable_like(layer: Any, **changes: Any) -> Any:
 
 def is_spatial(layer: Any) -> bool:
     """Whether a layer is a standard convolution, transposed or not, that looks around in space."""
-    is_standard = KIND.get(type(layer)) in ("conv", "transpose")
-    return is_standard and math.prod(layer.kernel_size) > 1 and getattr(layer, "groups", 1) == 1
+    return type(layer) in KIND and is_standard(layer, type(layer))
+
+
+def is_standard(layer: Any, cls: type) -> bool:
+    """Whether a layer of that class is a standard block, or a convolution as in `is_spatial`."""
+    if KIND.get(cls) not in ("conv", "transpose"):
+        return cls in BLOCKS.values()
+    return math.prod(layer.kernel_size) > 1 and getattr(layer, "groups", 1) == 1
+
+
+def _is_separable(layer: Any, cls: type) -> bool:
+    return cls in BLOCKS or "separable" in KIND.get(cls, "") or "depthwise" in KIND.get(cls, "")
 
 
 def _geometry(layer: Any) -> dict[str, Any]:

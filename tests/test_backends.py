@@ -18,6 +18,7 @@ FILES = [
     "test_contract.py",
     "test_layers.py",
     "test_models.py",
+    "test_surgery.py",
     "test_twins.py",
 ]
 

@@ -220,3 +220,53 @@ def test_a_model_that_has_no_twin_is_a_clear_error():
             function(model)
         with pytest.raises(ValueError, match="must be a functional model"):
             function(keras.Sequential([keras.layers.Conv1D(4, 3)]))
+
+
+class OwnSeparable(keras.layers.SeparableConv1D):
+    """A subclass, which may do anything."""
+
+
+class OwnBlock(sl.ConvBlock1D):
+    """A subclass of a block."""
+
+
+class Around(keras.layers.Layer):
+    """A layer of another class, with one inside."""
+
+    def __init__(self, layer, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = layer
+
+    def build(self, shape):
+        self.layer.build(shape)
+
+    def call(self, x):
+        return self.layer(x)
+
+
+@the_same_everywhere
+def test_what_a_twin_does_not_see_is_named():
+    def model(*layers):
+        return keras.Sequential([keras.Input((9, 4)), *layers])
+
+    own = OwnSeparable(4, 3, name="mine")
+    with pytest.raises(ValueError, match=r"not seen: 'mine' \(OwnSeparable, of SeparableConv1D\)"):
+        sl.standard_twin(model(own))
+    around = Around(sl.DepthwiseConv1D(3, name="inner"), name="outer")
+    with pytest.raises(ValueError, match=r"'inner' \(DepthwiseConv1D\) in 'outer' \(Around\)"):
+        sl.standard_twin(model(around))
+    timed = keras.layers.TimeDistributed(keras.layers.Conv1D(2, 3, name="kernel"), name="timed")
+    volumes = keras.Sequential([keras.Input((5, 9, 4)), timed])
+    for function in (sl.separable_twin, sl.convert.to_separable):
+        with pytest.raises(ValueError, match=r"'kernel' \(Conv1D\) in 'timed' \(TimeDistributed\)"):
+            function(volumes)
+    with pytest.raises(ValueError, match=r"not seen: 'mine' \(OwnBlock, of ConvBlock1D\)\."):
+        sl.separable_twin(model(OwnBlock(4, name="mine")))
+    # Where others are changed, what is not is said too.
+    with pytest.warns(UserWarning, match="twin keeps some layers as they are.*'mine'"):
+        twin = sl.standard_twin(model(own, sl.SeparableConv1D(4, 3)))
+    assert kernels(twin)[-1] == (3, 4, 4)
+    # A pointwise convolution is standard, and has nothing to make separable.
+    pointwise = keras.layers.TimeDistributed(keras.layers.Conv1D(2, 1))
+    with pytest.raises(ValueError, match="without one.$"):
+        sl.separable_twin(keras.Sequential([keras.Input((5, 9, 4)), pointwise]))

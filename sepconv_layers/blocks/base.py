@@ -10,6 +10,7 @@ import keras
 
 from sepconv_layers import layers
 from sepconv_layers.layers.base import BaseConv, channels_of, number_that, positive_int
+from sepconv_layers.layers.composite import Composite
 from sepconv_layers.ops.geometry import Geometry
 
 Normalization = str | Callable[[], keras.layers.Layer] | None
@@ -31,7 +32,7 @@ _TORCH_HOOKS = (
 )
 
 
-class Block(keras.layers.Layer):
+class Block(Composite):
     """A chain of layers, made for the channels of the input that it first meets."""
 
     rank: int  # set by the 1D, 2D and 3D subclasses
@@ -103,11 +104,9 @@ class Block(keras.layers.Layer):
         self.geometry.output_shape(input_shape, self.filters)
         return channels
 
-    @staticmethod
-    def _build_all(stages: Sequence[keras.layers.Layer], shape: Sequence[int | None]) -> None:
+    def _build_all(self, stages: Sequence[keras.layers.Layer], shape: Sequence[int | None]) -> None:
         for stage in stages:
-            if not stage.built:
-                stage.build(shape)
+            self._build_inner(stage, shape)
             shape = stage.compute_output_shape(shape)
 
     def _fold(
@@ -132,9 +131,11 @@ class Block(keras.layers.Layer):
 
         What Keras does around it takes as long there as a small convolution. The block's own call
         has done it all: the stages have its types, and shapes that follow from those it has
-        checked. Only a normalisation that the user makes may give another type, for Keras to cast.
+        checked. Only a normalisation that the user makes, or a stage whose type a user has changed,
+        may give another one, for Keras to cast.
         """
         is_known = keras.backend.backend() == "torch" and not callable(self.normalization)
+        is_known = is_known and stage.compute_dtype == self.compute_dtype
         if not is_known or any(getattr(stage, hooks) for hooks in _TORCH_HOOKS):
             return stage
         if isinstance(stage, layers.BatchNormalization | layers.DropPath):

@@ -54,6 +54,21 @@ class Graph:
         return model(inputs, training=False)
 
 
+def why_not(model: keras.Model, error: Exception) -> str:
+    """Why a model cannot be converted: a converter says little of what Keras has quantized."""
+    quantized = [
+        f"{layer.path!r} to {layer.quantization_mode}"
+        for layer in model._flatten_layers()
+        if layer.quantization_mode is not None
+    ]
+    if not quantized:
+        return str(error)
+    return (
+        f"Keras has quantized its layers {', '.join(quantized)}. Export the model as it was before "
+        "`model.quantize`, to LiteRT with the `quantize` argument."
+    )
+
+
 def require(module: str, function: str) -> Any:
     """Imports what an export is made or tried with, or says how to get it."""
     try:

@@ -20,7 +20,7 @@ from sepconv_layers.export.artefact import (
     sample_for,
 )
 from sepconv_layers.export.flatbuffer import finished
-from sepconv_layers.export.graph import Graph, require
+from sepconv_layers.export.graph import Graph, require, why_not
 from sepconv_layers.export.loading import SIGNATURE, THREADS, litert_runner
 
 # The default tolerance of each kind; how far integers may be off is for the user to judge.
@@ -189,7 +189,7 @@ def _converted(
     except Exception as error:  # of any kind: the converter has several
         raise ValueError(
             "The `model` argument must be a model of operations that LiteRT has built in. Received:"
-            f" {graph.model.name!r}, which cannot be converted: {error}"
+            f" {graph.model.name!r}, which cannot be converted: {why_not(graph.model, error)}"
         ) from error
 
 

@@ -16,7 +16,7 @@ from sepconv_layers.export.artefact import (
     require_tensorflow,
     sample_for,
 )
-from sepconv_layers.export.graph import Graph, require
+from sepconv_layers.export.graph import Graph, require, why_not
 from sepconv_layers.export.loading import onnx_runner
 
 OPSET, OLDEST_OPSET = 18, 13
@@ -119,7 +119,7 @@ def _converted(graph: Graph, opset: int) -> Any:
     except Exception as error:  # of any kind: converter and checker have several
         raise ValueError(
             "The `model` argument must be a model of operations that ONNX has. Received: "
-            f"{graph.model.name!r}, which cannot be converted: {error}"
+            f"{graph.model.name!r}, which cannot be converted: {why_not(graph.model, error)}"
         ) from error
     for value in (*proto.graph.input, *proto.graph.output):
         for axis, size in enumerate(value.type.tensor_type.shape.dim):

@@ -6,10 +6,11 @@ from typing import Any
 import keras
 
 from sepconv_layers.layers.base import channels_of, number_that, positive_int
+from sepconv_layers.layers.composite import Composite
 from sepconv_layers.ops.geometry import standardize_data_format
 
 
-class SqueezeExcite(keras.layers.Layer):
+class SqueezeExcite(Composite):
     """Weighs each channel by what all channels are on average over space.
 
     Two dense layers, a narrow one and one that restores the width, turn the channel means into
@@ -74,8 +75,8 @@ class SqueezeExcite(keras.layers.Layer):
         self.excite = keras.layers.Dense(
             channels, activation=self.gate_activation, dtype=self.dtype_policy, name="excite"
         )
-        self.squeeze.build((None, channels))
-        self.excite.build((None, width))
+        self._build_inner(self.squeeze, (None, channels))
+        self._build_inner(self.excite, (None, width))
         self.input_spec = keras.layers.InputSpec(
             ndim=self.rank + 2, axes={self._channel_axis: channels}
         )

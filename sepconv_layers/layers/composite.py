@@ -1,0 +1,78 @@
+"""What layers share that are made of other layers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import keras
+
+_CHANGES = "changes"  # in the configuration to build from
+
+
+class Composite(keras.layers.Layer):
+    """A layer that makes others when it is built, and keeps what then becomes of them.
+
+    Keras writes the configuration of the outer layer alone. What a user makes of an inner one
+    later, by `model.quantize`, `enable_lora` or another `dtype_policy`, is no argument of the outer
+    one. So it goes into what that is built from when it is loaded.
+    """
+
+    # For the next build; of a type that Keras and TensorFlow do not look for weights in.
+    _to_change: Mapping[str, dict[str, Any]] = MappingProxyType({})
+
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """By the path of each inner layer in what it is no longer as it was made."""
+        found = {path: _change(layer, self) for path, layer in _inner(self)}
+        return {path: change for path, change in found.items() if change}
+
+    def get_build_config(self) -> dict | None:
+        config, changes = super().get_build_config(), self.changes()
+        return {**(config or {}), _CHANGES: changes} if changes else config
+
+    def build_from_config(self, config: dict) -> None:
+        self._to_change = MappingProxyType((config or {}).get(_CHANGES, {}))
+        super().build_from_config(config)
+
+    def _build_inner(self, layer: Any, shape: Sequence[int | None]) -> None:
+        """Builds a layer inside, as what it was when this one was saved."""
+        change = self._to_change.get(layer.name, {})
+        policy = keras.dtype_policies.get(change.get("dtype", layer.dtype_policy))
+        if policy.quantization_mode is not None:  # which has other weights
+            layer.dtype_policy = policy
+        if "quantization_config" in change:
+            config = change["quantization_config"]
+            layer.quantization_config = keras.saving.deserialize_keras_object(config)
+        if isinstance(layer, Composite):
+            within = f"{layer.name}/"
+            layer._to_change = MappingProxyType(
+                {
+                    path.removeprefix(within): inner
+                    for path, inner in self._to_change.items()
+                    if path.startswith(within)
+                }
+            )
+        if not layer.built:
+            layer.build(shape)
+        if policy.quantization_mode is None and "dtype" in change:
+            layer.dtype_policy = policy  # of the same weights, as they were
+        if "lora" in change:
+            layer.enable_lora(**change["lora"])
+
+
+def _inner(layer: keras.layers.Layer, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    """All layers inside, and where they are."""
+    for child in layer._flatten_layers(recursive=False, include_self=False):
+        yield f"{path}{child.name}", child
+        yield from _inner(child, f"{path}{child.name}/")
+
+
+def _change(layer: Any, outer: keras.layers.Layer) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if layer.dtype_policy.name != outer.dtype_policy.name:
+        found["dtype"] = keras.dtype_policies.serialize(layer.dtype_policy)
+    if getattr(layer, "quantization_config", None) is not None:
+        config = layer.quantization_config
+        found["quantization_config"] = keras.saving.serialize_keras_object(config)
+    if getattr(layer, "lora_enabled", False):
+        found["lora"] = {"rank": layer.lora_rank, "lora_alpha": layer.lora_alpha}
+    return found
