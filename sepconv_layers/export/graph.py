@@ -1,14 +1,21 @@
 """The graph that LiteRT and ONNX files are made from: folded, portable, in float32."""
 
 import importlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from sepconv_layers import ops
 from sepconv_layers.convert import fold_batch_norm
+from sepconv_layers.export.names import (
+    input_names,
+    named_arrays,
+    output_names,
+    output_structure,
+)
+from sepconv_layers.export.portable import portable_keras
 
 HALF = ("float16", "bfloat16")
 
@@ -34,20 +41,21 @@ class Graph:
         self.outputs = output_names(model)
         self.function = tf.function(self._named_outputs, input_signature=self.specs)
 
-    def trace(self) -> Any:
+    def trace(self, volumes_as_images: bool) -> Any:
         """The function as a graph, of what LiteRT and ONNX have as built-in operators."""
-        with ops.lowering("portable"):
+        with ops.lowering("portable"), portable_keras(volumes_as_images):
             return self.function.get_concrete_function()
 
     def _named_outputs(self, *tensors: Any) -> dict[str, Any]:
         outputs = keras.tree.flatten(self._run(self.folded, tensors))
         return dict(zip(self.outputs, outputs, strict=True))
 
-    def reference(self, *arrays: Any) -> Any:
+    def reference(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """What the artefact has to give: that of the model, in float32 if it is half-precise."""
         layers = self.model._flatten_layers()
         is_half = any(layer.compute_dtype in HALF for layer in layers)
-        return self._run(self.folded if is_half else self.model, arrays)
+        model = self.folded if is_half else self.model
+        return named_arrays(self.outputs, output_structure(model), self._run(model, arrays))
 
     def _run(self, model: keras.Model, tensors: Sequence[Any]) -> Any:
         inputs = keras.tree.pack_sequence_as(self.folded.input, list(tensors))
@@ -64,37 +72,3 @@ def require(module: str, function: str) -> Any:
             "sepconv-layers[export]`."
         ) from error
 
-
-def input_names(model: keras.Model) -> list[str]:
-    """The names that the user gave, or `inputs`."""
-    return _unique(
-        [
-            name if tensor.name.startswith("keras_tensor") else _identifier(tensor.name)
-            for tensor, name in zip(model.inputs, default_names(len(model.inputs)), strict=True)
-        ]
-    )
-
-
-def default_names(count: int) -> list[str]:
-    """Names of so many inputs that have none."""
-    return ["inputs"] if count == 1 else [f"inputs_{i}" for i in range(count)]
-
-
-def output_names(model: keras.Model) -> list[str]:
-    """The keys of a dictionary of outputs, or the names of the layers that they come from."""
-    layers = [tensor._keras_history.operation.name for tensor in model.outputs]
-    structure = layers if isinstance(model, keras.Sequential) else model.output
-    is_flat = isinstance(structure, dict) and len(structure) == len(layers)
-    return _unique([_identifier(name) for name in (sorted(structure) if is_flat else layers)])
-
-
-def _identifier(name: str) -> str:
-    """A name that TensorFlow leaves as it is."""
-    return re.sub(r"^(?=\d)|\W", "_", name)
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    return [
-        name if names.count(name) == 1 else f"{name}_{names[:i].count(name)}"
-        for i, name in enumerate(names)
-    ]

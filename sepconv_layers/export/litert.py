@@ -22,6 +22,7 @@ from sepconv_layers.export.artefact import (
 from sepconv_layers.export.flatbuffer import finished
 from sepconv_layers.export.graph import Graph, require
 from sepconv_layers.export.loading import SIGNATURE, THREADS, litert_runner
+from sepconv_layers.export.refusal import refusal
 
 # The default tolerance of each kind; how far integers may be off is for the user to judge.
 QUANTIZE: dict[str | None, float | None] = {
@@ -167,10 +168,10 @@ def _converted(
 ) -> bytes:
     import tensorflow as tf
 
-    holder = tf.Module()
+    function, holder = graph.trace(volumes_as_images=True), tf.Module()
     # TensorFlow's own variables, or the converter would not see that they are constants.
-    holder.weights = [variable.value for variable in graph.folded.variables]
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([graph.trace()], holder)
+    holder.weights = list(function.variables)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
     if quantize is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
@@ -187,10 +188,7 @@ def _converted(
             warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
             return converter.convert()
     except Exception as error:  # of any kind: the converter has several
-        raise ValueError(
-            "The `model` argument must be a model of operations that LiteRT has built in. Received:"
-            f" {graph.model.name!r}, which cannot be converted: {error}"
-        ) from error
+        raise refusal("LiteRT", graph, function, error) from error
 
 
 def _one_by_one(graph: Graph, batches: Sequence[Arrays]) -> Iterator[dict[str, np.ndarray]]:
@@ -211,8 +209,9 @@ def _runner(interpreter: Any, graph: Graph) -> Runner:
         ) from error
     signature = interpreter.get_signature_runner(SIGNATURE)
     into, out = signature.get_input_details(), signature.get_output_details()
-    return litert_runner(
+    run = litert_runner(
         interpreter,
         [into[spec.name] for spec in graph.specs],
         [out[name] for name in graph.outputs],
     )
+    return lambda arrays: dict(zip(graph.outputs, run(arrays), strict=True))

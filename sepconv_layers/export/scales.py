@@ -127,9 +127,8 @@ class _Scales:
 
     def _unbounded(self, step: Step) -> int | None:
         """The activation function without its upper end, if int8 ends there too."""
-        function = self._function(step)
-        if function == self.functions.RELU6:
-            index = step.writes[0]
+        function, index = self._function(step), step.writes[0]
+        if function == self.functions.RELU6 and self._is_int8(index):
             end = 6 / self._scale(index)[0] + self.tensors[index].quantization.zeroPoint[0]
             return self.functions.RELU if np.round(end) >= LARGEST else None
         return function if function in (self.functions.NONE, self.functions.RELU) else None

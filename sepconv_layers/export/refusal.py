@@ -1,0 +1,84 @@
+"""Which layer has the operation that cannot be converted: errors of converters in a sentence."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from sepconv_layers.surgery import Surgery
+
+# How converters and checkers name the kind of an operation, or several kinds.
+KINDS = (
+    r"'tf\.(\w+)' op",
+    r"ops: (\w+(?:, \w+)*)",
+    r"No Op registered for (\w+)",
+    r"OpType: (\w+)",
+    r"op_type:\s*(\w+)",
+)
+# What stands for a thing outside of the graph, and for no operation.
+OUTSIDE = {"Placeholder", "Const", "Identity", "NoOp", "PartitionedCall"}
+STATEFUL = re.compile(r"Assign\w*VariableOp|LookupTable\w*")
+LONGEST = 300  # characters of an error that names no operation
+
+
+def refusal(kind: str, graph: Any, traced: Any, error: Exception) -> ValueError:
+    """The error to raise for one of a converter.
+
+    Args:
+        kind: What cannot have the operation.
+        graph: The `Graph` that was to be converted.
+        traced: Its concrete function.
+        error: What the converter said.
+    """
+    present = set(_kinds(traced.graph.as_graph_def()))
+    named = {
+        name for form in KINDS for found in re.findall(form, str(error)) for name in found.split(", ")
+    }
+    kinds = (named & present) - OUTSIDE or set(filter(STATEFUL.fullmatch, present)) or named
+    layers = list(_having(graph.folded, kinds))
+    if layers:
+        which = " and ".join(
+            f"{layer.name!r} ({type(layer).__name__}) needs the operation{'s' * (len(ops) > 1)} "
+            f"{', '.join(ops)}"
+            for layer, ops in layers
+        )
+        reason = f"whose layer {which}, which {kind} does not have"
+    else:
+        reason = f"which cannot be converted: {_sentence(str(error))}"
+    return ValueError(
+        f"The `model` argument must be a model of operations that {kind} has. Received: "
+        f"{graph.model.name!r}, {reason}. `export.to_hub` takes any operation of TensorFlow."
+    )
+
+
+def _kinds(graph_def: Any) -> Iterator[str]:
+    """The kinds of all operations of a graph, those in loops and other functions included."""
+    yield from (node.op for node in graph_def.node)
+    for function in graph_def.library.function:
+        yield from (node.op for node in function.node_def)
+
+
+def _having(model: keras.Model, kinds: set[str]) -> Iterator[tuple[Any, list[str]]]:
+    """Layers that have operations of some kinds, found by tracing each on its own."""
+    import tensorflow as tf
+
+    seen = set()
+    for node in Surgery(model).nodes:
+        layer, inputs = node.operation, node.input_tensors
+        if id(layer) in seen or not inputs or isinstance(layer, keras.Model):
+            continue
+        seen.add(id(layer))
+        alone = keras.Model(inputs, node.outputs)
+        specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs]
+        function = tf.function(lambda *tensors: alone(list(tensors), training=False))  # noqa: B023
+        found = set(_kinds(function.get_concrete_function(*specs).graph.as_graph_def()))
+        if found & kinds:
+            yield layer, sorted(found & kinds)
+
+
+def _sentence(text: str) -> str:
+    """What an error says, without the places in source files that it repeats."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = re.sub(r"\S*\.py:\d+:\d+: error: ", "", lines[0]) if lines else "no reason was given"
+    return first[:LONGEST].rstrip(".")
