@@ -1,6 +1,7 @@
 """What all exports share: a sample to try the artefact with, its check, and the record of it."""
 
 import dataclasses
+import functools
 import os
 import statistics
 import time
@@ -81,7 +82,7 @@ def export_checked(
         run = runner(beside)
         outputs = run(sample)
         found.update(compared(kind, expected, outputs, tolerance))
-        found["latency_ms"] = _median_ms(lambda: run([array[:1] for array in sample]))
+        found["latency_ms"] = latency_ms(run, sample)
         found["bytes"] = size_of(beside)
 
     write(path, write_and_check)
@@ -209,7 +210,9 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _median_ms(call: Callable[[], Any]) -> float:
+def latency_ms(run: Runner, sample: Arrays) -> float:
+    """Median milliseconds of a call with one sample."""
+    call = functools.partial(run, [array[:1] for array in sample])
     call()
     times: list[float] = []
     while len(times) < TIMED_CALLS and sum(times) < TIMED_SECONDS:

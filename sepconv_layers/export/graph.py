@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from sepconv_layers import ops
-from sepconv_layers.convert import fold_batch_norm
+from sepconv_layers.convert import fold
 from sepconv_layers.export.names import (
     input_names,
     named_arrays,
@@ -16,6 +16,7 @@ from sepconv_layers.export.names import (
     output_structure,
 )
 from sepconv_layers.export.portable import portable_keras
+from sepconv_layers.surgery import remade
 
 HALF = ("float16", "bfloat16")
 
@@ -33,7 +34,7 @@ class Graph:
         import tensorflow as tf
 
         self.model = model
-        self.folded = fold_batch_norm(model, dtype="float32")
+        self.folded = fold(model, "float32", _remade)
         self.specs = [
             tf.TensorSpec(shape, tensor.dtype, name)
             for shape, tensor, name in zip(shapes, model.inputs, input_names(model), strict=True)
@@ -52,14 +53,28 @@ class Graph:
 
     def reference(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """What the artefact has to give: that of the model, in float32 if it is half-precise."""
-        layers = self.model._flatten_layers()
-        is_half = any(layer.compute_dtype in HALF for layer in layers)
-        model = self.folded if is_half else self.model
+        model = self.folded if is_half(self.model) else self.model
         return named_arrays(self.outputs, output_structure(model), self._run(model, arrays))
 
     def _run(self, model: keras.Model, tensors: Sequence[Any]) -> Any:
         inputs = keras.tree.pack_sequence_as(self.folded.input, list(tensors))
         return model(inputs, training=False)
+
+
+def is_half(model: keras.Model) -> bool:
+    """Whether a layer computes in half precision."""
+    return any(layer.compute_dtype in HALF for layer in model._flatten_layers())
+
+
+def _remade(layer: Any, **changes: Any) -> Any:
+    """A new layer, but of a SavedModel that was loaded: its folder may have changed since."""
+    if not isinstance(layer, keras.layers.TFSMLayer):
+        return remade(layer, **changes)
+    shared = object.__new__(type(layer))  # the constructor would load the folder again
+    policy = keras.dtype_policies.get(changes["dtype"])
+    fresh = {"_inbound_nodes": [], "_outbound_nodes": [], "_dtype_policy": policy}
+    vars(shared).update({**vars(layer), **fresh})
+    return shared
 
 
 def require(module: str, function: str) -> Any:
@@ -71,4 +86,3 @@ def require(module: str, function: str) -> Any:
             f"`{function}` needs the package {module.partition('.')[0]!r}. Get it by `pip install "
             "sepconv-layers[export]`."
         ) from error
-

@@ -20,7 +20,7 @@ from sepconv_layers.export.graph import Graph, require
 from sepconv_layers.export.loading import onnx_runner
 from sepconv_layers.export.names import unique
 from sepconv_layers.export.refusal import refusal
-from sepconv_layers.export.operators import handlers, quiet_converter, rename
+from sepconv_layers.export.operators import frozen, handlers, quiet_converter, rename
 
 OPSET, OLDEST_OPSET = 18, 13
 LABELS = "labels"
@@ -110,7 +110,6 @@ def _converted(graph: Graph, outputs: Sequence[str], opset: int) -> Any:
     import onnx
     import tensorflow as tf
     import tf2onnx
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     traced = graph.trace(volumes_as_images=False)
     # Names for the converter, which spells some of its own way, and must not find one twice.
@@ -125,12 +124,12 @@ def _converted(graph: Graph, outputs: Sequence[str], opset: int) -> Any:
         try:
             # The converter takes tensors that a layer holds, such as those of a normalisation of
             # inputs, for inputs of the model: here they become constants, as the weights do.
-            frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False)
+            constant = frozen(traced)
 
             @tf.function(input_signature=specs)
             def function(*tensors: Any) -> dict[str, Any]:
                 # In the order of their names, as of any dictionary.
-                found = zip(order, frozen(*tensors), strict=True)
+                found = zip(order, constant(*tensors), strict=True)
                 return {f"output_{i}": output for i, output in found}
 
             proto, _ = tf2onnx.convert.from_function(

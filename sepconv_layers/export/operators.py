@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+COMPILED = "_XlaMustCompile"
+
 Handler = Callable[[Any, Any, str, Any], None]
 
 
@@ -29,16 +31,19 @@ def _expm1(graph: Any, node: Any, name: str, _: Any) -> None:
 
 
 def _resize(graph: Any, node: Any, name: str, _: Any) -> None:
-    """By the new sizes where the converter would take a scale, and that, rounded, cuts a pixel."""
+    """With scales that do not cut a pixel: the converter's, rounded to float32, may be too small."""
     from tf2onnx.onnx_opset.nn import Resize
 
-    sizes, target = graph.get_shape(node.input[0])[1:3], node.inputs[1]
-    if target.is_const() and min(sizes) > 0:
-        wanted = target.get_tensor_value(as_list=False)
-        if (np.floor((wanted / sizes).astype("float32").astype("float64") * sizes) < wanted).any():
-            unknown = graph.make_node("Identity", [node.input[1]])
-            graph.replace_input(node, node.input[1], unknown.output[0], 1)
+    sizes, new = graph.get_shape(node.input[0])[1:3], node.inputs[1]
+    new = new.get_tensor_value(as_list=False) if new.is_const() else None
     Resize.version_11(graph, node)
+    if new is None or min(sizes) < 0:
+        return  # by the new sizes
+    scales = graph.get_node_by_name(name).inputs[0].inputs[2]
+    values = scales.get_tensor_value(as_list=False).copy()
+    is_small = np.floor(values[2:].astype("float64") * sizes) < new
+    values[2:] = np.where(is_small, np.nextafter(values[2:], np.float32(np.inf)), values[2:])
+    scales.set_tensor_value(values)
 
 
 def _one(graph: Any, node: Any) -> str:
@@ -67,6 +72,40 @@ def rename(graph: Any, names: Mapping[str, str]) -> None:
         for attribute in node.attribute:
             for part in (attribute.g, *attribute.graphs):
                 rename(part, names)
+
+
+def frozen(function: Any) -> Any:
+    """A concrete function with constants for its variables, and without calls of other functions.
+
+    Those that XLA is to compile, such as in a SavedModel that a layer has loaded, stay calls unless
+    that is taken from them.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    constant = convert_variables_to_constants_v2(function, lower_control_flow=False)
+    graph_def = constant.graph.as_graph_def()
+    functions = graph_def.library.function
+    nodes = (*graph_def.node, *(node for function in functions for node in function.node_def))
+    compiled = [part for part in (*nodes, *functions) if COMPILED in part.attr]
+    if not compiled:
+        return constant
+    for part in compiled:
+        del part.attr[COMPILED]
+    callers = (attr for node in nodes for attr in node.attr.values())
+    called = (part for attr in callers for part in (attr.func, *attr.list.func) if part.name)
+    for name in (*called, *(function.signature for function in functions)):
+        name.name += "_uncompiled"  # a process has one function of a name
+    names = [tensor.name for tensor in constant.inputs], [out.name for out in constant.outputs]
+
+    @tf.function(input_signature=[tf.TensorSpec(t.shape, t.dtype) for t in constant.inputs])
+    def imported(*tensors: Any) -> Any:
+        inputs = dict(zip(names[0], tensors, strict=True))
+        return tf.graph_util.import_graph_def(graph_def, inputs, names[1], name="")
+
+    return convert_variables_to_constants_v2(
+        imported.get_concrete_function(), lower_control_flow=False
+    )
 
 
 @contextlib.contextmanager

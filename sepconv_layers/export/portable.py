@@ -6,6 +6,7 @@ lack, and Keras works around by XLA, the files have, and the other way round.
 """
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,9 +28,10 @@ def portable_keras(volumes_as_images: bool) -> Iterator[None]:
     Args:
         volumes_as_images: Whether 3D pooling has to be made of 2D pooling, as for LiteRT.
     """
-    from keras.src.backend.tensorflow import nn  # the only place that all of them go through
+    from keras.src.backend.tensorflow import nn, numpy  # where all that Keras computes goes through
 
     replaced: list[tuple[Any, str, Callable[..., Any]]] = [
+        (numpy, "add", _add),
         (nn, "conv", _conv),
         (nn, "depthwise_conv", _depthwise_conv),
         (nn, "separable_conv", _separable_conv),
@@ -61,6 +63,15 @@ def _in_this_thread(function: Callable[..., Any], plain: Callable[..., Any]) -> 
 
 def _same_seed(plain: Callable[..., Any], generator: Any, ordered: bool = True) -> Any:
     return generator.state.value * 1
+
+
+def _add(plain: Callable[..., Any], x1: Any, x2: Any) -> Any:
+    """Without the operation for a bias where that is along the first of other axes than two."""
+    shape = getattr(x2, "shape", ())
+    is_bias = len(shape) in (3, 5) and shape[1] != 1 == shape[0] == math.prod(shape[2:])
+    if is_bias and getattr(x1, "dtype", None) == x2.dtype:
+        return x1 + x2
+    return plain(x1, x2)
 
 
 def _conv(
@@ -169,9 +180,7 @@ def _pool(
     return _in_channels_last(pooled, inputs, data_format)
 
 
-def _in_channels_last(
-    function: Callable[[Any], Any], inputs: Any, data_format: str | None
-) -> Any:
+def _in_channels_last(function: Callable[[Any], Any], inputs: Any, data_format: str | None) -> Any:
     """What a function of channels-last inputs gives, in the data format of the inputs."""
     if (data_format or keras.config.image_data_format()) == "channels_last":
         return function(inputs)

@@ -19,6 +19,7 @@ KINDS = (
 # What stands for a thing outside of the graph, and for no operation.
 OUTSIDE = {"Placeholder", "Const", "Identity", "NoOp", "PartitionedCall"}
 STATEFUL = re.compile(r"Assign\w*VariableOp|LookupTable\w*")
+LOOPS = {"While", "StatelessWhile", "If", "StatelessIf"}
 LONGEST = 300  # characters of an error that names no operation
 
 
@@ -33,22 +34,37 @@ def refusal(kind: str, graph: Any, traced: Any, error: Exception) -> ValueError:
     """
     present = set(_kinds(traced.graph.as_graph_def()))
     named = {
-        name for form in KINDS for found in re.findall(form, str(error)) for name in found.split(", ")
+        name
+        for form in KINDS
+        for found in re.findall(form, str(error))
+        for name in found.split(", ")
     }
     kinds = (named & present) - OUTSIDE or set(filter(STATEFUL.fullmatch, present)) or named
-    layers = list(_having(graph.folded, kinds))
+    layers = [
+        f"{layer.name!r} ({type(layer).__name__}) needs {', '.join(sorted(found))}"
+        for layer, found in _having(graph.folded, kinds)
+    ]
     if layers:
-        which = " and ".join(
-            f"{layer.name!r} ({type(layer).__name__}) needs the operation{'s' * (len(ops) > 1)} "
-            f"{', '.join(ops)}"
-            for layer, ops in layers
-        )
-        reason = f"whose layer {which}, which {kind} does not have"
+        reason = f"whose layer {', and '.join(layers)}, which {kind} does not have"
     else:
         reason = f"which cannot be converted: {_sentence(str(error))}"
     return ValueError(
         f"The `model` argument must be a model of operations that {kind} has. Received: "
         f"{graph.model.name!r}, {reason}. `export.to_hub` takes any operation of TensorFlow."
+    )
+
+
+def refuse_loops(graph: Any, traced: Any) -> None:
+    """Refuses what the calibration of integers cannot follow, where it would end the process."""
+    if LOOPS.isdisjoint(_kinds(traced.graph.as_graph_def())):
+        return
+    layers = [
+        f"{layer.name!r} ({type(layer).__name__})" for layer, _ in _having(graph.folded, LOOPS)
+    ]
+    raise ValueError(
+        "The `model` argument must be a model without loops for quantize='int8'. Received: "
+        f"{graph.model.name!r}, with a loop in {', '.join(layers)}. Recurrent layers have none "
+        "with `unroll=True`; quantize='dynamic' takes them as they are."
     )
 
 
@@ -59,7 +75,7 @@ def _kinds(graph_def: Any) -> Iterator[str]:
         yield from (node.op for node in function.node_def)
 
 
-def _having(model: keras.Model, kinds: set[str]) -> Iterator[tuple[Any, list[str]]]:
+def _having(model: keras.Model, kinds: set[str]) -> Iterator[tuple[Any, set[str]]]:
     """Layers that have operations of some kinds, found by tracing each on its own."""
     import tensorflow as tf
 
@@ -74,7 +90,7 @@ def _having(model: keras.Model, kinds: set[str]) -> Iterator[tuple[Any, list[str
         function = tf.function(lambda *tensors: alone(list(tensors), training=False))  # noqa: B023
         found = set(_kinds(function.get_concrete_function(*specs).graph.as_graph_def()))
         if found & kinds:
-            yield layer, sorted(found & kinds)
+            yield layer, found & kinds
 
 
 def _sentence(text: str) -> str:
