@@ -111,8 +111,9 @@ def load(path: str | os.PathLike) -> Loaded:
     """Loads what `to_hub`, `to_litert` or `to_onnx` wrote, or another artefact of these kinds.
 
     It runs where the model is not known, on any Keras backend, and no Python code of the artefact
-    is run. Several threads may call what it returns, where those of LiteRT take turns. LiteRT takes one sample at a time, so a batch runs sample by sample; what is int8 at
-    both ends is quantised and back by the scales in the file.
+    is run. Several threads may call what it returns; those that call a LiteRT file take turns.
+    LiteRT takes one sample at a time, so a batch runs sample by sample; what is int8 at both ends
+    is quantised and back by the scales in the file.
 
     Args:
         path: A folder with a SavedModel that has the signature `serving_default`, a file named

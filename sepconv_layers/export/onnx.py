@@ -19,8 +19,8 @@ from sepconv_layers.export.artefact import (
 from sepconv_layers.export.graph import Graph, require
 from sepconv_layers.export.loading import onnx_runner
 from sepconv_layers.export.names import unique
-from sepconv_layers.export.refusal import refusal
 from sepconv_layers.export.operators import frozen, handlers, quiet_converter, rename
+from sepconv_layers.export.refusal import refusal
 
 OPSET, OLDEST_OPSET = 18, 13
 LABELS = "labels"

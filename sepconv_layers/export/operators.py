@@ -31,7 +31,7 @@ def _expm1(graph: Any, node: Any, name: str, _: Any) -> None:
 
 
 def _resize(graph: Any, node: Any, name: str, _: Any) -> None:
-    """With scales that do not cut a pixel: the converter's, rounded to float32, may be too small."""
+    """With scales that cut no pixel: the converter's, rounded to float32, may be too small."""
     from tf2onnx.onnx_opset.nn import Resize
 
     sizes, new = graph.get_shape(node.input[0])[1:3], node.inputs[1]

@@ -33,12 +33,8 @@ def refusal(kind: str, graph: Any, traced: Any, error: Exception) -> ValueError:
         error: What the converter said.
     """
     present = set(_kinds(traced.graph.as_graph_def()))
-    named = {
-        name
-        for form in KINDS
-        for found in re.findall(form, str(error))
-        for name in found.split(", ")
-    }
+    found = (name for form in KINDS for name in re.findall(form, str(error)))
+    named = {name for names in found for name in names.split(", ")}
     kinds = (named & present) - OUTSIDE or set(filter(STATEFUL.fullmatch, present)) or named
     layers = [
         f"{layer.name!r} ({type(layer).__name__}) needs {', '.join(sorted(found))}"
