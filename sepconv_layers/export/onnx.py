@@ -8,7 +8,9 @@ from typing import Any
 import keras
 
 from sepconv_layers.export.artefact import (
+    Arrays,
     Artefact,
+    Named,
     Runner,
     check_labels,
     check_model,
@@ -98,11 +100,24 @@ def to_onnx(
         beside.write_bytes(proto.SerializeToString())
 
     def load(beside: Path) -> Runner:
-        session = runtime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
-        run = onnx_runner(session, [spec.name for spec in graph.specs], outputs)
-        return lambda arrays: dict(zip(graph.outputs, run(arrays), strict=True))
+        def run(arrays: Arrays) -> Named:
+            try:
+                return dict(zip(graph.outputs, call(arrays), strict=True))
+            except Exception as error:
+                raise _cannot_run(model, error) from error
+
+        try:
+            session = runtime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
+        except Exception as error:  # of any kind: the runtime has one for each of its codes
+            raise _cannot_run(model, error) from error
+        call = onnx_runner(session, [spec.name for spec in graph.specs], outputs)
+        return run
 
     return export_checked("onnx", path, graph.reference, sample, write, load, tolerance)
+
+
+def _cannot_run(model: keras.Model, error: Exception) -> ValueError:
+    return ValueError(f"ONNX Runtime cannot run what {model.name!r} was converted into: {error}")
 
 
 def _converted(graph: Graph, outputs: Sequence[str], opset: int) -> Any:

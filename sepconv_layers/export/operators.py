@@ -31,19 +31,26 @@ def _expm1(graph: Any, node: Any, name: str, _: Any) -> None:
 
 
 def _resize(graph: Any, node: Any, name: str, _: Any) -> None:
-    """With scales that cut no pixel: the converter's, rounded to float32, may be too small."""
+    """By what cuts no pixel: the converter's scales, rounded to float32, may be too small."""
     from tf2onnx.onnx_opset.nn import Resize
 
-    sizes, new = graph.get_shape(node.input[0])[1:3], node.inputs[1]
-    new = new.get_tensor_value(as_list=False) if new.is_const() else None
+    kind, sizes, target = node.type, graph.get_shape(node.input[0])[1:3], node.inputs[1]
+    if min(sizes) < 0 or not target.is_const():
+        Resize.version_11(graph, node)  # by the new sizes
+        return
+    new = target.get_tensor_value(as_list=False)
+    is_small = np.floor((new / sizes).astype("float32").astype("float64") * sizes) < new
+    if is_small.any() and kind == "ResizeNearestNeighbor":
+        # A scale that is a bit too large could choose another pixel: as if the sizes were open.
+        unknown = graph.make_node("Identity", [node.input[1]])
+        graph.replace_input(node, node.input[1], unknown.output[0], 1)
     Resize.version_11(graph, node)
-    if new is None or min(sizes) < 0:
-        return  # by the new sizes
-    scales = graph.get_node_by_name(name).inputs[0].inputs[2]
-    values = scales.get_tensor_value(as_list=False).copy()
-    is_small = np.floor(values[2:].astype("float64") * sizes) < new
-    values[2:] = np.where(is_small, np.nextafter(values[2:], np.float32(np.inf)), values[2:])
-    scales.set_tensor_value(values)
+    if is_small.any() and kind != "ResizeNearestNeighbor":
+        scales = graph.get_node_by_name(name).inputs[0].inputs[2]
+        values = scales.get_tensor_value(as_list=False).copy()
+        larger = np.nextafter(values[2:], np.float32(np.inf))
+        values[2:] = np.where(is_small, larger, values[2:])
+        scales.set_tensor_value(values)
 
 
 def _one(graph: Any, node: Any) -> str:

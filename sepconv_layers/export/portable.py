@@ -33,6 +33,7 @@ def portable_keras(volumes_as_images: bool) -> Iterator[None]:
     replaced: list[tuple[Any, str, Callable[..., Any]]] = [
         (numpy, "add", _add),
         (nn, "conv", _conv),
+        (nn, "conv_transpose", _conv_transpose),
         (nn, "depthwise_conv", _depthwise_conv),
         (nn, "separable_conv", _separable_conv),
         (keras.random.SeedGenerator, "next", _same_seed),
@@ -131,6 +132,23 @@ def _depthwise_conv(
 ) -> Any:
     def convolved(inputs: Any) -> Any:
         return plain(inputs, kernel, strides, padding, "channels_last", dilation_rate)
+
+    return _in_channels_last(convolved, inputs, data_format)
+
+
+def _conv_transpose(
+    plain: Callable[..., Any],
+    inputs: Any,
+    kernel: Any,
+    strides: Any = 1,
+    padding: str = "valid",
+    output_padding: Any = None,
+    data_format: str | None = None,
+    dilation_rate: Any = 1,
+) -> Any:
+    def convolved(inputs: Any) -> Any:
+        rest = (strides, padding, output_padding, "channels_last", dilation_rate)
+        return plain(inputs, kernel, *rest)
 
     return _in_channels_last(convolved, inputs, data_format)
 
