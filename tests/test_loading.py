@@ -86,14 +86,14 @@ def written(kind, model, sample, tmp_path):
 
 @KINDS
 def test_an_ordered_dictionary_keeps_its_order(kind, tmp_path):
-    inputs = OrderedDict((key, keras.Input((3,), name=key)) for key in ("gender", "age"))
-    outputs = OrderedDict((key, dense(inputs[key])) for key in ("gender", "age"))
+    inputs = OrderedDict((key, keras.Input((3,), name=key)) for key in ("zone", "area"))
+    outputs = OrderedDict(gender=dense(inputs["zone"]), age=dense(inputs["area"]))
     model = keras.Model(inputs, outputs)
     rng = np.random.default_rng(0)
     x = OrderedDict((key, rng.normal(size=(2, 3)).astype("float32")) for key in inputs)
     net, expected = written(kind, model, x, tmp_path), model(x)
     assert net.outputs == ("age", "gender")
-    for given in (x, [x["age"], x["gender"]]):
+    for given in (x, [x["area"], x["zone"]]):
         for name, found in zip(net.outputs, net(given), strict=True):
             np.testing.assert_allclose(found, expected[name], atol=1e-5)
 
