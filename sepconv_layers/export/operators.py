@@ -121,9 +121,7 @@ def quiet_converter() -> Iterator[None]:
 
     If the conversion fails, it is said after all.
     """
-    records: list[logging.LogRecord] = []
-    logger, keeping = logging.getLogger("tf2onnx"), logging.Handler()
-    keeping.emit = records.append  # type: ignore[method-assign]
+    logger, keeping = logging.getLogger("tf2onnx"), _Keeping()
     handlers, propagate = logger.handlers[:], logger.propagate
     logger.handlers[:], logger.propagate = [keeping], False
     failed = True
@@ -133,5 +131,14 @@ def quiet_converter() -> Iterator[None]:
     finally:
         logger.handlers[:], logger.propagate = handlers, propagate
         if failed:
-            for record in records:
+            for record in keeping.records:
                 logger.handle(record)
+
+
+class _Keeping(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)

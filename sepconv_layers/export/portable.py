@@ -40,15 +40,12 @@ def portable_keras(volumes_as_images: bool) -> Iterator[None]:
     ]
     if volumes_as_images:
         replaced += [(nn, "max_pool", _pool), (nn, "average_pool", _pool)]
-    with _ONE_AT_A_TIME:
-        plain = [(place, name, getattr(place, name)) for place, name, _ in replaced]
-        try:
-            for (place, name, function), (*_, before) in zip(replaced, plain, strict=True):
-                setattr(place, name, _in_this_thread(function, before))
-            yield
-        finally:
-            for place, name, before in plain:
-                setattr(place, name, before)
+    with _ONE_AT_A_TIME, contextlib.ExitStack() as undo:
+        for place, name, function in replaced:
+            plain = getattr(place, name)
+            undo.callback(setattr, place, name, plain)
+            setattr(place, name, _in_this_thread(function, plain))
+        yield
 
 
 def _in_this_thread(function: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
