@@ -1,5 +1,6 @@
 """Every activation and layer of Keras in LiteRT and ONNX: it agrees, or is refused by name."""
 
+import importlib
 import inspect
 import re
 
@@ -21,6 +22,7 @@ KINDS = pytest.mark.parametrize("kind", WRITERS)
 TEXTS = np.array([["a", "b"], ["b", "c"]], object)
 # Names of inputs, and what is fed. Odd, unequal sizes, and channels in two groups at either end.
 SHAPES = {
+    "features": (5, 4),
     "sequence": (12, 4),
     "image": (8, 6, 4),
     "volume": (6, 5, 4, 4),
@@ -93,7 +95,7 @@ def of_rank(rank):
 def cases():
     """What is to be exported: the input, the class or activation, and a function."""
     for name, activation in ACTIVATIONS.items():
-        yield "sequence", name, L.Activation(activation)
+        yield "features", name, L.Activation(activation)
     for rank, source in BY_RANK.items():
         for name, arguments in of_rank(rank):
             yield source, name, getattr(L, name)(**arguments)
@@ -296,3 +298,37 @@ def test_every_activation_and_layer_is_in_the_table():
     missing = found - exported - set(REFUSED) - NO_LAYERS
     assert not missing
     assert len(ACTIVATIONS) > 25
+
+
+def small_convnext(**arguments):
+    """With convolutions in groups and GELU."""
+    module = importlib.import_module("keras.src.applications.convnext")
+    return module.ConvNeXt((1, 1, 1, 1), (8, 12, 16, 20), **arguments)
+
+
+def small_resnet(**arguments):
+    module = importlib.import_module("keras.src.applications.resnet")
+
+    def stack(x):
+        return module.stack_residual_blocks_v1(x, 8, 2, stride1=2, name="stack")
+
+    return module.ResNet(stack, False, True, name="resnet", **arguments)
+
+
+@pytest.mark.parametrize("build", [small_convnext, small_resnet])
+def test_nets_of_keras_go_through(build, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = build(weights=None, input_shape=(32, 32, 3), classes=5, classifier_activation=None)
+    sample = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    int8 = {"quantize": "int8", "calibration": sample}
+    for number, (function, options) in enumerate(
+        (
+            (export.to_litert, {}),
+            (export.to_litert, int8),
+            (export.to_onnx, {}),
+            (export.to_hub, {}),
+        )
+    ):
+        artefact = function(model, tmp_path / f"net-{number}", **options)
+        scale = max(1, np.abs(model(sample)).max())
+        assert artefact.max_difference < scale * (0.2 if options else 1e-4)

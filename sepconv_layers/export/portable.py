@@ -65,7 +65,7 @@ def _same_seed(plain: Callable[..., Any], generator: Any, ordered: bool = True) 
 
 def _add(plain: Callable[..., Any], x1: Any, x2: Any) -> Any:
     """Without the operation for a bias where that is along the first of other axes than two."""
-    shape = getattr(x2, "shape", ())
+    shape: Sequence[int] = getattr(x2, "shape", ())
     is_bias = len(shape) in (3, 5) and shape[1] != 1 == shape[0] == math.prod(shape[2:])
     if is_bias and getattr(x1, "dtype", None) == x2.dtype:
         return x1 + x2
