@@ -24,6 +24,7 @@ TEXTS = np.array([["a", "b"], ["b", "c"]], object)
 SHAPES = {
     "features": (5, 4),
     "sequence": (12, 4),
+    "steps": (4, 3),
     "image": (8, 6, 4),
     "volume": (6, 5, 4, 4),
     "rgb": (8, 6, 3),
@@ -118,8 +119,8 @@ def cases():
         L.RNN(L.StackedRNNCells([L.LSTMCell(3), L.SimpleRNNCell(2)])),
         L.Bidirectional(L.LSTM(3, return_sequences=True)), L.EinsumDense("abc,cd->abd", (None, 5)),
     ):  # fmt: skip
-        yield "sequence", type(layer).__name__, layer
-    yield "sequence", "Masking", lambda x: L.LSTM(3)(L.Masking()(x))
+        yield "steps", type(layer).__name__, layer
+    yield "steps", "Masking", lambda x: L.LSTM(3)(L.Masking()(x))
     yield "image", "TimeDistributed", L.TimeDistributed(L.Conv1D(4, 3, groups=2))
     # Not beside the exact one: LiteRT has GELU as a whole, and no common part of the two.
     yield "image", "gelu", L.Activation(lambda x: keras.activations.gelu(x, approximate=True))
