@@ -71,7 +71,7 @@ def _remade(layer: Any, **changes: Any) -> Any:
     if not isinstance(layer, keras.layers.TFSMLayer):
         return remade(layer, **changes)
     shared = object.__new__(type(layer))  # the constructor would load the folder again
-    policy = keras.dtype_policies.get(changes["dtype"])
+    policy = keras.dtype_policies.get(changes.get("dtype", layer.dtype_policy))
     fresh = {"_inbound_nodes": [], "_outbound_nodes": [], "_dtype_policy": policy}
     vars(shared).update({**vars(layer), **fresh})
     return shared
