@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -81,6 +81,11 @@ def fold_batch_norm(model: keras.Model, dtype: str | None = None) -> keras.Model
         [Jacob et al., "Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference", 2017](https://arxiv.org/abs/1712.05877).
     """
+    return fold(model, dtype, remade)
+
+
+def fold(model: keras.Model, dtype: str | None, remake: Callable[..., Any]) -> keras.Model:
+    """As `fold_batch_norm`, with a function that makes the new layers, called as `remade` is."""
     surgery = Surgery(model)
     _check_policy(dtype)
     norms = _norms_to_fold(surgery)  # by the identity of the convolution before
@@ -93,7 +98,7 @@ def fold_batch_norm(model: keras.Model, dtype: str | None = None) -> keras.Model
             changes["normalization"] = None
         if dtype and "float" in getattr(old, "compute_dtype", ""):
             changes["dtype"] = dtype
-        return remade(old, **changes)
+        return remake(old, **changes)
 
     folded, pairs = surgery.result(make, skipped=norms.values())
     for old, new in pairs:

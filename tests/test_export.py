@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 from types import SimpleNamespace
 
@@ -12,13 +13,15 @@ import pytest
 
 import sepconv_layers as sl
 from sepconv_layers import export
-from sepconv_layers.export import flatbuffer
+from sepconv_layers.export import flatbuffer, litert
 from tests.backends import BACKEND
 from tests.test_convert import arrays_of, as_trained
 
-pytestmark = pytest.mark.skipif(
-    BACKEND != "tensorflow", reason="the exports are made of TensorFlow graphs"
-)
+pytestmark = [
+    pytest.mark.skipif(BACKEND != "tensorflow", reason="the exports are made of TensorFlow graphs"),
+    # Whether it is said depends on what else the machine does; one test asks for it.
+    pytest.mark.filterwarnings("ignore:.*quantize='dynamic' saves size:UserWarning"),
+]
 
 LABELS = ["yes", "no", "größer als", "*"]
 
@@ -350,6 +353,84 @@ def test_volumes_can_be_quantised(folder, depth, quantize):
         (matrix,) = (details for details in matrices if list(details["shape"]) == [40, 40])
         assert matrix["dtype"] == np.int8
         assert len(matrix["quantization_parameters"]["scales"]) == 40
+
+
+def bounded():
+    """Where ReLU6 follows what has no kernel: additions and average pooling, also of each rank."""
+    inputs, outputs = [], []
+    for rank, sizes in enumerate(((20,), (12, 10), (6, 5, 4)), start=1):
+        x = keras.Input((*sizes, 4))
+        block = getattr(sl, f"ResidualSeparableConvBlock{rank}D")(4, activation="relu6")
+        inputs.append(x)
+        outputs.append(block(x))
+    relu6 = keras.layers.ReLU(6)
+    images = inputs[1]
+    x = keras.layers.Conv2D(4, 3, padding="same")(images)
+    outputs.append(relu6(keras.layers.Add()([x, images])))
+    outputs.append(relu6(keras.layers.AveragePooling2D(2)(keras.layers.Conv2D(4, 3)(4 * images))))
+    outputs.append(keras.activations.hard_sigmoid(images))
+    return keras.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize("quantize", [None, "float16", "dynamic", "int8"])
+def test_a_bound_of_six_needs_no_scale(quantize, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = as_trained(bounded())
+    sample = sample_of(model, 8)
+    calibration = sample if quantize == "int8" else None
+    artefact = export.to_litert(model, tmp_path / "net.tflite", quantize, calibration, sample)
+    assert artefact.max_difference < {None: 1e-4, "float16": 0.02}.get(quantize, 0.3)
+
+
+def test_loops_are_refused_for_integers(tmp_path):
+    inputs = keras.Input((9, 3))
+    model = keras.Model(inputs, keras.layers.GRU(3, name="memory")(inputs))
+    (sample,) = sample_of(model)
+    with pytest.raises(ValueError, match=r"loop in 'memory' \(GRU\).*unroll=True"):
+        export.to_litert(model, tmp_path / "net.tflite", "int8", sample)
+    unrolled = keras.Model(inputs, keras.layers.GRU(3, unroll=True)(inputs))
+    artefact = export.to_litert(unrolled, tmp_path / "net.tflite", "int8", sample)
+    assert artefact.max_difference < 0.1
+
+
+def test_slow_dynamic_files_are_said(exported, tmp_path, monkeypatch):
+    said = {}
+    for slower in (1e6, 0.0):
+        monkeypatch.setattr(litert, "SLOWER", slower)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always", UserWarning)
+            export.to_litert(exported["sequence"].model, tmp_path / "net.tflite", "dynamic")
+        said[slower] = [str(one.message) for one in found if one.category is UserWarning]
+    assert not said[1e6]
+    (message,) = said[0.0]
+    assert "with float32 weights" in message and "quantize='dynamic' saves size" in message
+    assert [file.name for file in tmp_path.iterdir()] == ["net.tflite"]
+
+
+def test_the_converter_to_onnx_is_quiet_about_what_it_leaves_out(tmp_path, capfd, caplog):
+    model = keras.Sequential([
+        keras.Input((8, 8, 3)),
+        keras.layers.Conv2D(4, 3),
+        keras.layers.Activation("hard_sigmoid"),
+        keras.layers.Conv2D(4, 3),
+    ])  # fmt: skip
+    export.to_onnx(model, tmp_path / "net.onnx")
+    assert "Traceback" not in capfd.readouterr().err
+    assert not [record for record in caplog.records if record.name.startswith("tf2onnx")]
+
+
+@pytest.mark.parametrize("function", [export.to_litert, export.to_onnx])
+def test_the_layer_is_named_wherever_it_is(function, tmp_path):
+    class Inverse(keras.layers.Layer):
+        def call(self, inputs):
+            return keras.ops.erfinv(inputs)
+
+    x = keras.Input((4,))
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), Inverse(name="inverse")])
+    model = keras.Model(x, keras.layers.Dense(2)(inner(x)))
+    with pytest.raises(ValueError, match=r"whose layer 'inverse' \(Inverse\) needs Erfinv, which"):
+        function(model, tmp_path / "net")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("function", [export.to_litert, export.to_onnx])

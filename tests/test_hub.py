@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import keras
@@ -187,6 +188,84 @@ def test_a_model_with_the_layer_is_loaded_in_unsafe_mode_only(exported, tmp_path
     loaded = keras.saving.load_model(tmp_path / "net.keras", safe_mode=False)
     np.testing.assert_allclose(loaded(exported.images), model(exported.images), atol=1e-6)
     assert len(loaded.trainable_weights) == len(model.trainable_weights)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The folder of an artefact that takes floats."""
+    inputs = keras.Input((8, 8, 4))
+    x = sl.SeparableConvBlock2D(8, activation="hard_silu")(inputs)
+    x = keras.layers.Conv2D(8, 3, groups=2)(x)  # which TensorFlow has XLA compile
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    return export.to_hub(model, tmp_path_factory.mktemp("plain") / "net").path
+
+
+@pytest.mark.parametrize(
+    ("policy", "trainable"),
+    [("float32", True), ("mixed_float16", True), ("mixed_bfloat16", False), ("bfloat16", True)],
+)
+def test_what_was_fine_tuned_is_exported(policy, trainable, plain, tmp_path):
+    keras.utils.set_random_seed(0)
+    layer = export.HubLayer(plain, trainable=trainable, dtype=policy)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 4)), layer, keras.layers.Dense(3, dtype=policy, name="logits")]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = np.random.default_rng(0).normal(size=(12, 8, 8, 4)).astype("float32")
+    model.fit(x, np.arange(12) % 3, epochs=2, verbose=0)
+    assert layer(x).dtype == layer.compute_dtype
+    expected = np.asarray(model(x), "float32")
+    for name, function in (
+        ("net", export.to_hub),
+        ("net.tflite", export.to_litert),
+        ("net.onnx", export.to_onnx),
+    ):
+        path = function(model, tmp_path / name, sample=x).path
+        (found,) = export.load(path)(x)
+        np.testing.assert_allclose(np.asarray(found, "float32"), expected, atol=0.02)
+    assert layer.compute_dtype == keras.dtype_policies.get(policy).compute_dtype
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_bfloat16"])
+def test_models_in_half_precision(policy, tmp_path):
+    inputs = keras.Input((9, 8, 3), dtype=policy.removeprefix("mixed_"))
+    x = keras.layers.Conv2D(4, 3, dtype=policy)(inputs)
+    x = sl.SeparableConv2D(4, 3, dtype=policy)(x)
+    x = sl.SeparableConv3D(2, 2, dtype=policy)(keras.layers.Reshape((5, 4, 2, 2), dtype=policy)(x))
+    model = keras.Model(inputs, keras.layers.Flatten(dtype=policy)(x))
+    x = np.random.default_rng(0).normal(size=(4, 9, 8, 3)).astype("float32")
+    (found,) = export.load(export.to_hub(model, tmp_path / "net").path)(x)
+    expected = np.asarray(model(x), "float32")
+    np.testing.assert_allclose(np.asarray(found, "float32"), expected, atol=0.05)
+
+
+def test_names_of_raw_inputs_are_those_of_their_keys(tmp_path):
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    keys = ("width", "height")  # not as they are sorted
+    signature = OrderedDict((key, tf.TensorSpec((None,))) for key in keys)
+    sample = OrderedDict((key, np.array([i, 5.0], "float32")) for i, key in enumerate(keys))
+
+    def joined(inputs):
+        return tf.stack([inputs["width"], 3 * inputs["height"]], -1)
+
+    path = export.to_hub(
+        model, tmp_path / "net", joined, sample=sample, input_signature=signature
+    ).path
+    (found,) = export.load(path)(dict(sample))
+    np.testing.assert_allclose(found, model(joined(sample)), atol=1e-5)
+
+
+def test_labels_of_an_output_with_a_key(tmp_path):
+    import tensorflow as tf
+
+    inputs = keras.Input((2,), name="sizes")
+    model = keras.Model(inputs, {"logits": keras.layers.Dense(2)(inputs)})
+    path = export.to_hub(model, tmp_path / "net", labels=["one", "two"]).path
+    x = np.array([[1.0, 2.0]], "float32")
+    found = tf.saved_model.load(str(path)).signatures["classify"](sizes=tf.constant(x))
+    assert found["label"].numpy()[0] == [b"one", b"two"][np.argmax(model(x)["logits"])]
 
 
 def test_several_inputs_and_outputs_have_their_names(tmp_path):

@@ -1,6 +1,8 @@
 """`export.load`: artefacts of all kinds as functions, and what is none."""
 
 import sys
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 import sepconv_layers as sl
 from sepconv_layers import export
+from sepconv_layers.export.artefact import compared
 from tests.backends import BACKEND
 
 pytestmark = pytest.mark.skipif(
@@ -71,6 +74,119 @@ def test_dictionaries_in_and_out_keep_their_keys(kind, tmp_path):
         np.testing.assert_allclose(found, expected[name], atol=1e-5)
     with pytest.raises(ValueError, match="`sample` argument must have the keys"):
         WRITERS[kind](model, tmp_path / "other", sample={"size": x["size"], "ages": x["age"]})
+
+
+def dense(x, size=3):
+    return keras.layers.Dense(size, bias_initializer="normal")(x)
+
+
+def written(kind, model, sample, tmp_path):
+    return export.load(WRITERS[kind](model, tmp_path / NAMES[kind], sample=sample).path)
+
+
+@KINDS
+def test_an_ordered_dictionary_keeps_its_order(kind, tmp_path):
+    inputs = OrderedDict((key, keras.Input((3,), name=key)) for key in ("zone", "area"))
+    outputs = OrderedDict(gender=dense(inputs["zone"]), age=dense(inputs["area"]))
+    model = keras.Model(inputs, outputs)
+    rng = np.random.default_rng(0)
+    x = OrderedDict((key, rng.normal(size=(2, 3)).astype("float32")) for key in inputs)
+    net, expected = written(kind, model, x, tmp_path), model(x)
+    assert net.outputs == ("age", "gender")
+    for given in (x, [x["area"], x["zone"]]):
+        for name, found in zip(net.outputs, net(given), strict=True):
+            np.testing.assert_allclose(found, expected[name], atol=1e-5)
+
+
+@KINDS
+def test_nested_outputs_and_inputs_are_those_of_the_layers(kind, tmp_path):
+    a, b, c = (keras.Input((3,), name=name) for name in "cab")
+    outputs = {"z": [dense(a), dense(b)], "y": OrderedDict(q=dense(c), p=dense(a))}
+    model = keras.Model({"q": [a, b], "p": OrderedDict(z=c)}, outputs)
+    x, y, z = np.random.default_rng(0).normal(size=(3, 2, 3)).astype("float32")
+    nested = {"q": [x, y], "p": OrderedDict(z=z)}
+    net, expected = written(kind, model, nested, tmp_path), model(nested)
+    assert [tensor.name for tensor in net.inputs] == ["a", "b", "c"]  # y, z, x
+    names = [
+        tensor._keras_history.operation.name
+        for tensor in (*outputs["z"], outputs["y"]["q"], outputs["y"]["p"])
+    ]
+    values = (*expected["z"], expected["y"]["q"], expected["y"]["p"])
+    found = dict(zip(net.outputs, net({"a": y, "b": z, "c": x}), strict=True))
+    for name, value in zip(names, values, strict=True):
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
+
+
+@KINDS
+def test_names_that_converters_change_stay_apart(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    given = ["X", "x", "größe", "class", "self", "1a", "a.b", "a-b", "a_b_0"]
+    names = ["X_0", "x_1", "gr__e", "class_", "self_", "arg_1a", "a_b_1", "a_b_2", "a_b_0"]
+    inputs = [keras.Input((3,), name=name) for name in given]
+    keys = ["a b", "a_b", "a_b_0", "größe", "1a", "class_", ""]
+    spelled = ["a_b_1", "a_b_2", "a_b_0", "größe", "_1a", "class_", "output"]
+    outputs = {key: dense(inputs[i]) for i, key in enumerate(keys)}
+    model = keras.Model(inputs, {**outputs, "all": keras.layers.Concatenate()(inputs)})
+    x = [rng.normal(size=(2, 3)).astype("float32") for _ in given]
+    net, expected = written(kind, model, x, tmp_path), model(x)
+    found = net(dict(zip(names, x, strict=True)))
+    found = dict(zip(net.outputs, found, strict=True))
+    for key, name in zip([*keys, "all"], [*spelled, "all"], strict=True):
+        if kind == "onnx" and name in names:  # has one list of names for inputs and outputs
+            name = f"{name}_output"
+        np.testing.assert_allclose(found.pop(name), expected[key], atol=1e-5)
+    assert not found
+
+
+@KINDS
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict:UserWarning")
+def test_keys_are_what_inputs_are_called_by(kind, tmp_path):
+    a, b = (keras.Input((3,), name=name) for name in "ab")
+    model = keras.Model({"b": a, "a": b}, dense(a - 2 * b))
+    x = dict(zip("ab", np.random.default_rng(0).normal(size=(2, 2, 3)), strict=True))
+    (found,) = written(kind, model, x, tmp_path)(x)
+    np.testing.assert_allclose(found, model(x), atol=1e-5)
+
+
+@KINDS
+def test_keys_that_are_numbers(kind, tmp_path):
+    x = keras.Input((3,))
+    model = keras.Model(x, {10: dense(x), 2: dense(x)})
+    sample = np.ones((2, 3), "float32")
+    if kind == "hub":
+        with pytest.raises(ValueError, match=r"keys of the model's outputs must be strings.*10"):
+            written(kind, model, sample, tmp_path)
+    else:
+        found = written(kind, model, sample, tmp_path)
+        assert found.outputs == ("_10", "_2")
+        for output, key in zip(found(sample), (10, 2), strict=True):
+            np.testing.assert_allclose(output, model(sample)[key], atol=1e-5)
+
+
+def test_the_check_is_by_name():
+    one, two = np.zeros((2, 3)), np.ones((2, 3))
+    expected = {"b": one, "a": two}
+    assert compared("onnx", expected, {"a": two, "b": one}, 1e-3)["max_difference"] == 0
+    with pytest.raises(ValueError, match="must give what the model gives"):
+        compared("onnx", expected, {"a": one, "b": two}, 1e-3)
+    with pytest.raises(ValueError, match="gives outputs of the shapes"):
+        compared("onnx", expected, {"a": two, "c": one}, 1e-3)
+
+
+@KINDS
+def test_threads_do_not_mix_up_their_samples(kind, model, paths):
+    net, rng = export.load(paths[kind]), np.random.default_rng(0)
+    batches = [
+        {"z_image": rng.normal(size=(2, 8, 6, 3)), "a_vector": rng.normal(size=(2, 5))}
+        for _ in range(40)
+    ]
+    alone = [net(batch) for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            together = pool.map(net, batches)
+            for found, expected in zip(together, alone, strict=True):
+                for one, other in zip(found, expected, strict=True):
+                    np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @KINDS

@@ -1,6 +1,7 @@
 """What all exports share: a sample to try the artefact with, its check, and the record of it."""
 
 import dataclasses
+import functools
 import os
 import statistics
 import time
@@ -11,11 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from sepconv_layers.export.names import leaves
 from sepconv_layers.files import write
 from sepconv_layers.surgery import input_structure
 
 Arrays = list[np.ndarray]
-Runner = Callable[[Arrays], Arrays]
+Named = dict[str, np.ndarray]
+Runner = Callable[[Arrays], Named]
 
 SAMPLES = 8
 TIMED_CALLS = 30
@@ -46,7 +49,7 @@ class Artefact:
 def export_checked(
     kind: str,
     path: str | os.PathLike,
-    model: Callable[..., Any],
+    model: Runner,
     sample: Arrays,
     writer: Callable[[Path], Any],
     runner: Callable[[Path], Runner],
@@ -57,10 +60,11 @@ def export_checked(
     Args:
         kind: What it is.
         path: Where it goes.
-        model: What it must agree with: a function of the sample's arrays.
+        model: What it must agree with.
         sample: Inputs to try it with.
         writer: Writes the artefact.
-        runner: Loads an artefact and returns a function from arrays to arrays.
+        runner: Loads an artefact and returns a function from the arrays of the inputs to those of
+            the outputs by their names, as `model` is one.
         tolerance: Largest difference to allow, over the largest absolute output of the model (or
             over 1, if that is less); `None` for any.
 
@@ -70,15 +74,15 @@ def export_checked(
     """
     path = Path(path)
     _check_path(path, kind)
-    expected = arrays_of(model(*sample))
+    expected = model(sample)
     found: dict[str, Any] = {}
 
     def write_and_check(beside: Path) -> None:
         writer(beside)
         run = runner(beside)
         outputs = run(sample)
-        found.update(_compared(kind, expected, outputs, tolerance))
-        found["latency_ms"] = _median_ms(lambda: run([array[:1] for array in sample]))
+        found.update(compared(kind, expected, outputs, tolerance))
+        found["latency_ms"] = latency_ms(run, sample)
         found["bytes"] = size_of(beside)
 
     write(path, write_and_check)
@@ -103,11 +107,6 @@ def _check_path(path: Path, kind: str) -> None:
                 "The `path` argument must be a new folder, or that of an older SavedModel, which "
                 f"is replaced. Received: path={str(path)!r}, which is something else."
             )
-
-
-def arrays_of(structure: Any) -> Arrays:
-    """All tensors of a structure as NumPy arrays."""
-    return [keras.ops.convert_to_numpy(tensor) for tensor in keras.tree.flatten(structure)]
 
 
 def sample_for(model: keras.Model, sample: Any, argument: str = "sample") -> Arrays:
@@ -145,18 +144,17 @@ def array_dtype(tensor: Any) -> np.dtype:
 
 def _in_order(model: keras.Model, sample: Any, argument: str) -> list[Any]:
     """What a sample has for each input: by the keys that the model takes, or by their names."""
+    structure = input_structure(model)
     if not isinstance(sample, Mapping):
         return keras.tree.flatten(sample)
-    structure = input_structure(model)
     has_keys = isinstance(structure, Mapping)
     keys = list(structure) if has_keys else [tensor.name for tensor in model.inputs]
     if set(sample) != set(keys):
         raise ValueError(
-            f"The `{argument}` argument must have the keys {sorted(keys)}. Received: the keys "
-            f"{sorted(sample)}."
+            f"The `{argument}` argument must have the keys {sorted(keys, key=str)}. Received: the "
+            f"keys {sorted(sample, key=str)}."
         )
-    chosen = {key: sample[key] for key in keys}
-    return keras.tree.flatten(chosen) if has_keys else list(chosen.values())
+    return leaves(structure, sample) if has_keys else [sample[key] for key in keys]
 
 
 def drawn(rng: np.random.Generator, size: Sequence[int], dtype: Any) -> np.ndarray:
@@ -179,18 +177,20 @@ def _check_shapes(inputs: Sequence[Any], arrays: Arrays, argument: str) -> None:
         )
 
 
-def _compared(
-    kind: str, expected: Arrays, outputs: Arrays, tolerance: float | None
+def compared(
+    kind: str, expected: Named, outputs: Named, tolerance: float | None
 ) -> dict[str, float]:
-    shapes = [[array.shape for array in arrays] for arrays in (expected, outputs)]
+    """How far two results are from each other, output by output of the same name."""
+    shapes = [
+        {name: arrays[name].shape for name in sorted(arrays)} for arrays in (expected, outputs)
+    ]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"The {kind} artefact gives outputs of the shapes {shapes[1]} where the model gives "
             f"{shapes[0]}."
         )
     pairs = [
-        (ours.astype("float64"), theirs.astype("float64"))
-        for ours, theirs in zip(expected, outputs, strict=True)
+        (ours.astype("float64"), outputs[name].astype("float64")) for name, ours in expected.items()
     ]
     difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
     scale = max(1.0, max(float(np.abs(ours).max()) for ours, _ in pairs))
@@ -210,7 +210,9 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _median_ms(call: Callable[[], Any]) -> float:
+def latency_ms(run: Runner, sample: Arrays) -> float:
+    """Median milliseconds of a call with one sample."""
+    call = functools.partial(run, [array[:1] for array in sample])
     call()
     times: list[float] = []
     while len(times) < TIMED_CALLS and sum(times) < TIMED_SECONDS:

@@ -1,6 +1,7 @@
 """Models as LiteRT files, for phones and smaller devices, with or without quantisation."""
 
 import os
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,12 +17,14 @@ from sepconv_layers.export.artefact import (
     check_labels,
     check_model,
     export_checked,
+    latency_ms,
     require_tensorflow,
     sample_for,
 )
 from sepconv_layers.export.flatbuffer import finished
-from sepconv_layers.export.graph import Graph, require, why_not
+from sepconv_layers.export.graph import Graph, require
 from sepconv_layers.export.loading import SIGNATURE, THREADS, litert_runner
+from sepconv_layers.export.refusal import refusal, refuse_loops
 
 # The default tolerance of each kind; how far integers may be off is for the user to judge.
 QUANTIZE: dict[str | None, float | None] = {
@@ -30,6 +33,7 @@ QUANTIZE: dict[str | None, float | None] = {
     "dynamic": None,
     "int8": None,
 }
+SLOWER = 3.0  # how many times the latency of floats is worth a warning
 TRIED = 100  # samples of the calibration that the artefact is tried with, where no others are given
 
 
@@ -54,7 +58,8 @@ def to_litert(
         model: The model. In the file it computes in float32, whatever it was trained in.
         path: The file to write. An older one is replaced, once the new one is found to be good.
         quantize: `None` for float32; `"float16"` for weights of half the size; `"dynamic"` for
-            int8 weights; `"int8"` for int8 weights and activations, with a scale for each channel
+            int8 weights, with a warning where they make it several times slower than floats are;
+            `"int8"` for int8 weights and activations, with a scale for each channel
             of a kernel. What has no int8 kernel stays in float32. Activations between convolutions
             have the scale 1, so that kernel and bias share their scales, and the file is smaller.
         calibration: For `"int8"`, inputs as they will come, some hundred of them: a batch, or an
@@ -123,14 +128,31 @@ def to_litert(
     graph = Graph(model, shapes)
     inputs = [spec.name for spec in graph.specs]
 
-    def write(beside: Path) -> None:
-        content = _converted(graph, quantize, batches, quantize_io)
+    def write(beside: Path, kind: str | None = quantize) -> None:
+        content = _converted(graph, kind, batches, quantize_io)
         beside.write_bytes(finished(content, model.name, inputs, graph.outputs, names))
 
     def load(beside: Path) -> Runner:
         return _runner(interpreter.Interpreter(str(beside), num_threads=THREADS), graph)
 
-    return export_checked("litert", path, graph.reference, sample, write, load, allowed)
+    artefact = export_checked("litert", path, graph.reference, sample, write, load, allowed)
+    if quantize == "dynamic":
+        with tempfile.TemporaryDirectory() as folder:
+            beside = Path(folder) / "float.tflite"
+            write(beside, None)
+            _warn_if_slower(artefact, latency_ms(load(beside), sample))
+    return artefact
+
+
+def _warn_if_slower(artefact: Artefact, float_ms: float) -> None:
+    """Says when int8 weights, which some kernels turn into floats in each call, cost time."""
+    if artefact.latency_ms > SLOWER * float_ms:
+        warnings.warn(
+            f"{artefact.path} takes {artefact.latency_ms:.3f} ms for a sample, and the same model "
+            f"with float32 weights {float_ms:.3f} ms: quantize='dynamic' saves size here, and no "
+            "time. quantize=None or 'int8' is faster.",
+            stacklevel=3,
+        )
 
 
 def _calibration(model: keras.Model, quantize: str | None, calibration: Any) -> list[Arrays]:
@@ -167,15 +189,16 @@ def _converted(
 ) -> bytes:
     import tensorflow as tf
 
-    holder = tf.Module()
+    function, holder = graph.trace(volumes_as_images=True), tf.Module()
     # TensorFlow's own variables, or the converter would not see that they are constants.
-    holder.weights = [variable.value for variable in graph.folded.variables]
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([graph.trace()], holder)
+    holder.weights = list(function.variables)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
     if quantize is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if quantize == "int8":
+        refuse_loops(graph, function)
         sets = tf.lite.OpsSet
         converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8, sets.TFLITE_BUILTINS]
         converter.representative_dataset = lambda: _one_by_one(graph, batches)
@@ -187,10 +210,7 @@ def _converted(
             warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
             return converter.convert()
     except Exception as error:  # of any kind: the converter has several
-        raise ValueError(
-            "The `model` argument must be a model of operations that LiteRT has built in. Received:"
-            f" {graph.model.name!r}, which cannot be converted: {why_not(graph.model, error)}"
-        ) from error
+        raise refusal("LiteRT", graph, function, error) from error
 
 
 def _one_by_one(graph: Graph, batches: Sequence[Arrays]) -> Iterator[dict[str, np.ndarray]]:
@@ -211,8 +231,9 @@ def _runner(interpreter: Any, graph: Graph) -> Runner:
         ) from error
     signature = interpreter.get_signature_runner(SIGNATURE)
     into, out = signature.get_input_details(), signature.get_output_details()
-    return litert_runner(
+    run = litert_runner(
         interpreter,
         [into[spec.name] for spec in graph.specs],
         [out[name] for name in graph.outputs],
     )
+    return lambda arrays: dict(zip(graph.outputs, run(arrays), strict=True))

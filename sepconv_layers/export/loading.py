@@ -2,14 +2,17 @@
 
 import dataclasses
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sepconv_layers.export.artefact import Arrays, Runner
+from sepconv_layers.export.artefact import Arrays
 from sepconv_layers.export.graph import require
+
+Run = Callable[[Arrays], Arrays]
 
 THREADS = 2
 SIGNATURE = "serving_default"
@@ -50,7 +53,7 @@ class Loaded:
     kind: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[str, ...]
-    run: Runner = dataclasses.field(repr=False)
+    run: Run = dataclasses.field(repr=False)
 
     def __call__(self, inputs: Any) -> Arrays:
         return self.run(self._arrays(inputs))
@@ -108,8 +111,9 @@ def load(path: str | os.PathLike) -> Loaded:
     """Loads what `to_hub`, `to_litert` or `to_onnx` wrote, or another artefact of these kinds.
 
     It runs where the model is not known, on any Keras backend, and no Python code of the artefact
-    is run. LiteRT takes one sample at a time, so a batch runs sample by sample; what is int8 at
-    both ends is quantised and back by the scales in the file.
+    is run. Several threads may call what it returns; those that call a LiteRT file take turns.
+    LiteRT takes one sample at a time, so a batch runs sample by sample; what is int8 at both ends
+    is quantised and back by the scales in the file.
 
     Args:
         path: A folder with a SavedModel that has the signature `serving_default`, a file named
@@ -158,7 +162,7 @@ def load(path: str | os.PathLike) -> Loaded:
     return Loaded(path, kind, tuple(inputs), tuple(outputs), run)
 
 
-Parts = tuple[Sequence[Tensor], Sequence[str], Runner]
+Parts = tuple[Sequence[Tensor], Sequence[str], Run]
 
 
 def _litert(path: Path) -> Parts:
@@ -186,8 +190,10 @@ def _litert_tensor(name: str, details: Mapping[str, Any]) -> Tensor:
 
 def litert_runner(
     interpreter: Any, into: Sequence[Mapping[str, Any]], out: Sequence[Mapping[str, Any]]
-) -> Runner:
+) -> Run:
     """A function that runs samples one by one, and quantises what has to be integers.
+
+    Several threads may call it: an interpreter has one set of tensors, so they take turns.
 
     Args:
         interpreter: With its tensors allocated.
@@ -195,12 +201,15 @@ def litert_runner(
         out: Details of the outputs, in the order of the arrays.
     """
     step = int(into[0]["shape"][0])  # 1, but in files from elsewhere
+    turn = threading.Lock()
 
     def once(arrays: Arrays) -> Arrays:
-        for details, array in zip(into, arrays, strict=True):
-            interpreter.set_tensor(details["index"], _quantized(array, details))
-        interpreter.invoke()
-        return [_dequantized(interpreter.get_tensor(details["index"]), details) for details in out]
+        with turn:
+            for details, array in zip(into, arrays, strict=True):
+                interpreter.set_tensor(details["index"], _quantized(array, details))
+            interpreter.invoke()
+            found = [interpreter.get_tensor(details["index"]) for details in out]  # copies
+        return [_dequantized(array, details) for array, details in zip(found, out, strict=True)]
 
     def run(arrays: Arrays) -> Arrays:
         starts = range(0, len(arrays[0]), step)
@@ -246,7 +255,7 @@ def _onnx_tensor(node: Any) -> Tensor:
     return Tensor(node.name, shape, np.dtype(ONNX_TYPES.get(word, word)))
 
 
-def onnx_runner(session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Runner:
+def onnx_runner(session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Run:
     """A function of arrays in the order of `inputs`, to arrays in that of `outputs`."""
 
     def run(arrays: Arrays) -> Arrays:

@@ -8,7 +8,9 @@ from typing import Any
 import keras
 
 from sepconv_layers.export.artefact import (
+    Arrays,
     Artefact,
+    Named,
     Runner,
     check_labels,
     check_model,
@@ -16,8 +18,11 @@ from sepconv_layers.export.artefact import (
     require_tensorflow,
     sample_for,
 )
-from sepconv_layers.export.graph import Graph, require, why_not
+from sepconv_layers.export.graph import Graph, require
 from sepconv_layers.export.loading import onnx_runner
+from sepconv_layers.export.names import unique
+from sepconv_layers.export.operators import frozen, handlers, quiet_converter, rename
+from sepconv_layers.export.refusal import refusal
 
 OPSET, OLDEST_OPSET = 18, 13
 LABELS = "labels"
@@ -84,43 +89,73 @@ def to_onnx(
     sample = sample_for(model, sample)
     graph = Graph(model, [tensor.shape for tensor in model.inputs])
 
+    # Inputs and outputs have their names from the same list here.
+    taken = [spec.name for spec in graph.specs]
+    outputs = unique([f"{name}_output" if name in taken else name for name in graph.outputs])
+
     def write(beside: Path) -> None:
-        proto = _converted(graph, opset)
+        proto = _converted(graph, outputs, opset)
         if names:
             onnx.helper.set_model_props(proto, {LABELS: "\n".join(names)})
         beside.write_bytes(proto.SerializeToString())
 
     def load(beside: Path) -> Runner:
-        session = runtime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
-        return onnx_runner(session, [spec.name for spec in graph.specs], graph.outputs)
+        def run(arrays: Arrays) -> Named:
+            try:
+                return dict(zip(graph.outputs, call(arrays), strict=True))
+            except Exception as error:
+                raise _cannot_run(model, error) from error
+
+        try:
+            session = runtime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
+        except Exception as error:  # of any kind: the runtime has one for each of its codes
+            raise _cannot_run(model, error) from error
+        call = onnx_runner(session, [spec.name for spec in graph.specs], outputs)
+        return run
 
     return export_checked("onnx", path, graph.reference, sample, write, load, tolerance)
 
 
-def _converted(graph: Graph, opset: int) -> Any:
+def _cannot_run(model: keras.Model, error: Exception) -> ValueError:
+    return ValueError(f"ONNX Runtime cannot run what {model.name!r} was converted into: {error}")
+
+
+def _converted(graph: Graph, outputs: Sequence[str], opset: int) -> Any:
     """The ONNX model, whose open sizes have names."""
     import onnx
     import tensorflow as tf
     import tf2onnx
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    # The converter takes tensors that a layer holds, such as those of a normalisation of inputs,
-    # for inputs of the model: here they become constants, as the weights do.
-    frozen = convert_variables_to_constants_v2(graph.trace(), lower_control_flow=False)
+    traced = graph.trace(volumes_as_images=False)
+    # Names for the converter, which spells some of its own way, and must not find one twice.
+    inner = [f"input_{i}" for i in range(len(graph.specs))]
+    specs = [
+        tf.TensorSpec(spec.shape, spec.dtype, name)
+        for spec, name in zip(graph.specs, inner, strict=True)
+    ]
+    order = sorted(range(len(outputs)), key=lambda i: graph.outputs[i])
 
-    @tf.function(input_signature=graph.specs)
-    def function(*tensors: Any) -> dict[str, Any]:
-        # In the order of their names, as of any dictionary.
-        return dict(zip(sorted(graph.outputs), frozen(*tensors), strict=True))
+    with quiet_converter():
+        try:
+            # The converter takes tensors that a layer holds, such as those of a normalisation of
+            # inputs, for inputs of the model: here they become constants, as the weights do.
+            constant = frozen(traced)
 
-    try:
-        proto, _ = tf2onnx.convert.from_function(function, input_signature=graph.specs, opset=opset)
-        onnx.checker.check_model(proto, full_check=True)
-    except Exception as error:  # of any kind: converter and checker have several
-        raise ValueError(
-            "The `model` argument must be a model of operations that ONNX has. Received: "
-            f"{graph.model.name!r}, which cannot be converted: {why_not(graph.model, error)}"
-        ) from error
+            @tf.function(input_signature=specs)
+            def function(*tensors: Any) -> dict[str, Any]:
+                # In the order of their names, as of any dictionary.
+                found = zip(order, constant(*tensors), strict=True)
+                return {f"output_{i}": output for i, output in found}
+
+            proto, _ = tf2onnx.convert.from_function(
+                function, input_signature=specs, opset=opset, custom_op_handlers=handlers()
+            )
+            onnx.checker.check_model(proto, full_check=True)
+        except Exception as error:  # of any kind: converter and checker have several
+            raise refusal("ONNX", graph, traced, error) from error
+    names = dict(zip(inner, (spec.name for spec in graph.specs), strict=True))
+    names.update((f"output_{i}", name) for i, name in enumerate(outputs))
+    rename(proto.graph, names)
     for value in (*proto.graph.input, *proto.graph.output):
         for axis, size in enumerate(value.type.tensor_type.shape.dim):
             if size.dim_param:

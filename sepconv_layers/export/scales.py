@@ -60,14 +60,14 @@ def unit_scales(model: Any) -> None:
             )
             for operator in _list(graph.operators)
         ]
-        _Scales(graph, steps, schema).change()
+        _Scales(graph, steps, model.buffers, schema).change()
 
 
 class _Scales:
     """The scales of one graph."""
 
-    def __init__(self, graph: Any, steps: list[Step], schema: Any) -> None:
-        self.tensors, self.steps = graph.tensors, steps
+    def __init__(self, graph: Any, steps: list[Step], buffers: Any, schema: Any) -> None:
+        self.tensors, self.steps, self.buffers = graph.tensors, steps, buffers
         self.int8, self.functions = schema.TensorType.INT8, schema.ActivationFunctionType
         self.weighted = [step for step in steps if step.kind in WEIGHTED]
         self.users = collections.Counter(index for step in steps for index in step.reads)
@@ -117,7 +117,10 @@ class _Scales:
         if step.kind not in (*WEIGHTED, *HOMOGENEOUS):
             return False
         if step.kind in WEIGHTED:
-            is_own = all(self.users[index] == 1 for index in step.reads[1:])
+            # Not those of other steps too, nor what another step computes.
+            is_own = all(
+                self.users[index] == 1 and self._is_constant(index) for index in step.reads[1:]
+            )
             if not is_own or not all(map(self._is_int8, step.activations)):
                 return False
         return self._unbounded(step) is not None
@@ -127,9 +130,8 @@ class _Scales:
 
     def _unbounded(self, step: Step) -> int | None:
         """The activation function without its upper end, if int8 ends there too."""
-        function = self._function(step)
-        if function == self.functions.RELU6:
-            index = step.writes[0]
+        function, index = self._function(step), step.writes[0]
+        if function == self.functions.RELU6 and self._is_int8(index):
             end = 6 / self._scale(index)[0] + self.tensors[index].quantization.zeroPoint[0]
             return self.functions.RELU if np.round(end) >= LARGEST else None
         return function if function in (self.functions.NONE, self.functions.RELU) else None
@@ -143,6 +145,10 @@ class _Scales:
         groups = sorted({self._group(index) for index in indices})
         for group in groups:
             self.first[group] = groups[0]
+
+    def _is_constant(self, index: int) -> bool:
+        data = self.buffers[self.tensors[index].buffer].data
+        return data is not None and len(data) > 0
 
     def _is_int8(self, index: int) -> bool:
         tensor = self.tensors[index]

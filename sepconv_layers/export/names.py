@@ -1,0 +1,111 @@
+"""Names of inputs and outputs: the same ones, for the same tensors, in artefacts of all kinds."""
+
+import functools
+import keyword
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from sepconv_layers.surgery import input_structure
+
+
+def leaves(structure: Any, values: Any) -> list[Any]:
+    """What `values` hold in the places of the leaves of a structure, in the order of Keras.
+
+    The two may differ in the order of keys: Keras sorts those of a dictionary, but not those of an
+    `OrderedDict`, and a SavedModel gives a dictionary back for either.
+    """
+    paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
+    return [functools.reduce(operator.getitem, path, values) for path in paths]
+
+
+def keys_of(structure: Any) -> list[Any] | None:
+    """The keys of a flat dictionary, in the order of its leaves; `None` for other structures."""
+    paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
+    is_flat = isinstance(structure, Mapping) and all(len(path) == 1 for path in paths)
+    return [key for (key,) in paths] if is_flat else None
+
+
+def input_names(model: keras.Model) -> list[str]:
+    """The keys of a dictionary of inputs, or the names that the user gave, or `inputs`."""
+    keys = keys_of(input_structure(model))
+    if keys is not None:
+        return argument_names(keys)
+    default = default_names(len(model.inputs))
+    return argument_names(
+        [
+            name if tensor.name.startswith("keras_tensor") else tensor.name
+            for tensor, name in zip(model.inputs, default, strict=True)
+        ]
+    )
+
+
+def default_names(count: int) -> list[str]:
+    """Names of so many inputs that have none."""
+    return ["inputs"] if count == 1 else [f"inputs_{i}" for i in range(count)]
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """The keys of a dictionary of outputs, or the names of the layers that they come from."""
+    layers = [tensor._keras_history.operation.name for tensor in model.outputs]
+    keys = None if isinstance(model, keras.Sequential) else keys_of(model.output)
+    return unique([_identifier(name) or "output" for name in (layers if keys is None else keys)])
+
+
+def output_structure(model: keras.Model) -> Any:
+    """The outputs of a model as a call returns them."""
+    if isinstance(model, keras.Sequential):  # has no `output` until it is called
+        return model.compute_output_spec(model.inputs[0])
+    return model.output
+
+
+def named_arrays(names: Sequence[str], structure: Any, values: Any) -> dict[str, np.ndarray]:
+    """The results of a call as arrays by their names.
+
+    Args:
+        names: A name for each leaf.
+        structure: What the model returns.
+        values: What the call returned, whose keys may be in another order.
+    """
+    found = leaves(structure, values)
+    return {
+        name: keras.ops.convert_to_numpy(value) for name, value in zip(names, found, strict=True)
+    }
+
+
+def argument_names(names: Sequence[Any]) -> list[str]:
+    """Names for inputs, as TensorFlow can have them: arguments of functions in small letters."""
+    found = [re.sub(r"[^0-9a-zA-Z]", "_", str(name)) for name in names]
+    found = [name if name[:1].isalpha() else f"arg_{name}" for name in found]
+    found = [f"{name}_" if keyword.iskeyword(name) or name == "self" else name for name in found]
+    return unique(found, str.lower)
+
+
+def _identifier(name: Any) -> str:
+    """A name that TensorFlow leaves as it is."""
+    return re.sub(r"^(?=\d)|\W", "_", str(name))
+
+
+def unique(names: Sequence[str], form: Callable[[str], str] = str) -> list[str]:
+    """The names, with numbers behind those that are there more than once.
+
+    Args:
+        names: The names.
+        form: What has to be unique of a name.
+    """
+    forms = [form(name) for name in names]
+    taken = set(forms)
+    found: list[str] = []
+    for index, name in enumerate(names):
+        if forms.count(forms[index]) > 1:
+            number = forms[:index].count(forms[index])
+            while form(f"{name}_{number}") in taken:
+                number += 1
+            name = f"{name}_{number}"
+            taken.add(form(name))
+        found.append(name)
+    return found

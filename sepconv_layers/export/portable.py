@@ -1,0 +1,206 @@
+"""Functions of Keras as LiteRT and ONNX have them, while a graph for these is traced.
+
+Keras's layers and operations, wherever they are in a model, go through a few functions of its
+backend. TensorFlow's kernels, which those are written for, are not what runs a file: what they
+lack, and Keras works around by XLA, the files have, and the other way round.
+"""
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+
+from sepconv_layers import ops
+
+_ONE_AT_A_TIME = threading.RLock()  # or one would put another's functions back for Keras's own
+
+
+@contextlib.contextmanager
+def portable_keras(volumes_as_images: bool) -> Iterator[None]:
+    """Within it, what this thread traces is portable.
+
+    Convolutions in groups and with channels first are not compiled by XLA, and generators of seeds,
+    which layers without an effect in inference ask too, do not move on.
+
+    Args:
+        volumes_as_images: Whether 3D pooling has to be made of 2D pooling, as for LiteRT.
+    """
+    from keras.src.backend.tensorflow import nn, numpy  # where all that Keras computes goes through
+
+    replaced: list[tuple[Any, str, Callable[..., Any]]] = [
+        (numpy, "add", _add),
+        (nn, "conv", _conv),
+        (nn, "conv_transpose", _conv_transpose),
+        (nn, "depthwise_conv", _depthwise_conv),
+        (nn, "separable_conv", _separable_conv),
+        (keras.random.SeedGenerator, "next", _same_seed),
+    ]
+    if volumes_as_images:
+        replaced += [(nn, "max_pool", _pool), (nn, "average_pool", _pool)]
+    with _ONE_AT_A_TIME, contextlib.ExitStack() as undo:
+        for place, name, function in replaced:
+            plain = getattr(place, name)
+            undo.callback(setattr, place, name, plain)
+            setattr(place, name, _in_this_thread(function, plain))
+        yield
+
+
+def _in_this_thread(function: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    thread = threading.get_ident()
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return plain(*args, **kwargs)
+        return function(plain, *args, **kwargs)
+
+    return call
+
+
+def _same_seed(plain: Callable[..., Any], generator: Any, ordered: bool = True) -> Any:
+    return generator.state.value * 1
+
+
+def _add(plain: Callable[..., Any], x1: Any, x2: Any) -> Any:
+    """Without the operation for a bias where that is along the first of other axes than two."""
+    shape: Sequence[int] = getattr(x2, "shape", ())
+    is_bias = len(shape) in (3, 5) and shape[1] != 1 == shape[0] == math.prod(shape[2:])
+    if is_bias and getattr(x1, "dtype", None) == x2.dtype:
+        return x1 + x2
+    return plain(x1, x2)
+
+
+def _conv(
+    plain: Callable[..., Any],
+    inputs: Any,
+    kernel: Any,
+    strides: Any = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: Any = 1,
+) -> Any:
+    inputs, kernel = map(keras.ops.convert_to_tensor, (inputs, kernel))
+    rank = len(inputs.shape) - 2
+    strides, dilation_rate = _per_axis(strides, rank), _per_axis(dilation_rate, rank)
+
+    def convolved(inputs: Any) -> Any:
+        groups = inputs.shape[-1] // kernel.shape[-2]
+        if groups == 1 and (rank < 3 or max(dilation_rate) == 1):
+            return plain(inputs, kernel, strides, padding, "channels_last", dilation_rate)
+        if groups == inputs.shape[-1] > 1:
+            one_each = keras.ops.reshape(kernel, (*kernel.shape[:-2], groups, -1))
+            return ops.depthwise_conv(
+                inputs, one_each, strides, padding, "channels_last", dilation_rate
+            )
+        return _in_groups(inputs, kernel, groups, strides, padding.upper(), dilation_rate)
+
+    return _in_channels_last(convolved, inputs, data_format)
+
+
+def _in_groups(
+    inputs: Any, kernel: Any, groups: int, strides: tuple, padding: str, dilation_rate: tuple
+) -> Any:
+    """By operations that TensorFlow may have no kernel for: here they are only traced."""
+    import tensorflow as tf
+
+    if len(strides) < 3:
+        return tf.nn.convolution(inputs, kernel, strides, padding, dilations=dilation_rate)
+    parts = zip(tf.split(inputs, groups, -1), tf.split(kernel, groups, -1), strict=True)
+    strides, dilation_rate = (1, *strides, 1), (1, *dilation_rate, 1)
+    return tf.concat(
+        [
+            tf.nn.conv3d(part, some, strides, padding, dilations=dilation_rate)
+            for part, some in parts
+        ],
+        -1,
+    )
+
+
+def _depthwise_conv(
+    plain: Callable[..., Any],
+    inputs: Any,
+    kernel: Any,
+    strides: Any = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: Any = 1,
+) -> Any:
+    def convolved(inputs: Any) -> Any:
+        return plain(inputs, kernel, strides, padding, "channels_last", dilation_rate)
+
+    return _in_channels_last(convolved, inputs, data_format)
+
+
+def _conv_transpose(
+    plain: Callable[..., Any],
+    inputs: Any,
+    kernel: Any,
+    strides: Any = 1,
+    padding: str = "valid",
+    output_padding: Any = None,
+    data_format: str | None = None,
+    dilation_rate: Any = 1,
+) -> Any:
+    def convolved(inputs: Any) -> Any:
+        rest = (strides, padding, output_padding, "channels_last", dilation_rate)
+        return plain(inputs, kernel, *rest)
+
+    return _in_channels_last(convolved, inputs, data_format)
+
+
+def _separable_conv(
+    plain: Callable[..., Any],
+    inputs: Any,
+    depthwise_kernel: Any,
+    pointwise_kernel: Any,
+    strides: Any = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: Any = 1,
+) -> Any:
+    kernels = (depthwise_kernel, pointwise_kernel)
+
+    def convolved(inputs: Any) -> Any:
+        return plain(inputs, *kernels, strides, padding, "channels_last", dilation_rate)
+
+    return _in_channels_last(convolved, inputs, data_format)
+
+
+def _pool(
+    plain: Callable[..., Any],
+    inputs: Any,
+    pool_size: Any,
+    strides: Any = None,
+    padding: str = "valid",
+    data_format: str | None = None,
+) -> Any:
+    """Pools images, then what lies one behind the other: a window is as good as its parts."""
+    rank = len(inputs.shape) - 2
+    size = _per_axis(pool_size, rank)
+    strides = size if strides is None else _per_axis(strides, rank)
+
+    def pooled(inputs: Any) -> Any:
+        batch, depth, *image, channels = keras.ops.shape(inputs)
+        images = keras.ops.reshape(inputs, (batch * depth, *image, channels))
+        images = plain(images, size[1:], strides[1:], padding, "channels_last")
+        _, height, width, _ = keras.ops.shape(images)
+        rows = keras.ops.reshape(images, (batch, depth, height * width, channels))
+        rows = plain(rows, (size[0], 1), (strides[0], 1), padding, "channels_last")
+        return keras.ops.reshape(rows, (batch, -1, height, width, channels))
+
+    if rank < 3:
+        return plain(inputs, size, strides, padding, data_format)
+    return _in_channels_last(pooled, inputs, data_format)
+
+
+def _in_channels_last(function: Callable[[Any], Any], inputs: Any, data_format: str | None) -> Any:
+    """What a function of channels-last inputs gives, in the data format of the inputs."""
+    if (data_format or keras.config.image_data_format()) == "channels_last":
+        return function(inputs)
+    return keras.ops.moveaxis(function(keras.ops.moveaxis(inputs, 1, -1)), -1, 1)
+
+
+def _per_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    return (value,) * rank if isinstance(value, int) else tuple(value)
