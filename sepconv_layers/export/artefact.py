@@ -1,6 +1,7 @@
 """What all exports share: a sample to try the artefact with, its check, and the record of it."""
 
 import dataclasses
+import errno
 import os
 import statistics
 import time
@@ -67,6 +68,7 @@ def export_checked(
     Raises:
         ValueError: If the folder is not there, something else than such an artefact stands in the
             place, or the difference is larger than allowed.
+        OSError: If it cannot be written, such as on a full disk.
     """
     path = Path(path)
     _check_path(path, kind)
@@ -74,7 +76,7 @@ def export_checked(
     found: dict[str, Any] = {}
 
     def write_and_check(beside: Path) -> None:
-        writer(beside)
+        _write(writer, beside)
         run = runner(beside)
         outputs = run(sample)
         found.update(_compared(kind, expected, outputs, tolerance))
@@ -83,6 +85,21 @@ def export_checked(
 
     write(path, write_and_check)
     return Artefact(path=path, kind=kind, **found)
+
+
+def _write(writer: Callable[[Path], Any], path: Path) -> None:
+    """Calls the writer, and makes an `OSError` of what TensorFlow raises for a file."""
+    import tensorflow as tf
+
+    try:
+        writer(path)
+    except tf.errors.OpError as error:
+        if str(path) not in error.message:
+            raise
+        # "{{function_node ...}} PATH; No space left on device [Op:SaveV2]"
+        reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        numbers = {os.strerror(number): number for number in errno.errorcode}
+        raise OSError(numbers.get(reason), reason) from error
 
 
 def _check_path(path: Path, kind: str) -> None:
