@@ -1,4 +1,4 @@
-"""Writing files and folders: what a kill, a full disk, another process or a hostile place leaves."""
+"""Writing files and folders: what a kill, a full disk or another process leaves of them."""
 
 import errno
 import functools

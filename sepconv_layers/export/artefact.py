@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ Runner = Callable[[Arrays], Arrays]
 SAMPLES = 8
 TIMED_CALLS = 30
 TIMED_SECONDS = 0.3
+SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}  # what TensorFlow writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,8 @@ def export_checked(
         found.update(_compared(kind, expected, outputs, tolerance))
         found["latency_ms"] = _median_ms(lambda: run([array[:1] for array in sample]))
         found["bytes"] = size_of(beside)
+        if path.is_dir():
+            _keep_others(path, beside)
 
     write(path, write_and_check)
     return Artefact(path=path, kind=kind, **found)
@@ -100,6 +104,17 @@ def _write(writer: Callable[[Path], Any], path: Path) -> None:
         reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
         numbers = {os.strerror(number): number for number in errno.errorcode}
         raise OSError(numbers.get(reason), reason) from error
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """Copies what a user has put beside an older SavedModel, such as a README."""
+    for other in old.iterdir():
+        if other.name in SAVED_MODEL:
+            continue
+        if other.is_dir():
+            shutil.copytree(other, new / other.name, symlinks=True)
+        else:
+            shutil.copy2(other, new / other.name, follow_symlinks=False)
 
 
 def _check_path(path: Path, kind: str) -> None:
