@@ -1,11 +1,32 @@
 """The arguments that all examples take."""
 
 import argparse
+import functools
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from examples.nets import CHOICES, NARROW
+
+INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
+
+
+def in_sentences(main: Callable) -> Callable:
+    """Makes a command end with a sentence, not a traceback, where a user or the system stops it."""
+
+    @functools.wraps(main)
+    def ending(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            print("\nInterrupted. To go on, run the same command again.", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
+        except (FloatingPointError, ImportError, OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
+
+    return ending
 
 
 def new_parser(module: str, description: str | None) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from examples.audio import train as audio
-from examples.command_line import add_output, new_parser
+from examples.command_line import add_output, in_sentences, new_parser
 from examples.summary import cells, table
 from examples.text import train as text
 from examples.vision import train as vision
@@ -68,6 +68,7 @@ SECTION = """<h2>{title}</h2>
 """
 
 
+@in_sentences
 def main(argv: Sequence[str] | None = None) -> dict[str, Comparison]:
     arguments = make_parser().parse_args(argv)
     output = Path(arguments.output or "demo")

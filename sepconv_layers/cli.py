@@ -76,7 +76,9 @@ LiteRT runs the samples of a batch one by one.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, or 1 if it failed; 2 is for wrong usage.
+    """Runs the command and returns its exit code: 0, or 1 if it failed, or 130 if interrupted.
+
+    Wrong usage ends the process with 2.
 
     Args:
         argv: The arguments; by default those of the process.
@@ -103,6 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, OSError, ValueError) as error:
         print(f"sepconv {arguments.command}: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        again = "interrupted. To go on, run the same command again"
+        print(f"\nsepconv {arguments.command}: {again}", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -272,10 +278,7 @@ def _profile(arguments: argparse.Namespace) -> None:
         warnings.filterwarnings("ignore", "The MACs of")  # table and JSON say it too
         found = cost.profile(model, shapes[0] if shapes and len(shapes) == 1 else shapes)
     if arguments.plot:
-        try:
-            found.plot(arguments.plot)
-        except OSError as error:
-            raise ValueError(f"--plot {arguments.plot} cannot be written: {error}") from error
+        found.plot(arguments.plot)
     print(found.to_json() if arguments.json else found)
 
 

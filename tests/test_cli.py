@@ -1,11 +1,14 @@
 """The command `sepconv`: what it prints, what it writes, and what a mistake gets."""
 
+import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import zipfile
+from unittest import mock
 
 import keras
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 import sepconv_layers as sl
 from sepconv_layers import cli, export
 from tests.backends import BACKEND
+from tests.hostile import little_disk
 
 EXPORTS = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="the exports are made of TensorFlow graphs"
@@ -223,6 +227,67 @@ def test_mistakes_are_named(run, command, message):
     assert (code, out) == (1, "")
     assert re.search(message, err)
     assert err.startswith(f"sepconv {command.split()[0]}: error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(pytest.param(f"export separable.keras --to {kind} --output full-{kind}", marks=EXPORTS)
+          for kind in ("hub", "litert", "onnx")),
+        "twin separable.keras --to standard --output full.keras",
+        "convert standard.keras --output full.keras",
+        "profile separable.keras --plot full.png",
+    ],
+)  # fmt: skip
+def test_a_full_disk_is_a_sentence(run, folder, command):
+    before = sorted(folder.iterdir())
+    with little_disk():
+        code, out, err = run(command)
+    assert (code, out) == (1, "")
+    assert re.search(r"full\S* cannot be written: File too large. What was there is untouched", err)
+    assert err.startswith(f"sepconv {command.split()[0]}: error: ") and err.count("\n") == 1
+    assert sorted(folder.iterdir()) == before
+
+
+@EXPORTS
+def test_a_savedmodel_survives_an_export_to_a_full_disk(run, folder):
+    assert run("export separable.keras --to hub --output kept-hub")[0] == 0
+    images = np.load(folder / "images.npy")
+    (expected,) = export.load(folder / "kept-hub")(images)
+    with little_disk():
+        code, _, err = run("export separable.keras --to hub --output kept-hub")
+    assert code == 1 and "kept-hub cannot be written" in err
+    np.testing.assert_array_equal(*export.load(folder / "kept-hub")(images), expected)
+
+
+@EXPORTS
+def test_what_tensorflow_says_of_a_full_disk_is_an_error_of_the_system(folder):
+    import tensorflow as tf
+
+    model = keras.saving.load_model(folder / "separable.keras")
+
+    def save(root, path, *arguments):
+        message = f"{{{{node}}}} {path}/variables/part-0; No space left on device [Op:SaveV2]"
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+    with mock.patch.object(tf.saved_model, "save", save), pytest.raises(OSError) as raised:
+        export.to_hub(model, folder / "full-hub")
+    assert raised.value.errno == errno.ENOSPC
+    assert "full-hub cannot be written: No space left on device. " in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "command", ["profile separable.keras", "twin separable.keras --to standard --output new.keras"]
+)
+def test_an_interrupted_command_ends_with_a_sentence(run, folder, command, monkeypatch):
+    def interrupt(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr(keras.saving, "load_model", interrupt)
+    code, out, err = run(command)
+    assert (code, out) == (130, "") and "To go on, run the same command again" in err
+    assert sorted(folder.iterdir()) == before
 
 
 @EXPORTS

@@ -182,7 +182,7 @@ def test_the_record_has_these_fields_and_no_others(finished):
     record = json.loads((finished.directory / "results.json").read_text())
     assert set(record) == {
         "task", "dataset", "command", "device", "backend", "versions", "wall_seconds", "budget",
-        "mac_ratio", "speedup", "realised_fraction", "rows", "notes",
+        "mac_ratio", "speedup", "realised_fraction", "rows", "notes", "test_part",
     }  # fmt: skip
     assert (record["task"], record["dataset"], record["command"]) == ("Toy", "crosses", "make toy")
     assert record["backend"] == BACKEND and record["device"] and record["wall_seconds"] > 0

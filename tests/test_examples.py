@@ -1,8 +1,10 @@
 """Every example's command on little data, offline."""
 
+import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -11,9 +13,15 @@ import numpy as np
 import pytest
 
 from examples import demo, nets, sources
+from examples.audio import predict as audio_predict
+from examples.audio import train as audio
+from examples.text import predict as text_predict
+from examples.text import train as text
 from examples.vision import train, volumes
 from sepconv_layers import profile
 from sepconv_layers.comparison import timing
+from tests.hostile import little_disk
+from tests.test_comparison import count_epochs, within_epoch, without_timing
 from tests.test_vision_data import write_classes, write_npz
 
 TINY = ["--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "40"]
@@ -118,6 +126,46 @@ def test_a_depth_multiplier_is_the_separable_net_s_alone():
         for multiplier in (1, 2)
     )
     assert 1.7 * one[0] < two[0] < 2 * one[0] and two[1] == one[1]
+
+
+MAINS = [demo.main, train.main, volumes.main, audio.main, audio_predict.main, text.main]
+MAINS += [text_predict.main]
+
+
+@pytest.mark.parametrize("main", MAINS, ids=lambda main: main.__module__)
+def test_ctrl_c_ends_every_command_with_a_sentence(main, monkeypatch, capsys):
+    def interrupt(*arguments):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 130
+    assert "To go on, run the same command again." in capsys.readouterr().err
+
+
+def test_the_same_command_goes_on_after_ctrl_c(tmp_path, capsys):
+    command = [*TINY, "--epochs", "2", "--conv", "separable", "--output", str(tmp_path)]
+    interrupt = within_epoch(2, lambda: signal.raise_signal(signal.SIGINT))
+    with without_timing(), interrupt, pytest.raises(SystemExit, match="130"):
+        train.main(command)
+    assert "run the same command again" in capsys.readouterr().err
+    with without_timing(), count_epochs() as epochs:
+        found = train.main(command)
+    assert epochs.call_count == 1 and "The test part has 359 samples." in str(found)
+
+
+def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, capsys):
+    command = [*TINY, "--conv", "separable", "--output", str(tmp_path)]
+    with little_disk(), pytest.raises(SystemExit, match="1"):
+        train.main(command)
+    error = capsys.readouterr().err
+    assert re.search(r"error: \S+ cannot be written: File too large", error)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    (tmp_path / "results.json").mkdir()
+    with pytest.raises(SystemExit, match="1"):
+        train.main(command)
+    assert "in the place of the file results.json" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_is_named_before_all_else(tmp_path, capsys):

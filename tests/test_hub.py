@@ -350,6 +350,21 @@ def test_a_failed_export_leaves_the_old_folder(exported, tmp_path):
     assert (tmp_path / "net" / "saved_model.pb").read_text() == "old"
 
 
+def test_what_a_user_put_beside_an_older_artefact_stays(tmp_path):
+    path, model = tmp_path / "net", keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    export.to_hub(model, path)
+    (path / "README.md").write_text("mine")
+    (path / "assets.extra").mkdir()
+    (path / "assets.extra" / "warmup").write_text("mine too")
+    (path / "latest").symlink_to("README.md")
+    export.to_hub(model, path)
+    assert (path / "README.md").read_text() == "mine" and (path / "latest").is_symlink()
+    assert (path / "assets.extra" / "warmup").read_text() == "mine too"
+    (again,) = export.load(path)(np.ones((1, 4), "float32"))
+    np.testing.assert_allclose(again, model.predict(np.ones((1, 4)), verbose=0), rtol=1e-5)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_an_older_artefact_is_replaced(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     for _ in range(2):

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from examples.audio import data
-from examples.command_line import new_parser, positive_number
+from examples.command_line import in_sentences, new_parser, positive_number
 from sepconv_layers import Comparison  # and Keras knows the layers
 
 HOP_SECONDS = 0.1
@@ -39,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@in_sentences
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)

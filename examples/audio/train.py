@@ -26,7 +26,7 @@ import numpy as np
 
 from examples.artefacts import CHECKED, add_export, export_all
 from examples.audio import data, features
-from examples.command_line import add_budget, add_output, new_parser, positive_number
+from examples.command_line import add_budget, add_output, in_sentences, new_parser, positive_number
 from examples.nets import CHOICES, by_name
 from sepconv_layers import Comparison, compare, comparison, export, models, streaming
 
@@ -72,6 +72,7 @@ def build(
     return keras.Model(inputs, x, name=net)
 
 
+@in_sentences
 def main(argv: Sequence[str] | None = None) -> Comparison:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()

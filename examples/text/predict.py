@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from examples.command_line import new_parser, positive_number
+from examples.command_line import in_sentences, new_parser, positive_number
 from examples.sources import require
 from sepconv_layers import Comparison
 
@@ -31,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@in_sentences
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from examples.artefacts import CHECKED, add_export, export_all
-from examples.command_line import add_budget, add_output, new_parser, positive_number
+from examples.command_line import add_budget, add_output, in_sentences, new_parser, positive_number
 from examples.nets import CHOICES, by_name
 from examples.text import data, tokens
 from sepconv_layers import Comparison, compare, comparison, models
@@ -141,6 +141,7 @@ def build(
     )
 
 
+@in_sentences
 def main(argv: Sequence[str] | None = None) -> Comparison:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()

@@ -20,7 +20,7 @@ from pathlib import Path
 import keras
 
 from examples.artefacts import add_export, export_arrays
-from examples.command_line import add_budget, add_output, new_parser, positive_number
+from examples.command_line import add_budget, add_output, in_sentences, new_parser, positive_number
 from examples.nets import CHOICES, by_name
 from examples.vision import data
 from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
@@ -69,6 +69,7 @@ def _scaled(filters: int, width: float) -> int:
     return max(8, 8 * round(filters * width / 8))
 
 
+@in_sentences
 def main(argv: Sequence[str] | None = None) -> Comparison:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()

@@ -28,7 +28,7 @@ import keras
 import numpy as np
 
 from examples.artefacts import add_export, export_arrays
-from examples.command_line import add_budget, add_output, new_parser
+from examples.command_line import add_budget, add_output, in_sentences, new_parser
 from examples.nets import CHOICES, by_name
 from examples.sources import Dataset, balanced, expect, local, split
 from examples.vision.data import Source, from_npz, open_npz
@@ -108,6 +108,7 @@ def build(conv: str, input_shape: Sequence[int], classes: int, width: float = 1.
     return keras.Model(volumes, logits, name=f"{conv}_net")
 
 
+@in_sentences
 def main(argv: Sequence[str] | None = None) -> Comparison:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()

@@ -9,7 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.comparison.training import logits_of, take
+from sepconv_layers.comparison.record import FILES
+from sepconv_layers.comparison.training import RUNS, logits_of, take
+from sepconv_layers.files import write
 
 CONVS = ("separable", "standard", "standard-narrow")
 PARTS = ("train", "val", "test")
@@ -83,17 +85,32 @@ def check_augmentation(augmentation: Any) -> None:
         )
 
 
-def check_output(output: Any) -> None:
-    """Whether it is a directory, or can become one, as it then does."""
+def check_output(output: Any, convs: Sequence[str]) -> None:
+    """Whether it is a directory, or can become one, as it then does, and takes the results."""
     if output is None:
         return
+    path = Path(output)
     try:
-        Path(output).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
-            f"`output` must be a directory, or a place for one. Received: output={str(output)!r}, "
-            f"which cannot be made: {error}"
-        ) from error
+        raise _bad_output(output, f"which cannot be made: {error}") from error
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise _bad_output(output, f"where nothing can be written: {error.strerror}") from error
+    for name in (*FILES, *(f"{conv}.keras" for conv in convs)):
+        if (path / name).is_dir():
+            raise _bad_output(output, f"where a folder stands in the place of the file {name}")
+    if (path / RUNS).exists() and not (path / RUNS).is_dir():
+        raise _bad_output(output, f"where a file stands in the place of the folder {RUNS}")
+
+
+def _bad_output(output: Any, why: str) -> ValueError:
+    return ValueError(
+        "`output` must be a directory that results can be written to, or a place for one. "
+        f"Received: output={str(output)!r}, {why}"
+    )
 
 
 def check_data(data: Any) -> tuple[dict[str, tuple[Any, np.ndarray]], int]:
@@ -152,9 +169,11 @@ def check_build(
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.keras"
         try:
-            model.save(path)
+            write(path, model.save)
             keras.models.load_model(path)
         except Exception as error:  # of any kind: layers may raise what they like
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # which is the system, not a layer
             raise ValueError(
                 f"The model of `build({conv!r})` must be one that can be saved and loaded again. "
                 f"Received: {error}"

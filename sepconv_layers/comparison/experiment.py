@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from sepconv_layers.comparison import checks, timing
 from sepconv_layers.comparison.figure import figure_class
@@ -49,6 +50,7 @@ def compare(
     With `output`, a comparison that was interrupted goes on after its last epoch when it is called
     again, and one with more seeds trains only the new ones. Every net, data set and setting has
     folders of its own in `output/runs`, so that nothing stale is used and nothing trained is lost.
+    A file there that is damaged is renamed, with a sentence, and what it held is trained again.
 
     Args:
         build: `build(conv)` returns a new model that outputs logits. Called for every seed, after
@@ -82,6 +84,8 @@ def compare(
     Raises:
         ValueError: If an argument, the data or a model is not as described.
         FloatingPointError: If a loss is not finite.
+        OSError: If a file cannot be written, such as on a full disk. What is trained by then is
+            kept, and the same call goes on from there.
         ImportError: If `output` is given and matplotlib is missing.
 
     Example:
@@ -109,7 +113,7 @@ def compare(
         "label_smoothing", label_smoothing, "in [0, 1)", lambda x: 0 <= x < 1
     )
     checks.check_augmentation(augmentation)
-    checks.check_output(output)
+    checks.check_output(output, convs)
     if output is not None:
         figure_class()  # to hear now, not after the training, that it is missing
     parts, classes = checks.check_data(data)
@@ -169,6 +173,7 @@ def compare(
             "seeds": seeds,
             "training_samples": len(y),
         },
+        test_part=_test_part(parts["test"][1]),
         **_gains({row.conv: row for row in rows}),
         rows=rows,
         models=models,
@@ -178,6 +183,11 @@ def compare(
             write(directory / f"{conv}.keras", partial(shutil.copyfile, artefact))
         result.save(output)
     return result
+
+
+def _test_part(labels: np.ndarray) -> dict[str, float]:
+    counts = np.bincount(labels)
+    return {"samples": len(labels), "largest_class": round(float(counts.max() / len(labels)), 6)}
 
 
 def _spread(values: list[float]) -> dict[str, Any]:

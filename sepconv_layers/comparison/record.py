@@ -12,6 +12,8 @@ import keras
 from sepconv_layers.comparison.figure import figure_class, plot_accuracy, plot_speedup
 from sepconv_layers.files import write, write_text
 
+FILES = RECORD, REPORT, PICTURE = "results.json", "report.md", "comparison.png"
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -72,6 +74,8 @@ class Comparison:
         realised_fraction: `speedup` divided by `mac_ratio`.
         rows: One `Row` per net.
         notes: What else was found, a sentence each.
+        test_part: `samples`, and `largest_class`: the share of its largest class, which is the
+            accuracy of always giving that one. Empty in records from before there was this.
         models: The trained models by `conv`. They are not part of `results.json`, and `save`
             leaves them out.
     """
@@ -89,26 +93,27 @@ class Comparison:
     realised_fraction: dict[str, float]
     rows: list[Row]
     notes: list[str] = dataclasses.field(default_factory=list)
+    test_part: dict[str, float] = dataclasses.field(default_factory=dict)
     models: dict[str, keras.Model] = dataclasses.field(
         default_factory=dict, repr=False, compare=False
     )
 
     def __str__(self) -> str:
-        """The rows as an aligned table, and the ratios below it."""
+        """The rows as an aligned table, and sentences below it."""
         header, *body = self._cells()
         widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
         lines = [
             "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])])
             for first, *rest in (header, ["-" * width for width in widths], *body)
         ]
-        return "\n".join([self._title(), *lines, *self._gains(), *self.notes])
+        return "\n".join([self._title(), *lines, *self._sentences()])
 
     def to_markdown(self) -> str:
         """The same in Markdown."""
         header, *body = self._cells()
         align = ["---", *["---:"] * (len(header) - 1)]
         table = "\n".join("| " + " | ".join(cells) + " |" for cells in (header, align, *body))
-        return "\n\n".join([table, *self._gains(), *self.notes])
+        return "\n\n".join([table, *self._sentences()])
 
     def to_json(self) -> str:
         """The record, without the models."""
@@ -125,7 +130,7 @@ class Comparison:
             ValueError: If it is no such record.
         """
         path = Path(path)
-        path = path / "results.json" if path.is_dir() else path
+        path = path / RECORD if path.is_dir() else path
         text = path.read_text("utf-8")
         try:
             record = json.loads(text)
@@ -149,9 +154,9 @@ class Comparison:
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / "results.json", self.to_json())
-        write_text(directory / "report.md", self._report())
-        write(directory / "comparison.png", partial(self.plot().savefig, dpi=150))
+        write_text(directory / RECORD, self.to_json())
+        write_text(directory / REPORT, self._report())
+        write(directory / PICTURE, partial(self.plot().savefig, dpi=150))
 
     def plot(self) -> Any:
         """Draws accuracy against MACs, and the real against the ideal speed-up.
@@ -197,6 +202,18 @@ class Comparison:
             for row in self.rows
         ]
 
+    def _sentences(self) -> list[str]:
+        return [*self._chance(), *self._gains(), *self.notes]
+
+    def _chance(self) -> list[str]:
+        if not self.test_part:
+            return []
+        samples, share = self.test_part["samples"], self.test_part["largest_class"]
+        return [
+            f"The test part has {samples:,} samples. A net that always names the largest class of "
+            f"them would have an accuracy of {share:.4f}."
+        ]
+
     def _gains(self) -> list[str]:
         if not self.mac_ratio:
             return []
@@ -215,7 +232,7 @@ class Comparison:
 
 {self.to_markdown()}
 
-![Accuracy against MACs, and real against ideal speed-up](comparison.png)
+![Accuracy against MACs, and real against ideal speed-up]({PICTURE})
 
 - Test accuracy: mean ± standard deviation over the seeds {", ".join(map(str, budget["seeds"]))},
   by the weights that were best on the validation part. The `.keras` files are of the seed that was

@@ -16,11 +16,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.files import write, write_text
+from sepconv_layers.comparison import resume
+from sepconv_layers.files import clear, write
 
 WARM_UP = 0.1  # of all steps
 STEPS_WORTH_XLA = 2000  # on TensorFlow, where XLA compiles each net anew, for tens of seconds
 CHECKED_SAMPLES = 256
+RUNS = "runs"
 
 # In JSON, where a layer has its name: not that of a dtype policy, but that in a tensor's history.
 NAME = re.compile(r'((?<!DTypePolicy", "config": {)"name": |\[(?="[^"]*", \d+, \d+\]))"([^"]*)"')
@@ -144,9 +146,12 @@ def run(
     Returns:
         What became of it, and how many seconds of it were spent before this call.
     """
-    finished, unfinished = folder / f"seed-{seed}.json", folder / f"seed-{seed}.state.npz"
-    if finished.exists():
-        result = json.loads(finished.read_text("utf-8"))
+    finished, unfinished, artefact = (
+        folder / f"seed-{seed}.{ending}" for ending in ("json", "state.npz", "keras")
+    )
+    result = resume.load_finished(finished, artefact)
+    if result is not None:
+        unfinished.unlink(missing_ok=True)  # which it was killed before
         training.say(f"  trained before: test accuracy {result['accuracy']:.4f}")
         return result, result["seconds"]
     keras.utils.set_random_seed(seed)
@@ -154,7 +159,7 @@ def run(
     trainer = training.trainer(model, parts["train"][0], jit_compile)
     # What Keras builds at the first use takes random numbers, which must not be those of an epoch.
     _evaluate(trainer, take(parts["val"], slice(training.batch_size)), training)
-    history, best = _restore(unfinished, trainer)
+    history, best = resume.load_state(unfinished, trainer.state, model.weights, training.epochs)
     earlier = sum(epoch["seconds"] for epoch in history)
     for epoch in range(len(history), training.epochs):
         # With seed and order of its own, an epoch is the same whether or not it follows an
@@ -172,9 +177,9 @@ def run(
                 "not finite."
             )
         if not history or score(logs) > max(map(score, history)):
-            best = _values(model.weights)
+            best = resume.values(model.weights)
         history.append(logs)
-        write(unfinished, partial(_save_state, trainer, history, best))
+        resume.save_state(unfinished, trainer.state, history, best)
     model.set_weights(best)
     accuracy = _evaluate(trainer, parts["test"], training)
     if not math.isfinite(accuracy):
@@ -182,7 +187,6 @@ def run(
             f"The {conv} net with seed {seed} had a loss that is not finite on the test part. Look "
             "for inputs that are not finite."
         )
-    artefact = folder / f"seed-{seed}.keras"
     write(artefact, model.save)
     result = {
         "accuracy": round(accuracy, 6),
@@ -191,8 +195,8 @@ def run(
         "artefact": _check_artefact(artefact, model, parts["test"][0]),
         "history": history,
     }
-    write_text(finished, json.dumps(result, indent=2))
-    unfinished.unlink()
+    resume.save_finished(finished, artefact, result)
+    unfinished.unlink(missing_ok=True)  # another process may do the same
     return result, earlier
 
 
@@ -231,13 +235,16 @@ def runs_folder(
     )
     weights = [tuple(weight.shape) for weight in model.weights]  # not all classes have a config
     key = repr((settings, layers, weights, digest, keras.backend.backend())).encode()
-    folder = directory / "runs" / f"{conv}-{hashlib.sha256(key).hexdigest()[:12]}"
+    folder = directory / RUNS / f"{conv}-{hashlib.sha256(key).hexdigest()[:12]}"
     if not folder.exists() and list(folder.parent.glob(f"{conv}-{'?' * 12}")):
         training.say(
             f"Earlier runs of the {conv} net had another net, data or settings. They are left "
             "where they are, and new ones begin."
         )
+    if not folder.is_dir():
+        resume.set_aside(folder, "it is no folder")
     folder.mkdir(parents=True, exist_ok=True)
+    clear(folder)  # of what an interrupted run was writing
     return folder
 
 
@@ -292,27 +299,6 @@ def _evaluate(trainer: Trainer, part: tuple[Any, np.ndarray], training: Training
     x, y = part[0], training.one_hot(part[1])
     logs = trainer.evaluate(x, y, training.batch_size, verbose=0, return_dict=True)
     return float(logs["accuracy"]) if math.isfinite(logs["loss"]) else math.nan
-
-
-def _save_state(trainer: Trainer, history: list, best: list, path: Path) -> None:
-    np.savez(path, *_values(trainer.state), *best, history=json.dumps(history))
-
-
-def _values(variables: list[keras.Variable]) -> list[np.ndarray]:
-    return [np.array(variable.numpy()) for variable in variables]  # copies, for PyTorch shares them
-
-
-def _restore(path: Path, trainer: Trainer) -> tuple[list, list]:
-    """History and best weights of what was interrupted; the trainer gets where it was."""
-    if not path.exists():
-        return [], []
-    with np.load(path) as file:
-        history = json.loads(str(file["history"]))
-        arrays = [file[f"arr_{i}"] for i in range(len(file.files) - 1)]
-    state, best = arrays[: len(trainer.state)], arrays[len(trainer.state) :]
-    for variable, value in zip(trainer.state, state, strict=True):
-        variable.assign(value)
-    return history, best
 
 
 def _check_artefact(path: Path, model: keras.Model, x: Any) -> dict[str, Any]:

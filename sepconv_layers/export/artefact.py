@@ -1,8 +1,10 @@
 """What all exports share: a sample to try the artefact with, its check, and the record of it."""
 
 import dataclasses
+import errno
 import functools
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +25,7 @@ Runner = Callable[[Arrays], Named]
 SAMPLES = 8
 TIMED_CALLS = 30
 TIMED_SECONDS = 0.3
+SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}  # what TensorFlow writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,7 @@ def export_checked(
     Raises:
         ValueError: If the folder is not there, something else than such an artefact stands in the
             place, or the difference is larger than allowed.
+        OSError: If it cannot be written, such as on a full disk.
     """
     path = Path(path)
     _check_path(path, kind)
@@ -78,15 +82,43 @@ def export_checked(
     found: dict[str, Any] = {}
 
     def write_and_check(beside: Path) -> None:
-        writer(beside)
+        _write(writer, beside)
         run = runner(beside)
         outputs = run(sample)
         found.update(compared(kind, expected, outputs, tolerance))
         found["latency_ms"] = latency_ms(run, sample)
         found["bytes"] = size_of(beside)
+        if path.is_dir():
+            _keep_others(path, beside)
 
     write(path, write_and_check)
     return Artefact(path=path, kind=kind, **found)
+
+
+def _write(writer: Callable[[Path], Any], path: Path) -> None:
+    """Calls the writer, and makes an `OSError` of what TensorFlow raises for a file."""
+    import tensorflow as tf
+
+    try:
+        writer(path)
+    except tf.errors.OpError as error:
+        if str(path) not in error.message:
+            raise
+        # "{{function_node ...}} PATH; No space left on device [Op:SaveV2]"
+        reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        numbers = {os.strerror(number): number for number in errno.errorcode}
+        raise OSError(numbers.get(reason), reason) from error
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """Copies what a user has put beside an older SavedModel, such as a README."""
+    for other in old.iterdir():
+        if other.name in SAVED_MODEL:
+            continue
+        if other.is_dir():
+            shutil.copytree(other, new / other.name, symlinks=True)
+        else:
+            shutil.copy2(other, new / other.name, follow_symlinks=False)
 
 
 def _check_path(path: Path, kind: str) -> None:

@@ -61,7 +61,8 @@ def to_hub(
     Args:
         model: The model. For the signature `classify` its only output must be logits.
         path: The folder to write. An older SavedModel there is replaced, once the new one is found
-            to be good; anything else is left alone, with an error.
+            to be good, and what else is in the folder stays; any other folder is left alone, with
+            an error.
         preprocessor: What turns raw inputs into those of the model: a Keras model, a `tf.Module`,
             or a function of TensorFlow operations. It becomes part of the artefact.
         labels: Names of the classes, in the order of the outputs. They become `assets/labels.txt`.

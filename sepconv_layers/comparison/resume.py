@@ -1,0 +1,160 @@
+"""What a run keeps on the disk to go on from: it is read again whole, or not at all."""
+
+import hashlib
+import json
+import math
+import os
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from sepconv_layers.files import write, write_text
+
+HISTORY = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")  # of each epoch
+RESULT = ("accuracy", "seconds", "best", "history", "artefact")
+DIGEST = "digest"
+
+
+def save_finished(record: Path, artefact: Path, result: Mapping[str, Any]) -> None:
+    """Writes what became of a run, with a digest of that and of its model."""
+    text = json.dumps({**result, DIGEST: _digest(result, artefact)}, indent=2)
+    write_text(record, text)
+
+
+def load_finished(record: Path, artefact: Path) -> dict[str, Any] | None:
+    """What became of a run; `None` if it did not end, or if that or its model is damaged."""
+    if not os.path.lexists(record):
+        return None
+    try:
+        result = json.loads(_regular(record).read_text("utf-8"))
+        digest = result.pop(DIGEST, None)
+        _check_result(result)
+    except Exception as error:  # of any kind: what is damaged may be anything
+        set_aside(record, error)
+        return None
+    try:
+        if digest is None:  # written before there were digests
+            _check_archive(_regular(artefact))
+            is_whole = artefact.stat().st_size == result["artefact"]["bytes"]
+        else:
+            is_whole = _digest(result, _regular(artefact)) == digest
+        if not is_whole:
+            raise ValueError(f"it does not belong to {record.name}, or one of them is damaged")
+    except Exception as error:
+        set_aside(artefact, error)
+        set_aside(record, f"it is of no use without {artefact.name}")
+        return None
+    return result
+
+
+def save_state(
+    path: Path, state: Sequence[keras.Variable], history: list, best: list[np.ndarray]
+) -> None:
+    """Writes all that the next epoch depends on, and the best weights so far."""
+    arrays = [*values(state), *best]
+    write(path, partial(_savez, arrays, json.dumps(history)))
+
+
+def _savez(arrays: list[np.ndarray], history: str, path: Path) -> None:
+    np.savez(path, *arrays, history=history)
+
+
+def load_state(
+    path: Path, state: Sequence[keras.Variable], weights: Sequence[keras.Variable], epochs: int
+) -> tuple[list, list[np.ndarray]]:
+    """History and best weights of what was interrupted, whose state the variables get.
+
+    Both are empty, and the variables are as they were, if there is none, or if it is damaged.
+    """
+    if not os.path.lexists(path):
+        return [], []
+    try:
+        history, arrays = _read_state(_regular(path), [*state, *weights], epochs)
+    except Exception as error:  # of any kind: what is damaged may be anything
+        set_aside(path, error)
+        return [], []
+    for variable, value in zip(state, arrays, strict=False):
+        variable.assign(value)
+    return history, arrays[len(state) :]
+
+
+def values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    """The numbers in variables."""
+    return [np.array(variable.numpy()) for variable in variables]  # copies, for PyTorch shares them
+
+
+def set_aside(path: Path, why: object) -> None:
+    """Renames what cannot be used, and says so; does nothing if it is not there."""
+    if not os.path.lexists(path):
+        return
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    try:
+        os.replace(path, aside)
+    except FileNotFoundError:  # another process was faster
+        return
+    reason = str(why).partition("\n")[0] or type(why).__name__
+    print(
+        f"{path} cannot be used: {reason}. It is kept as {aside.name}, and what it held is trained "
+        "again.",
+        file=sys.stderr,
+    )
+
+
+def _regular(path: Path) -> Path:
+    if not path.is_file():  # a folder, or a pipe, which would never end
+        raise ValueError("it is no file" if os.path.lexists(path) else "it is missing")
+    return path
+
+
+def _digest(result: Mapping[str, Any], artefact: Path) -> str:
+    digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode())
+    digest.update(artefact.read_bytes())
+    return digest.hexdigest()
+
+
+def _check_result(result: Mapping[str, Any]) -> None:
+    if set(result) != set(RESULT) or not math.isfinite(result["accuracy"] + result["seconds"]):
+        raise ValueError("it is not what a run writes")
+    _check_history([result["best"], *result["history"]])
+
+
+def _check_history(history: list) -> None:
+    for epoch in history:
+        if not math.isfinite(sum(epoch[key] for key in HISTORY)):
+            raise ValueError("its history is not that of a run")
+
+
+def _check_archive(path: Path) -> None:
+    """Reads all of a ZIP file, whose parts have checksums."""
+    with zipfile.ZipFile(path) as archive:
+        if name := archive.testzip():
+            raise ValueError(f"{name} in it is damaged")
+
+
+def _read_state(
+    path: Path, variables: Sequence[keras.Variable], epochs: int
+) -> tuple[list, list[np.ndarray]]:
+    _check_archive(path)
+    with np.load(path) as file:
+        history = json.loads(str(file["history"]))
+        arrays = [file[f"arr_{i}"] for i in range(len(file.files) - 1)]
+    _check_history(history)
+    if not 0 < len(history) <= epochs or len(arrays) != len(variables):
+        raise ValueError("it is of another training")
+    for i, expected in enumerate(values(variables)):
+        if arrays[i].dtype.kind == "V" and arrays[i].itemsize == expected.itemsize:
+            arrays[i] = arrays[i].view(expected.dtype)  # bfloat16, which NumPy has no name for
+        if (arrays[i].shape, arrays[i].dtype) != (expected.shape, expected.dtype):
+            raise ValueError("it is of another net")
+        if expected.dtype.kind not in "iub" and np.isnan(arrays[i]).any():
+            raise ValueError("it holds numbers that are none")
+    return history, arrays
