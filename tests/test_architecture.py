@@ -27,7 +27,7 @@ BUILT_ON = {
     "surgery": [],
     "twins": ["blocks", "surgery"],
     "convert": ["twins", "cost"],
-    "streaming": ["blocks"],
+    "streaming": ["blocks", "surgery"],
     "export": ["convert", "files"],
     "comparison": ["cost", "twins", "export"],
     "cli": ["comparison", "models", "streaming"],
