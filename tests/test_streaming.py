@@ -183,11 +183,17 @@ def assert_close(y, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("seed", range(CONFIGURATIONS // 3))
-def test_any_chunks_give_the_batch_outputs(seed):
+@pytest.mark.parametrize("check", ["check_any_chunks", "check_any_steps"])
+def test_any_chunks_give_the_batch_outputs(check, seed):
     rng = np.random.default_rng(seed)
     data_format = ("channels_last", "channels_first")[seed % 4 == 3]
+    globals()[check](rng, seed % 3 + 1, data_format)
+
+
+def check_any_chunks(rng, rank, data_format):
+    """A causal model, with as many outputs as inputs."""
     axis = 1 if data_format == "channels_last" else 2
-    model = drawn_model(rng, seed % 3 + 1, data_format)
+    model = drawn_model(rng, rank, data_format)
     before = model.get_weights()
     made = streaming.to_streaming(model, time_axis=axis)
     x = frames_for(rng, model, int(rng.integers(1, 25)), axis=axis)
@@ -200,12 +206,10 @@ def test_any_chunks_give_the_batch_outputs(seed):
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize("seed", range(CONFIGURATIONS // 3))
-def test_any_chunks_give_the_batch_outputs_of_any_steps(seed):
-    rng = np.random.default_rng([seed, 1])
-    data_format = ("channels_last", "channels_first")[seed % 4 == 3]
+def check_any_steps(rng, rank, data_format):
+    """A model of any layers that run in chunks, after each of these."""
     axis = 1 if data_format == "channels_last" else 2
-    model = model_of_any_steps(rng, seed % 3 + 1, data_format)
+    model = model_of_any_steps(rng, rank, data_format)
     made = streaming.to_streaming(model, time_axis=axis)
     fewest = fewest_frames(model, axis)
     x = frames_for(rng, model, fewest + int(rng.integers(16)), axis=axis)
@@ -232,6 +236,14 @@ def test_before_its_first_frame_a_result_over_time_is_not_a_number():
     x = np.random.default_rng(0).normal(size=(1, 4, 4)).astype("float32")
     assert np.isnan(stream(x[:, :3])).all()
     assert_close(stream(x[:, 3:]), output_of(model, x))
+
+
+def test_a_recurrent_layer_behind_a_kernel_sees_none_but_its_frames():
+    model = chain(K.Conv1D(3, 3), K.GRU(3, return_sequences=True), K.MaxPooling1D(2), K.LSTM(2))
+    x = np.random.default_rng(0).normal(size=(1, 9, 4)).astype("float32")
+    stream = streaming.to_streaming(model).stream()
+    *_, y = [stream(chunk) for chunk in np.split(x, [1, 2, 6], 1)]
+    assert_close(y, output_of(model, x))
 
 
 def test_what_the_step_of_a_fixed_chunk_makes_is_described():

@@ -128,6 +128,8 @@ def _recurrent(step: Step, layer: Any, signal: Signal) -> Signal:
     ]
     how = {"initial_state": states} | ({} if is_frame is None else {"mask": is_frame[..., 0]})
     outputs, *new = step.call(layer, [signal.tensor], how, **changes)
+    if is_frame is not None:
+        outputs = keras.ops.copy(outputs)  # Keras has put the mask on it, for layers behind
     step.hand_on(*new)
     if layer.return_sequences:
         return signal.replace(outputs, lead=lead)
