@@ -84,12 +84,11 @@ def test_a_litert_file_has_the_outputs_of_the_model(tmp_path_factory, net, quant
     assert_close(found, output_of(model, x), tolerance)
 
 
+@only_tensorflow
 @cases(few=1, many=20)
 @given(nets(families=EVERY_BLOCK))
 def test_an_onnx_file_has_the_outputs_of_the_model(tmp_path_factory, net):
     pytest.importorskip("onnxruntime")
-    if BACKEND == "jax":
-        pytest.skip("exports from JAX are not to ONNX")
     model = built(net)
     path = tmp_path_factory.mktemp("onnx") / "net.onnx"
     try:
