@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 TORCH := torch==2.13.0$(if $(filter Darwin,$(shell uname -s)),,+cpu)
 
 .NOTPARALLEL:
-.PHONY: help demo test lint readme docs clean
+.PHONY: help demo test fuzz lint readme docs clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1:	/p' Makefile
@@ -23,6 +23,9 @@ demo: .venv/.examples  ## train twins on images, sounds, texts and volumes; demo
 
 test: .venv/.torch  ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest --numprocesses 2 --timeout 600 --doctest-modules sepconv_layers tests
+
+fuzz: .venv/.torch  ## try thousands of random cases, in ten minutes; KERAS_BACKEND=jax or torch too
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --numprocesses 2 --timeout 1800 tests/fuzz
 
 lint: .venv/.dev  ## check style, format and types
 	$(BIN)/ruff check .

@@ -66,7 +66,8 @@ def depthwise_conv_transpose(x, kernel, strides, padding, dilation):
                 p * s + t * d for p, s, t, d in zip(position, strides, tap, dilation, strict=True)
             )
             y[(slice(None), *at)] += x[(slice(None), *position)][:, :, None] * kernel[tap]
-    return in_window(y.reshape(*y.shape[:-2], -1), x, kernel, strides, padding, dilation, np.pad)
+    y = y.reshape(*y.shape[:-2], channels * multiplier)
+    return in_window(y, x, kernel, strides, padding, dilation, np.pad)
 
 
 def torch_conv_transpose(x, kernel, strides, padding, dilation):

@@ -20,8 +20,8 @@ CHANNELS = 3
 only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow alone has it")
 
 
-def drawn_layer(rng, rank, data_format, families):
-    """A causal layer or block with random arguments."""
+def drawn_layer(rng, rank, data_format, families, padding="causal"):
+    """A layer or block with random arguments, causal by default."""
     family = families[rng.integers(len(families))]
     size = (int(rng.integers(1, 6)), *(int(n) for n in rng.integers(1, 4, rank - 1)))
     if family in LAYERS:
@@ -45,7 +45,7 @@ def drawn_layer(rng, rank, data_format, families):
         kernel_size=size,
         strides=tuple(int(n) for n in rng.choice((1, 1, 2, 3), rank)),
         dilation_rate=tuple(int(n) for n in rng.integers(1, 4, rank)),
-        padding="causal",
+        padding=padding,
         data_format=data_format,
         **arguments,
     )
@@ -81,6 +81,80 @@ def drawn_model(rng, rank, data_format="channels_last", families=FAMILIES):
     return model
 
 
+def drawn_step(rng, rank, data_format):
+    """A layer that makes fewer, more or other frames than it gets, or keeps a state of its own."""
+
+    def two(before, after=0):
+        widths = [(int(rng.integers(before + 1)), int(rng.integers(after + 1)))]
+        widths += [tuple(int(n) for n in rng.integers(2, size=2)) for _ in range(rank - 1)]
+        return widths[0] if rank == 1 else tuple(widths)
+
+    def sizes(most, others=2):
+        size = [int(rng.integers(1, most + 1))]
+        size += [int(n) for n in rng.integers(1, others + 1, rank - 1)]
+        return size[0] if rank == 1 else tuple(size)
+
+    last = data_format == "channels_last"
+    in_format = {"data_format": data_format}
+    # Their 1D forms know the first axis only.
+    of_any_axis = ["Cropping", "UpSampling"] if last or rank > 1 else []
+    kinds = ["convolution", "pool", "pool", "ZeroPadding", "ZeroPadding", *of_any_axis]
+    kinds += ["TimeDistributed", "recurrent"] if last and rank == 1 else []
+    kind = kinds[rng.integers(len(kinds))]
+    layers = vars(keras.layers)
+    if kind == "convolution":
+        return drawn_layer(rng, rank, data_format, FAMILIES, "valid")
+    if kind == "pool":
+        pool = layers[f"{('Average', 'Max')[rng.integers(2)]}Pooling{rank}D"]
+        return pool(sizes(4), sizes(4) if rng.integers(2) else None, **in_format)
+    if kind == "ZeroPadding":
+        return layers[f"ZeroPadding{rank}D"](two(5), **in_format)
+    if kind == "Cropping":
+        widths = two(3, 2)
+        widths = widths if rank == 1 else (widths[0], *[(0, 0)] * (rank - 1))
+        return layers[f"Cropping{rank}D"](widths, **({} if rank == 1 else in_format))
+    if kind == "UpSampling":
+        return layers[f"UpSampling{rank}D"](sizes(3), **({} if rank == 1 else in_format))
+    if kind == "TimeDistributed":
+        return keras.layers.TimeDistributed(keras.layers.Dense(4, "tanh"))
+    cell = layers[("LSTM", "GRU", "SimpleRNN")[rng.integers(3)]]
+    return cell(3, return_sequences=True)
+
+
+def model_of_any_steps(rng, rank, data_format):
+    """Some layers of every kind that runs in chunks, in any order."""
+    last = data_format == "channels_last"
+    frames = (None, *(2 * size for size in SIZES[1:rank]))
+    inputs = x = keras.Input((*frames, CHANNELS) if last else (CHANNELS, *frames))
+    outputs = []
+    for _ in range(rng.integers(1, 5)):
+        try:
+            y = drawn_step(rng, rank, data_format)(x)
+        except ValueError:  # other axes became too short
+            continue
+        x = y if rng.integers(2) else sl.BatchNormalization(-1 if last else 1)(y)
+        if rng.integers(4) == 0:
+            x = drawn_layer(rng, rank, data_format, FAMILIES)(x)
+        if rng.integers(4) == 0:
+            outputs.append(x)
+    kind = ("Average", "Max", None)[rng.integers(3)]
+    if kind:
+        pool = getattr(keras.layers, f"Global{kind}Pooling{rank}D")
+        x = keras.layers.Dense(2)(pool(data_format=data_format)(x))
+    elif last and rank == 1 and rng.integers(2):
+        x = keras.layers.LSTM(2)(x)
+    model = keras.Model(inputs, [*outputs, x])
+    model.set_weights([drawn_weight(rng, weight) for weight in model.weights])
+    return model
+
+
+def fewest_frames(model, axis):
+    """How many frames the model itself needs: no layer may be left without one."""
+    inner = keras.Model(model.inputs, [layer.output for layer in model.layers[1:]])
+    made = streaming.to_streaming(inner, time_axis=axis)
+    return max(1, *(output.first for output in made.outputs))
+
+
 def drawn_weight(rng, weight):
     if "seed" in weight.path:
         return weight
@@ -109,11 +183,17 @@ def assert_close(y, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("seed", range(CONFIGURATIONS // 3))
-def test_any_chunks_give_the_batch_outputs(seed):
+@pytest.mark.parametrize("check", ["check_any_chunks", "check_any_steps"])
+def test_any_chunks_give_the_batch_outputs(check, seed):
     rng = np.random.default_rng(seed)
     data_format = ("channels_last", "channels_first")[seed % 4 == 3]
+    globals()[check](rng, seed % 3 + 1, data_format)
+
+
+def check_any_chunks(rng, rank, data_format):
+    """A causal model, with as many outputs as inputs."""
     axis = 1 if data_format == "channels_last" else 2
-    model = drawn_model(rng, seed % 3 + 1, data_format)
+    model = drawn_model(rng, rank, data_format)
     before = model.get_weights()
     made = streaming.to_streaming(model, time_axis=axis)
     x = frames_for(rng, model, int(rng.integers(1, 25)), axis=axis)
@@ -124,6 +204,59 @@ def test_any_chunks_give_the_batch_outputs(seed):
         outputs = [stream(chunk) for chunk in cut(rng, x, axis, parts)]
         assert_close(outputs[-1] if time is None else np.concatenate(outputs, time), expected)
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def check_any_steps(rng, rank, data_format):
+    """A model of any layers that run in chunks, after each of these."""
+    axis = 1 if data_format == "channels_last" else 2
+    model = model_of_any_steps(rng, rank, data_format)
+    made = streaming.to_streaming(model, time_axis=axis)
+    fewest = fewest_frames(model, axis)
+    x = frames_for(rng, model, fewest + int(rng.integers(16)), axis=axis)
+    stream, known = made.stream(batch_size=2), 0
+    so_far = [None] * len(made.outputs)
+    for chunk in cut(rng, x, axis, int(rng.integers(1, 6))):
+        new = stream(chunk)
+        known += chunk.shape[axis]
+        new = new if isinstance(new, list) else [new]
+        so_far = [
+            y if before is None or time is None else np.concatenate([before, y], time)
+            for before, y, time in zip(so_far, new, made.output_axes, strict=True)
+        ]
+        if known < fewest:
+            continue
+        outputs = keras.tree.flatten(model(np.split(x, [known], axis)[0]))
+        for y, expected in zip(so_far, outputs, strict=True):
+            assert_close(y, keras.ops.convert_to_numpy(expected), 1e-4)
+
+
+def test_before_its_first_frame_a_result_over_time_is_not_a_number():
+    model = chain(K.Conv1D(3, 4), K.GlobalMaxPooling1D(), K.Dense(2))
+    stream = streaming.to_streaming(model).stream()
+    x = np.random.default_rng(0).normal(size=(1, 4, 4)).astype("float32")
+    assert np.isnan(stream(x[:, :3])).all()
+    assert_close(stream(x[:, 3:]), output_of(model, x))
+
+
+def test_a_recurrent_layer_behind_a_kernel_sees_none_but_its_frames():
+    model = chain(K.Conv1D(3, 3), K.GRU(3, return_sequences=True), K.MaxPooling1D(2), K.LSTM(2))
+    x = np.random.default_rng(0).normal(size=(1, 9, 4)).astype("float32")
+    stream = streaming.to_streaming(model).stream()
+    *_, y = [stream(chunk) for chunk in np.split(x, [1, 2, 6], 1)]
+    assert_close(y, output_of(model, x))
+
+
+def test_what_the_step_of_a_fixed_chunk_makes_is_described():
+    model = chain(K.Conv1D(3, 4), K.MaxPooling1D(2), K.ZeroPadding1D((3, 0)), K.Dense(2))
+    made = streaming.to_streaming(model, chunk_size=2)
+    x = np.random.default_rng(0).normal(size=(1, 12, 4)).astype("float32")
+    (about,) = made.outputs
+    assert (about.axis, about.pace.stride, about.skip, about.first) == (1, 2, -1, 0)
+    states, outputs = made.initial_states(), [about.lead]
+    for chunk in np.split(x, 6, 1):
+        output, *states = made.model.predict_on_batch([chunk, *states])
+        outputs.append(output)
+    assert_close(np.concatenate(outputs, 1), output_of(model, x))
 
 
 @pytest.mark.parametrize("rank", RANKS[:1] if SHORT else RANKS)
@@ -240,6 +373,8 @@ def test_a_saved_step_reloads(tmp_path):
     inputs = keras.Input((None, 5, CHANNELS))
     x = sl.ResidualSeparableConvBlock2D(4, strides=2, padding="causal")(inputs)
     x = sl.InvertedBottleneckBlock2D(4, padding="causal", expansion=2)(x)
+    x = sl.BatchNormalization()(keras.layers.ZeroPadding2D(((2, 0), (0, 0)))(x))  # not of zeros
+    x = keras.layers.Conv2D(4, (2, 1), bias_initializer="ones")(x)
     model = keras.Model(inputs, [x, keras.layers.GlobalMaxPooling2D()(x)])
     made = streaming.to_streaming(model)
     made.model.save(tmp_path / "step.keras")
@@ -275,6 +410,40 @@ def test_litert_gives_the_batch_outputs_chunk_by_chunk(seed, tmp_path):
     assert_close(y, output_of(model, x))
 
 
+@only_tensorflow
+def test_litert_takes_what_begins_later_or_keeps_a_state(tmp_path):
+    pytest.importorskip("ai_edge_litert.interpreter")
+    inputs = keras.Input((None, 4))
+    x = keras.layers.Conv1D(4, 3, activation="relu")(inputs)
+    x = keras.layers.TimeDistributed(keras.layers.Dense(5))(keras.layers.MaxPooling1D(2)(x))
+    x = sl.SeparableConvBlock1D(4, padding="causal")(x)  # its zeros come before that
+    padded = sl.BatchNormalization()(keras.layers.ZeroPadding1D((2, 0))(x))
+    y = keras.layers.GRU(3, return_sequences=True)(keras.layers.Conv1D(3, 2)(padded))
+    pooled = keras.layers.GlobalAveragePooling1D()(y)
+    model = keras.Model(inputs, [y, pooled])
+    rng = np.random.default_rng(0)
+    model.set_weights([drawn_weight(rng, weight) for weight in model.weights])
+    made = streaming.to_streaming(model, chunk_size=4)
+    x = frames_for(rng, model, 20, batch=1)
+    first, *chunks = np.split(x, 5, 1)
+    states = made.initial_states()
+    sl.export.to_litert(made.model, tmp_path / "step.tflite", sample=[first, *states])
+    run = sl.export.load(tmp_path / "step.tflite")
+    states = {f"state_{i}": state for i, state in enumerate(states)}
+    parts = []
+    for chunk in (first, *chunks):
+        results = dict(zip(run.outputs, run({"chunk": chunk, **states}), strict=True))
+        states = {name: results.pop(f"new_{name}") for name in states}
+        parts.append(sorted(results.values(), key=np.ndim))
+    about, _ = made.outputs
+    frames = np.concatenate([part[1] for part in parts], 1)[:, max(about.skip, 0) :]
+    if about.lead is not None:
+        frames = np.concatenate([about.lead, frames], 1)
+    expected = [keras.ops.convert_to_numpy(output) for output in model(x)]
+    assert_close(frames, expected[0], 1e-4)
+    assert_close(parts[-1][0], expected[1], 1e-4)
+
+
 # What cannot run in chunks.
 
 
@@ -294,6 +463,12 @@ def out_of_step():
     return keras.Model(inputs, inputs + x)
 
 
+def begin_apart():
+    inputs = keras.Input((1, 4))
+    fewer = K.Cropping1D((0, 0))(K.ZeroPadding1D((2, 0))(inputs))
+    return keras.Model(inputs, K.Add()([inputs, fewer]))
+
+
 class Doubled(keras.layers.Dense):
     def call(self, inputs):
         return 2 * super().call(inputs)
@@ -302,9 +477,32 @@ class Doubled(keras.layers.Dense):
 K = keras.layers
 REFUSED = {
     "same": (lambda: chain(sl.SeparableConvBlock1D(4, name="b")), "'b/depthwise'", "='causal'"),
-    "valid": (lambda: chain(K.Conv1D(4, 2, name="c")), "'c' (Conv1D)", "padding='causal'"),
+    "Keras": (
+        lambda: chain(K.Conv1D(4, 2, padding="same", name="c")),
+        "'c' (Conv1D)",
+        "padding='causal'",
+        "padding='valid'",
+    ),
+    "pad behind": (lambda: chain(K.ZeroPadding1D((2, 1), name="z")), "'z'", "behind the last"),
+    "causal on another axis": (
+        lambda: chain(K.Permute((2, 1, 3)), sl.Conv2D(3, 2, padding="causal"), shape=(8, 4, 1)),
+        "axis 1 of it",
+    ),
+    "between frames": (
+        lambda: chain(K.UpSampling2D(interpolation="bilinear"), shape=(8, 4, 1)),
+        "interpolation='nearest'",
+    ),
+    "backwards": (lambda: chain(K.LSTM(3, go_backwards=True)), "LSTM", "forwards"),
+    "distributed over another axis": (
+        lambda: chain(
+            K.Permute((2, 1, 3)), K.TimeDistributed(K.Dense(3), name="t"), shape=(8, 4, 1)
+        ),
+        "'t'",
+        "runs over axis 1",
+    ),
+    "begin apart": (begin_apart, "Add", "begin with the same frame"),
     "Keras depthwise": (lambda: chain(K.DepthwiseConv1D(3, padding="same")), "later frames"),
-    "pool": (lambda: chain(K.MaxPooling1D(2)), "MaxPooling1D", "later frames"),
+    "pool": (lambda: chain(K.MaxPooling1D(2, padding="same")), "MaxPooling1D", "later frames"),
     "group": (lambda: chain(sl.ConvBlock1D(4, 1, normalization="group")), "over all time"),
     "squeeze": (
         lambda: chain(sl.InvertedBottleneckBlock1D(4, 1, se_ratio=0.5, name="b")),
@@ -312,7 +510,7 @@ REFUSED = {
         "average over all time",
         "se_ratio=0",
     ),
-    "recurrent": (lambda: chain(K.LSTM(3, return_sequences=True)), "LSTM", "recurrent"),
+    "recurrent": (lambda: chain(K.RNN(K.LSTMCell(3))), "RNN", "recurrent"),
     "both ways": (lambda: chain(K.Bidirectional(K.GRU(3))), "Bidirectional", "recurrent"),
     "transposed": (lambda: chain(sl.DepthwiseConv1DTranspose(3)), "DepthwiseConv1DTranspose"),
     "flat": (lambda: chain(K.Flatten(), shape=(8, 4)), "Flatten", "global pooling"),
@@ -325,7 +523,7 @@ REFUSED = {
         "last axis, which is time",
     ),
     "mask": (lambda: chain(K.Embedding(9, 3, mask_zero=True), shape=(None,)), "mask_zero=False"),
-    "unknown": (lambda: chain(K.UpSampling1D()), "UpSampling1D", "no rule"),
+    "unknown": (lambda: chain(K.RandomRotation(1.0), shape=(8, 4, 1)), "no rule"),
     "own call": (lambda: chain(Doubled(3)), "Doubled", "no rule"),
     "pooled and added": (pooled_and_added, "Multiply", "same rank"),
     "out of step": (out_of_step, "same stride"),

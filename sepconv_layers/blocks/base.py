@@ -214,6 +214,11 @@ class ShortcutBlock(Block):
         """Makes what the input passes on its way to the addition, or `None` for no addition."""
         raise NotImplementedError
 
+    @property
+    def shortcut_reach(self) -> tuple[int, ...]:
+        """How many input positions the stages reach over without padding, less one."""
+        return (0,) * self.rank
+
     def _shortcut_input(self, inputs: Any) -> Any:
         """What of the input stands where the outputs do."""
         return inputs

@@ -67,17 +67,22 @@ class ResidualFamily(ShortcutBlock):
             return []
         return [self._pointwise(self.filters, "shortcut"), *self._norm(self.filters, "shortcut")]
 
-    def _shortcut_input(self, inputs: Any) -> Any:
-        """What the outputs are centred on: unpadded kernels reach past it, by more at each repeat.
+    @property
+    def shortcut_reach(self) -> tuple[int, ...]:
+        """How many input positions the stages reach over without padding, less one.
 
         The first kernel moves by input positions, the later ones by those of the strided output.
         """
-        reach = [0] * self.rank
-        if self.padding == "valid":
-            reach = [
-                extent * (1 + stride * (self.repeats - 1))
-                for extent, stride in zip(self.geometry.extent, self.strides, strict=True)
-            ]
+        if self.padding != "valid":
+            return super().shortcut_reach
+        return tuple(
+            extent * (1 + stride * (self.repeats - 1))
+            for extent, stride in zip(self.geometry.extent, self.strides, strict=True)
+        )
+
+    def _shortcut_input(self, inputs: Any) -> Any:
+        """What the outputs are centered on: unpadded kernels reach past it."""
+        reach = self.shortcut_reach
         if max(reach) == 0 and max(self.strides) == 1:
             return inputs
         body = self.geometry.replace(

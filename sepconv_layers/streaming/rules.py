@@ -1,0 +1,295 @@
+"""What stands for one call of a layer in the graph of a step, for each kind of layer."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from sepconv_layers.blocks.base import Block, ShortcutBlock
+from sepconv_layers.layers.by_name import by_class
+from sepconv_layers.streaming.frames import Frames, Signal, array_of
+from sepconv_layers.streaming.step import Rule, Step, is_signal, tensors
+from sepconv_layers.streaming.windows import (
+    cropping,
+    moved,
+    spatial_index,
+    up_sampling,
+    window,
+    zero_padding,
+)
+
+
+def _refusal(why: str) -> Rule:
+    return lambda step, layer, *args: step.refuse(layer, why)
+
+
+def _nothing(step: Step, layer: Any, signal: Signal) -> Signal:
+    return signal
+
+
+def _each_frame(step: Step, layer: Any, *args: Any) -> Signal:
+    """For what does the same at all times, to one signal or to several that run in step."""
+    leaves = keras.tree.flatten(args)
+    signals = [leaf for leaf in leaves if is_signal(leaf)]
+    kinds = [_kind(signal) for signal in signals]
+    if kinds.count(kinds[0]) != len(kinds):
+        step.refuse(
+            layer,
+            "its inputs must have the same rank, time in the same axis and the same stride in "
+            f"time, and begin with the same frame. They have {kinds}, where None says that time "
+            "is pooled.",
+        )
+    if any(not is_signal(leaf) and np.ndim(leaf) > 0 for leaf in leaves):
+        step.refuse(layer, "an array among its inputs may differ from time to time.")
+    first, rank = signals[0], len(signals[0].tensor.shape)
+    if first.axis in _axes(layer, rank):
+        step.refuse(layer, f"it runs along axis {first.axis}, which is time.")
+    outputs = step.call(layer, tensors(args))
+    if first.lead is None:
+        return first.replace(outputs)
+    before = keras.tree.map_structure(lambda leaf: leaf.lead if is_signal(leaf) else leaf, args)
+    return first.replace(outputs, lead=array_of(step.call(layer, before)))
+
+
+def _kind(signal: Signal) -> tuple:
+    """What is the same for signals whose frames come together and belong together."""
+    frames = signal.frames
+    return len(signal.tensor.shape), frames.axis, frames.pace.stride, frames.skip, frames.pace.due
+
+
+def _axes(layer: Any, rank: int) -> set[int]:
+    """The axes along which a layer does not do the same everywhere."""
+    axes: Any = -1 if isinstance(layer, keras.layers.Dense) else getattr(layer, "axis", None)
+    if isinstance(layer, keras.layers.PReLU):
+        axes = set(range(1, rank)).difference(layer.shared_axes or ())
+    return {axis % rank for axis in ([axes] if isinstance(axes, int) else axes or ())}
+
+
+def _embedding(step: Step, layer: Any, signal: Signal) -> Signal:
+    if layer.mask_zero:
+        step.refuse(layer, "it makes a mask, which is not kept. Use mask_zero=False.")
+    return _each_frame(step, layer, signal)
+
+
+def _time_distributed(step: Step, layer: Any, signal: Signal) -> Signal:
+    if signal.axis != 1:
+        step.refuse(layer, f"it runs over axis 1, and time is axis {signal.axis}.")
+    return _each_frame(step, layer, signal)
+
+
+def _block(step: Step, block: Block, signal: Signal) -> Signal:
+    outputs = step.fold(block.stages, signal)
+    if outputs.tensor.dtype == block.compute_dtype:
+        return outputs
+    return step.each(lambda x: keras.ops.cast(x, block.compute_dtype), outputs)
+
+
+def _shortcut_block(step: Step, block: ShortcutBlock, signal: Signal) -> Signal:
+    outputs = _block(step, block, signal)
+    if block.shortcut is not None:
+        index = spatial_index(step, block, signal, block.rank)
+        beside = moved(
+            step,
+            block,
+            signal,
+            block.shortcut_reach[index],
+            block.strides[index],
+            block._shortcut_input,
+        )
+        beside = step.fold(block.shortcut, beside)
+        if _kind(beside) != _kind(outputs):
+            step.refuse(block, "its shortcut and its convolutions do not keep step.")
+        lead = None if outputs.lead is None else outputs.lead + beside.lead
+        outputs = outputs.replace(outputs.tensor + beside.tensor, lead=lead)
+    return step.fold(block.tail, outputs)
+
+
+def _recurrent(step: Step, layer: Any, signal: Signal) -> Signal:
+    """For a recurrent layer: its own states go in and out."""
+    if signal.axis != 1 or layer.go_backwards or layer.stateful:
+        step.refuse(
+            layer, "it must run forwards over axis 1, as time, with go_backwards=stateful=False."
+        )
+    changes = {"return_state": True, "unroll": signal.tensor.shape[1] is not None}
+    # Where the last output is asked for, frames that are not due must not be behind it.
+    is_frame = step.is_frame(signal, in_chunk=not layer.return_sequences)
+    lead: np.ndarray | None = None
+    first: Sequence[np.ndarray | None] = [None, None]
+    if signal.lead is not None:
+        made = list(map(array_of, step.call(layer, [signal.lead], **changes)))
+        lead, first = made[0], made[1:]
+    shapes = [state.shape for state in keras.tree.flatten(layer.get_initial_state(1))]
+    states = [
+        step.add_state(layer, (signal.tensor.shape[0], *shape[1:]), layer.compute_dtype, before)
+        for shape, before in zip(shapes, first, strict=False)
+    ]
+    how = {"initial_state": states} | ({} if is_frame is None else {"mask": is_frame[..., 0]})
+    outputs, *new = step.call(layer, [signal.tensor], how, **changes)
+    if is_frame is not None:
+        outputs = keras.ops.copy(outputs)  # Keras has put the mask on it, for layers behind
+    step.hand_on(*new)
+    if layer.return_sequences:
+        return signal.replace(outputs, lead=lead)
+    return Signal(new[0], _so_far(signal))
+
+
+def _so_far(signal: Signal) -> Frames:
+    """Where time is pooled: the results behind one, two, ... frames of the input."""
+    return Frames(None, skip=max(signal.frames.first - 1, 0))
+
+
+def _pooled(
+    step: Step, layer: Any, signal: Signal, pool: Rule, join: Rule, neutral: float
+) -> Signal:
+    """For global pooling: states are the result so far, and of how many positions it is."""
+    rank = len(signal.tensor.shape) - 2
+    spatial_index(step, layer, signal, rank)
+    first, channels = (2, 1) if layer.data_format == "channels_first" else (1, -1)
+    over = {"axis": tuple(range(first, first + rank)), "keepdims": layer.keepdims}
+    # Half precision cannot count to 2049.
+    dtype = keras.backend.result_type(signal.tensor.dtype, "float32")
+
+    def result_and_number(x: Any, is_frame: Any = None) -> tuple[Any, Any]:
+        x = keras.ops.cast(x, dtype)
+        ones = keras.ops.ones_like(keras.ops.max(x, channels, True))
+        if is_frame is not None:
+            x = keras.ops.where(is_frame, x, neutral)
+            ones = keras.ops.where(is_frame, ones, 0.0)
+        return pool(x, **over), keras.ops.sum(ones, **over)
+
+    is_frame = step.is_frame(signal, in_chunk=True)
+    now, now_number = result_and_number(signal.tensor, is_frame)
+    earlier: tuple = None, None
+    if signal.lead is not None:
+        result, number = map(array_of, result_and_number(signal.lead))
+        earlier = result / number if join is _average else result, number
+    before = step.add_state(layer, now.shape, dtype, earlier[0])
+    number = step.add_state(layer, now_number.shape, dtype, earlier[1])
+    result, total = join(before, number, now, now_number), number + now_number
+    if is_frame is not None:
+        result = keras.ops.where(total > 0, result, 0.0)
+    step.hand_on(result, total)
+    return Signal(keras.ops.cast(result, layer.compute_dtype), _so_far(signal))
+
+
+def _average(before: Any, number: Any, now: Any, more: Any) -> Any:
+    # An average stays exact where a sum would outgrow its type.
+    return before + (now - before * more) / (number + more)
+
+
+def _largest(before: Any, number: Any, now: Any, more: Any) -> Any:
+    return keras.ops.where(number > 0, keras.ops.maximum(before, now), now)
+
+
+def _permute(step: Step, layer: Any, signal: Signal) -> Signal:
+    axis = 1 + layer.dims.index(signal.axis)
+    return step.each(_calling(step, layer), signal, axis=axis)
+
+
+def _reshape(step: Step, layer: Any, signal: Signal) -> Signal:
+    """For a reshaping that leaves time as one axis, with the same axes before and after it."""
+    source, target = signal.tensor.shape[1:], layer.target_shape
+    before, after = source[: signal.axis - 1], source[signal.axis :]
+    for index in range(len(target)):
+        parts = (target[:index], before), (target[index + 1 :], after)
+        if all(_are_as_many(new, old) for new, old in parts):
+            shape = (*target[:index], -1, *target[index + 1 :])
+            return step.each(_calling(step, layer, target_shape=shape), signal, axis=1 + index)
+    step.refuse(
+        layer,
+        f"it mixes time with other axes, or leaves another size than that of time open. It makes "
+        f"{tuple(target)} of {tuple(source)}, where axis {signal.axis - 1} is time.",
+    )
+
+
+def _calling(step: Step, layer: Any, **changes: Any) -> Callable[[Any], Any]:
+    return lambda x: step.call(layer, [x], **changes)
+
+
+def _are_as_many(new: Sequence[int], old: Sequence[Any]) -> bool:
+    return -1 not in new and None not in old and math.prod(new) == math.prod(old)
+
+
+RULES: dict[str, Rule] = {
+    "Conv?D DepthwiseConv?D SeparableConv?D": window,
+    "AveragePooling?D MaxPooling?D": window,
+    "GlobalAveragePooling?D": functools.partial(
+        _pooled, pool=keras.ops.sum, join=_average, neutral=0.0
+    ),
+    "GlobalMaxPooling?D": functools.partial(
+        _pooled, pool=keras.ops.max, join=_largest, neutral=-math.inf
+    ),
+    "Activation ELU LeakyReLU PReLU ReLU Softmax": _each_frame,
+    "BatchNormalization LayerNormalization RMSNormalization UnitNormalization": _each_frame,
+    "Add Average Concatenate Maximum Minimum Multiply Subtract": _each_frame,
+    "Dense Normalization Rescaling": _each_frame,
+    "Embedding": _embedding,
+    "TimeDistributed": _time_distributed,
+    "ZeroPadding?D": zero_padding,
+    "Cropping?D": cropping,
+    "UpSampling?D": up_sampling,
+    "GRU LSTM SimpleRNN": _recurrent,
+    "Permute": _permute,
+    "Reshape": _reshape,
+    "ActivityRegularization *Dropout SpatialDropout?D DropPath GaussianNoise Identity": _nothing,
+    "SqueezeExcite?D": _refusal(
+        "its gates come from an average over all time. Use se_ratio=0, or leave it out."
+    ),
+    "GroupNormalization": _refusal(
+        "it normalises over all time. Use normalization='batch' or 'layer'."
+    ),
+    "Flatten": _refusal("it mixes time with the channels. Use a global pooling."),
+    "*Conv?DTranspose": _refusal("it has several outputs for a frame, which it adds up over time."),
+    "Bidirectional ConvLSTM?D RNN": _refusal(
+        "it is recurrent, and its states are its own. Use LSTM, GRU or causal convolutions."
+    ),
+    "*Attention": _refusal("it looks at all frames at once. Use causal convolutions."),
+}
+"""Rule by names, or patterns of names, of `keras.layers` and of this library's layers.
+
+A subclass has the rule of its nearest base class, unless it has a `call` of its own. Behind a
+global pooling, where no time is left, any layer may stand.
+"""
+
+_RULES_BY_CLASS: dict[type, Rule] = {
+    Block: _block,
+    ShortcutBlock: _shortcut_block,
+    **by_class(RULES),
+}
+
+# The nodes that `keras.ops` and operators make in a functional model: classes without a public
+# name. These treat all positions alike, or have an `axis`.
+_OPERATIONS = set(
+    "Abs Absolute Add Cast Concatenate Divide Elu Exp Gelu HardSigmoid HardSilu LeakyRelu Log1p "
+    "Maximum Minimum Multiply Negative Relu Relu6 Sigmoid Silu Softplus Sqrt Square Subtract Tanh "
+    "TrueDivide".split()
+)
+_ALONG_THE_LAST_AXIS = (
+    keras.activations.glu,
+    keras.activations.log_softmax,
+    keras.activations.softmax,
+    keras.activations.sparsemax,
+)
+
+
+def rule_of(step: Step, layer: Any, signals: Sequence[Signal], kwargs: dict) -> Rule:
+    """Finds the rule for a layer, one or more of whose inputs have time."""
+    given = [name for name, value in kwargs.items() if value is not None and value is not False]
+    if given:
+        step.refuse(layer, f"it is called with the arguments {given}.")
+    is_last = any(signal.axis == len(signal.tensor.shape) - 1 for signal in signals)
+    if is_last and getattr(layer, "activation", None) in _ALONG_THE_LAST_AXIS:
+        step.refuse(layer, "its activation runs along the last axis, which is time.")
+    cls: Any = type(layer)
+    if cls.__module__.startswith("keras.src.ops.") and cls.__name__ in _OPERATIONS:
+        return _each_frame
+    for base in cls.__mro__:
+        if base in _RULES_BY_CLASS and cls.call is base.call:
+            return _RULES_BY_CLASS[base]
+    return _refusal(
+        "there is no rule for it. Use layers for which `streaming.RULES` has one, or put it "
+        "behind a global pooling."
+    )

@@ -1,0 +1,220 @@
+"""The model of a step while it grows: the graph, and the states between two steps."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+import keras
+import numpy as np
+
+from sepconv_layers.streaming.frames import Frames, Signal, array_of
+from sepconv_layers.surgery import remade
+
+# What stands for one call of a layer: called with the step, the layer and the arguments, in which
+# signals stand for tensors; it returns a signal.
+Rule = Callable[..., Any]
+
+
+class Step:
+    """The graph of a step.
+
+    Args:
+        chunk: The symbolic tensor of a chunk.
+        time_axis: The axis of it that is time.
+        rule_of: Finds the rule for a layer, of which one or more signals have time.
+    """
+
+    def __init__(self, chunk: Any, time_axis: int, rule_of: Callable[..., Rule]) -> None:
+        self.chunk = Signal(chunk, Frames(time_axis))
+        self.stride = 1
+        self.states: list[Any] = []
+        self.new_states: list[Any] = []
+        self._waiting: list[int] = []  # the states of which the next value is not yet known
+        self._rule_of = rule_of
+        self._seen: Any = None
+        self._seen_at = 0
+        self._must_see = 1
+        self._path: list[str] = []
+        self._names: set[str] = set()
+        self._copies: dict[tuple, Any] = {}
+
+    def run(self, model: keras.Model, signals: Sequence[Signal]) -> Any:
+        """Walks a model."""
+        if isinstance(model, keras.Sequential):
+            return self.fold(model.layers, *signals)
+        return model._run_through_graph(signals, operation_fn=lambda layer: partial(self, layer))
+
+    def fold(self, chain: Sequence[keras.layers.Layer], signal: Signal) -> Any:
+        """Walks one layer after the other."""
+        for layer in chain:
+            signal = self(layer, signal)
+        return signal
+
+    def __call__(self, layer: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+        """Adds what stands for a call of the layer."""
+        self._path.append(layer.name)
+        signals = [leaf for leaf in keras.tree.flatten((args, kwargs)) if is_signal(leaf)]
+        if is_graph(layer):
+            result = self.run(layer, signals)
+        elif all(signal.axis is None for signal in signals):
+            skip = max((signal.frames.skip for signal in signals), default=0)
+            made = self.call(layer, tensors(args), tensors(kwargs))
+            result = keras.tree.map_structure(
+                lambda tensor: Signal(tensor, Frames(None, skip=skip)), made
+            )
+        else:
+            result = self._rule_of(self, layer, signals, kwargs)(self, layer, *args)
+            self.stride = math.lcm(self.stride, result.frames.pace.period)
+        self._path.pop()
+        return result
+
+    def call(self, layer: Any, args: Sequence[Any], kwargs: Any = None, **changes: Any) -> Any:
+        """Calls a copy of the layer, with another argument or two; a shared layer has one copy."""
+        key = (id(layer), *changes.items())
+        is_new = key not in self._copies
+        if is_new:
+            # No name that Keras gives bears the prefix, so none comes twice.
+            name = wanted = "_".join(["stream", *self._path])
+            while name in self._names:
+                name = f"{wanted}_{len(self._names)}"
+            self._names.add(name)
+            self._copies[key] = remade(layer, name=name, **changes)
+        copy = self._copies[key]
+        outputs = copy(*args, **(kwargs or {}))
+        if is_new and isinstance(layer, keras.layers.Layer):
+            copy.set_weights(layer.get_weights())  # which the call has built
+            if isinstance(layer, keras.layers.Normalization):
+                copy.finalize_state()  # it computes with what is made of its weights
+            if not any(map(keras.backend.is_keras_tensor, keras.tree.flatten(outputs))):
+                return copy(*args, **(kwargs or {}))
+        return outputs
+
+    def each(self, function: Callable[[Any], Any], signal: Signal, **changes: Any) -> Signal:
+        """Applies what treats all frames alike, also to those before the first one."""
+        made = function(signal.tensor)
+        lead = None if signal.lead is None else array_of(function(signal.lead))
+        return signal.replace(made, **{"lead": lead, **changes})
+
+    # States.
+
+    def add_state(
+        self, layer: Any, shape: Sequence[int | None], dtype: str, first: np.ndarray | None = None
+    ) -> Any:
+        """A new state; `hand_on` must then be told its next value.
+
+        Args:
+            layer: What needs it.
+            shape: Its shape.
+            dtype: Its type.
+            first: What to return in the first step, if not zeros, which all states then are.
+        """
+        if None in shape[1:]:
+            self.refuse(
+                layer,
+                f"its state has the shape {tuple(shape)}, with sizes that are not known. Give the "
+                "input of the model all sizes but those of batch and time.",
+            )
+        name = f"state_{len(self.states)}"
+        state = keras.Input(batch_shape=shape, dtype=dtype, name=name)
+        self._waiting.append(len(self.states))
+        self.states.append(state)
+        self.new_states.append(None)
+        if first is None or not np.any(first):
+            return state
+        seen = keras.ops.reshape(self.seen(), (-1, *(1,) * (len(shape) - 1)))
+        return keras.ops.where(seen > 0, state, keras.ops.convert_to_tensor(first, dtype))
+
+    def hand_on(self, *values: Any) -> None:
+        """Tells the next values of the states that were added last."""
+        for value in values:
+            self.new_states[self._waiting.pop(0)] = value
+
+    def seen(self) -> Any:
+        """How many frames of the input there were before this chunk, of each sequence.
+
+        It is a state like any other, and stands still where nothing asks any more how many.
+        """
+        if self._seen is None:
+            self._seen_at = len(self.states)
+            self._seen = self.add_state(None, (self.chunk.tensor.shape[0], 1), "float32")
+            self._waiting.remove(self._seen_at)  # its next value follows in `finish`
+        return self._seen
+
+    def finish(self) -> None:
+        """Completes the states; nothing can be added behind it."""
+        if self._seen is None:
+            return
+        known = positions(self.chunk.tensor, self.chunk.axis)[:, -1:]
+        most = -(-self._must_see // self.stride) * self.stride
+        self.new_states[self._seen_at] = keras.ops.minimum(self._seen + known, float(most))
+
+    # Frames that are none of the original model's.
+
+    def is_frame(self, signal: Signal, in_chunk: bool = False) -> Any:
+        """Where a signal has frames of the original model, or `None` where all of them are.
+
+        Args:
+            signal: The signal.
+            in_chunk: Whether to leave out what waits for input behind the end of the chunk.
+        """
+        pace, skip = signal.frames.pace, signal.frames.skip
+        waits = in_chunk and self.chunk.tensor.shape[self.chunk.axis] is None
+        waits = waits and pace.due != pace.made
+        if skip <= 0 and not waits:
+            return None
+        number = positions(signal.tensor, signal.axis)  # 1, 2, ... for each sequence
+        tests = []
+        if skip > 0:
+            self._must_see = max(self._must_see, -(-skip // pace.due[-1]) * pace.period)
+            tests.append(
+                number * float(pace.period) + self.seen() * float(pace.due[-1])
+                > float(skip * pace.period)
+            )
+        if waits:
+            length = positions(self.chunk.tensor, self.chunk.axis)[:, -1:]
+            periods = keras.ops.floor(length / float(pace.period))
+            more = keras.ops.cast(length - periods * float(pace.period), "int32")
+            due = keras.ops.take(np.array(pace.due, "float32"), more)
+            tests.append(number <= due + periods * float(pace.due[-1]))
+        found = tests[0] if len(tests) == 1 else keras.ops.logical_and(*tests)
+        for axis in range(1, len(signal.tensor.shape)):
+            found = found if axis == signal.axis else keras.ops.expand_dims(found, axis)
+        return found
+
+    def only_frames(self, signal: Signal, else_: float = 0, in_chunk: bool = False) -> Any:
+        """A signal's tensor with a number where it has no frame of the original model."""
+        found = self.is_frame(signal, in_chunk)
+        if found is None:
+            return signal.tensor
+        return keras.ops.where(found, signal.tensor, keras.ops.cast(else_, signal.tensor.dtype))
+
+    def refuse(self, layer: keras.Operation, why: str) -> NoReturn:
+        raise ValueError(
+            "A layer must need no later frames to run in chunks. Received: the layer "
+            f"{'/'.join(self._path)!r} ({type(layer).__name__}): {why}"
+        )
+
+
+def positions(tensor: Any, axis: int) -> Any:
+    """Counts the frames of each sequence from one: `(batch, frames)`."""
+    at = tuple(slice(None) if n in (0, axis) else 0 for n in range(len(tensor.shape)))
+    return keras.ops.cumsum(keras.ops.ones_like(tensor[at], dtype="float32"), axis=1)
+
+
+def is_graph(layer: Any) -> bool:
+    """Whether it is a model whose graph is all that it does."""
+    is_graph = isinstance(layer, keras.Function | keras.Sequential)
+    return is_graph and type(layer).call.__module__.startswith("keras.")
+
+
+def is_signal(leaf: Any) -> bool:
+    """Whether it is one, and not an array or a number."""
+    return isinstance(leaf, Signal)
+
+
+def tensors(structure: Any) -> Any:
+    """A structure with the tensors of its signals."""
+    return keras.tree.map_structure(
+        lambda leaf: leaf.tensor if is_signal(leaf) else leaf, structure
+    )
