@@ -28,6 +28,7 @@ from examples.artefacts import CHECKED, add_export, export_all
 from examples.audio import data, features
 from examples.command_line import add_budget, add_output, new_parser, positive_number
 from examples.nets import CHOICES, by_name
+from examples.sources import printable
 from sepconv_layers import Comparison, compare, comparison, export, models, streaming
 
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
@@ -96,8 +97,10 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     spectrograms, classes = dataset.train[0], dataset.classes
     print(f"{name}: {dataset.note}")
     settings = dataset.settings
-    clips = f"{len(spectrograms):,} training clips of {settings.seconds:g} s"
-    print(f"{clips} at {settings.sample_rate:,} Hz, words: {', '.join(classes)}")
+    sizes = f"{dataset.sizes('clips')} of {settings.seconds:g} s"
+    print(f"{sizes} at {settings.sample_rate:,} Hz, words: {', '.join(classes)}")
+    if dataset.scaling:
+        print(dataset.scaling)
     output = Path(arguments.output or f"runs/audio/{name}")
     convs = CHOICES[arguments.conv]
     net = partial(
@@ -122,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         output=output,
         task="Keyword spotting",
         dataset=name,
-        command=shlex.join(["python", "-m", "examples.audio.train", *argv]),
+        command=printable(shlex.join(["python", "-m", "examples.audio.train", *argv])),
     )
     front = features.front_end(dataset.settings)
     for conv, model in found.models.items():
@@ -161,6 +164,7 @@ def save_for_waveforms(
         "classes": dataset.classes,
         "sample_rate": settings.sample_rate,
         "samples": settings.samples,
+        "scale": dataset.scale,
     }
     comparison.write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
 
