@@ -318,12 +318,12 @@ def test_a_bad_folder_is_a_clear_error(tmp_path, make, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "`folder` must be an existing folder.*nowhere"),
-        (["--limit", "3"], "`limit` must be at least the number of words, 8"),
+        (["--data", "nowhere"], "--data must be an existing folder of recordings.*nowhere"),
+        (["--limit", "3"], "--limit must be at least the number of words, 8"),
         (["--speaker-independent"], "a split of --dataset fsdd"),
         (["--causal", "--net", "bc_resnet"], "--causal is for ds_cnn and matchboxnet"),
         (["--mfcc", "--net", "bc_resnet"], "--mfcc is for ds_cnn and matchboxnet"),
-        (["--seconds", "0.01"], "`seconds` must be 0.1 or more"),
+        (["--seconds", "0.01"], "--seconds must be 0.1 or more"),
         (["--epochs", "0"], "--epochs: must be positive"),
     ],
 )

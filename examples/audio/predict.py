@@ -20,8 +20,8 @@ import numpy as np
 
 from examples.audio import reading
 from examples.audio.data import SILENCE, UNKNOWN
-from examples.command_line import new_parser, positive_number
-from examples.sources import existing, expect, printable, read_json
+from examples.command_line import new_parser, positive_number, user_errors
+from examples.sources import existing, expect, expect_file, printable, read_json
 from examples.sources import reading as reading_of
 from sepconv_layers import Comparison  # and Keras knows the layers
 
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    try:
+    with user_errors(parser):
         model, about = load(arguments.model)
         for file in arguments.files:
             path = existing(file, "A recording must be a file")
@@ -60,8 +60,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise ValueError(f"{printable(file)}: {error}") from error
             for line in lines:
                 print(f"{printable(file)}: {line}")
-    except (ImportError, ValueError) as error:
-        parser.error(str(error))
 
 
 def _heard(model: keras.Model, about: dict, path: Path, top: int) -> list[str]:
@@ -128,10 +126,9 @@ def _about(path: Path) -> dict:
 
 def _model_of_run(folder: Path) -> Path:
     """That of the first net in the record: models of earlier runs may lie beside it."""
-    try:
-        convs = [row.conv for row in Comparison.load(folder).rows]
-    except FileNotFoundError:
-        convs = []
+    record, convs = folder / "results.json", []
+    if os.path.lexists(record):
+        convs = [row.conv for row in Comparison.load(expect_file(record)).rows]
     paths = [folder / f"{conv}-waveform.keras" for conv in convs]
     found = [path for path in paths if path.is_file()]
     if not found:

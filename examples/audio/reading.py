@@ -261,7 +261,7 @@ def scale_of(peaks: Mapping[str, float]) -> int:
         "Recordings of floats must all hold numbers from -1 to 1, or all hold whole numbers of 8, "
         "16, 24 or 32 bits",
         f"{loudest} with numbers up to {peaks[loudest]:,.5g}"
-        + f", and {len(small)} up to 1, such as {small[0]}" * bool(small),
+        + (f", and {len(small)} up to 1, such as {small[0]}" if small else ""),
         "Divide those of one kind by their full scale, 32,768 for 16 bits.",
     )
     return next(scale for scale in FULL_SCALES if peaks[loudest] <= scale)

@@ -14,7 +14,6 @@ goes on where an interrupted run stopped.
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +25,14 @@ import numpy as np
 
 from examples.artefacts import CHECKED, add_export, export_all
 from examples.audio import data, features
-from examples.command_line import add_budget, add_output, new_parser, positive_number
+from examples.command_line import (
+    add_budget,
+    add_output,
+    command,
+    new_parser,
+    positive_number,
+    user_errors,
+)
 from examples.nets import CHOICES, by_name
 from examples.sources import printable
 from sepconv_layers import Comparison, compare, comparison, export, models, streaming
@@ -83,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         parser.error(f"--causal is for {' and '.join(CAUSAL)}, not for {arguments.net}")
     if arguments.mfcc and arguments.net == "bc_resnet":
         parser.error("--mfcc is for ds_cnn and matchboxnet, not for bc_resnet, which takes bands")
-    try:
+    with user_errors(parser, folder="--data"):
         dataset = data.load(
             arguments.dataset or "mini",
             folder=arguments.data,
@@ -91,8 +97,6 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
             limit=arguments.limit,
             seconds=arguments.seconds,
         )
-    except (ImportError, RuntimeError, ValueError) as error:
-        parser.error(str(error))
     name = dataset.name + "_speakers" * arguments.speaker_independent
     spectrograms, classes = dataset.train[0], dataset.classes
     print(f"{name}: {dataset.note}")
@@ -125,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         output=output,
         task="Keyword spotting",
         dataset=name,
-        command=printable(shlex.join(["python", "-m", "examples.audio.train", *argv])),
+        command=command("examples.audio.train", argv),
     )
     front = features.front_end(dataset.settings)
     for conv, model in found.models.items():
@@ -143,13 +147,15 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         )
         if arguments.causal and "litert" in arguments.export:
             export_streaming(found, dataset, output)
+    if dataset.scaling:
+        found.notes.append(dataset.scaling)
+    if dataset.scaling or arguments.export:
         found.save(output)
     confusion = {conv: confusion_of(model, dataset) for conv, model in found.models.items()}
     save_confusion(confusion, classes, output)
-    print(
-        f"\n{found}\n\nSaved in {output}: report.md, comparison.png, confusion.png, results.json,"
-    )
-    print(f"models, and models for waveforms. Try: python -m examples.audio.predict {output} FILE")
+    place = printable(str(output))
+    print(f"\n{found}\n\nSaved in {place}: report.md, comparison.png, confusion.png, results.json,")
+    print(f"models, and models for waveforms. Try: python -m examples.audio.predict {place} FILE")
     return found
 
 
