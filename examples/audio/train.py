@@ -14,6 +14,7 @@ goes on where an interrupted run stopped.
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -105,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     print(f"{sizes} at {settings.sample_rate:,} Hz, words: {', '.join(classes)}")
     if dataset.scaling:
         print(dataset.scaling)
-    output = Path(arguments.output or f"runs/audio/{name}")
+    # TensorFlow takes these for patterns in the paths that it loads.
+    place = re.sub(r"[][\\]", "_", name)
+    output = Path(arguments.output or f"runs/audio/{place}")
     convs = CHOICES[arguments.conv]
     net = partial(
         build,
