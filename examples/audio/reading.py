@@ -163,7 +163,7 @@ def fit_length(waveform: np.ndarray, samples: int) -> np.ndarray:
 def _opened(source: Source) -> Iterator[Any]:
     """The decoder of a recording; what it raises becomes a `ValueError`."""
     if isinstance(source, bytes):
-        place: Any = io.BytesIO(source)
+        place: Any = _Content(source)
     else:
         path = expect_file(source)
         # libsndfile takes names that are no UTF-8 as bytes, except on Windows, where all are text.
@@ -177,6 +177,15 @@ def _opened(source: Source) -> Iterator[Any]:
     except (RuntimeError, OSError, TypeError) as error:
         reason = getattr(error, "error_string", error)  # without the address of a BytesIO
         raise ValueError(f"it cannot be decoded ({reason})") from error
+
+
+class _Content(io.BytesIO):
+    """Bytes in which a damaged header may send libsndfile to before their beginning."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with contextlib.suppress(ValueError):
+            super().seek(offset, whence)
+        return self.tell()
 
 
 @functools.cache
