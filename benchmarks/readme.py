@@ -1,9 +1,10 @@
-"""Puts the tables of committed records into the READMEs, and draws the benchmarks again.
+"""Regenerates the tables of the READMEs and guides, and the pictures of the benchmarks.
 
     python -m benchmarks.readme
 
-A table stands between `<!-- results/RECORD -->` and `<!-- end -->`: the record is the folder of a
-comparison, or the file of a benchmark. `<!-- results/* -->` is a table of all comparisons.
+A table stands between `<!-- results/RECORD -->` and `<!-- end -->`. The record is the folder of a
+comparison or the file of a benchmark. `<!-- results/* -->` is a table of all comparisons, and
+`<!-- results/{FOLDER,...} -->` a short one of those that are listed.
 """
 
 import importlib
@@ -13,23 +14,32 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import harness
+from examples.summary import SHORT
 from examples.summary import table as summary
 from sepconv_layers import Comparison
 
 ROOT = Path(__file__).parents[1]
-READMES = (ROOT / "README.md", *sorted(ROOT.glob("examples/*/README.md")))
+READMES = (
+    ROOT / "README.md",
+    *sorted(ROOT.glob("examples/*/README.md")),
+    ROOT / "docs" / "guides" / "results.md",
+)
 EVERY = "results/*"
+LISTED = re.compile(r"results/\{(.*)\}")
 RECORDS = sorted(ROOT.glob("results/*-*.json"))  # of benchmarks
 
 
 def render(text: str) -> str:
-    """The text with each table as its record has it."""
+    """Returns the text with every table made from its record."""
 
     def table(match: re.Match) -> str:
         path = ROOT / match[1]
         if match[1] == EVERY:
             paths = sorted(ROOT.glob(f"{EVERY}/*/results.json"))
             markdown = summary(map(Comparison.load, paths))
+        elif listed := LISTED.fullmatch(match[1]):
+            paths = [ROOT / "results" / name for name in listed[1].split(",")]
+            markdown = summary(map(Comparison.load, paths), SHORT)
         elif path.is_dir():
             markdown = Comparison.load(path).to_markdown()
         else:
@@ -40,7 +50,7 @@ def render(text: str) -> str:
 
 
 def benchmark_of(path: Path) -> ModuleType:
-    """What made a record."""
+    """The module that made a record."""
     name = json.loads(path.read_text("utf-8"))["benchmark"]
     return importlib.import_module(f"benchmarks.{name}")
 

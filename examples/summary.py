@@ -1,9 +1,12 @@
 """Comparisons as one table: a row for each, the standard net against the separable one."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from examples.nets import NARROW
 from sepconv_layers import Comparison
+
+
+SHORT = ("data", "separable", "standard", "standard, narrowed", "MACs ÷", "inference", "training step")
 
 
 def cells(found: Iterable[Comparison]) -> list[list[str]]:
@@ -33,9 +36,12 @@ def _row(one: Comparison) -> list[str]:
     ]
 
 
-def table(found: Iterable[Comparison]) -> str:
-    """In Markdown, its columns aligned."""
+def table(found: Iterable[Comparison], columns: Collection[str] | None = None) -> str:
+    """In Markdown, its columns aligned: all of them, or those that are named."""
     header, *body = cells(found)
+    if columns is not None:
+        at = [i for i, name in enumerate(header) if name in columns]
+        header, *body = ([row[i] for i in at] for row in (header, *body))
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join(
