@@ -97,9 +97,12 @@ def export_all(
 def export_arrays(found: Comparison, kinds: Sequence[str], output: Path, data: Dataset) -> None:
     """The same where nets take the samples of a data set as they are; the record is saved again.
 
-    The hub form takes them in their own type.
+    The hub form takes them in their own type. The record says what was done to their values.
     """
+    if data.scaling:
+        found.notes.append(data.scaling)
     if not kinds:
+        found.save(output)
         return
     samples = data.test[0][:CHECKED]
     name = next(iter(found.models.values())).input.name

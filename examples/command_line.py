@@ -1,11 +1,15 @@
 """The arguments that all examples take."""
 
 import argparse
+import contextlib
 import math
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from examples.nets import CHOICES, NARROW
+from examples.sources import printable, shortened
 
 
 def new_parser(module: str, description: str | None) -> argparse.ArgumentParser:
@@ -15,6 +19,33 @@ def new_parser(module: str, description: str | None) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+@contextlib.contextmanager
+def user_errors(parser: argparse.ArgumentParser, **flags: str) -> Iterator[None]:
+    """Ends the command with a sentence where what the user gave cannot be used.
+
+    Args:
+        parser: The parser of the command. Arguments bear the names of its options in the sentence.
+        **flags: The options of arguments that have other names.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        parser.error(f"this needs more memory than there is: {shortened(str(error))}")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        flags |= {action.dest: action.option_strings[0] for action in parser._actions
+                  if action.option_strings}  # fmt: skip
+
+        def as_given(argument: re.Match) -> str:
+            return flags.get(argument[1], argument[0])
+
+        parser.error(re.sub(r"`(\w+)`", as_given, str(error)))
+
+
+def command(module: str, argv: Sequence[str]) -> str:
+    """What was run, as it can be run again."""
+    return printable(shlex.join(["python", "-m", module, *argv]))
 
 
 def add_budget(parser: argparse.ArgumentParser, epochs: str, batch_size: int | str = 64) -> None:
@@ -66,5 +97,6 @@ def _folder(text: str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"must be a folder, which can be made: {error}") from None
+        message = f"must be a folder, which can be made: {shortened(str(error))}"
+        raise argparse.ArgumentTypeError(message) from None
     return path
