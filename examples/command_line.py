@@ -40,6 +40,8 @@ def user_errors(parser: argparse.ArgumentParser, **flags: str) -> Iterator[None]
         def as_given(argument: re.Match) -> str:
             return flags.get(argument[1], argument[0])
 
+        if isinstance(error, OSError) and error.strerror:
+            parser.error(f"{shortened(str(error.filename))}: {error.strerror}")
         parser.error(re.sub(r"`(\w+)`", as_given, str(error)))
 
 

@@ -9,6 +9,7 @@ net is taken. Files are resized and scaled as those that it was trained on were.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from examples.artefacts import record_of
 from examples.command_line import new_parser, positive_number, user_errors
 from examples.sources import expect, expect_file, printable, read_json, reading
 from examples.vision import data, image_files
-from sepconv_layers import Comparison, comparison  # and Keras knows the layers
+from sepconv_layers import comparison  # and Keras knows the layers
 
 ABOUT = "images.json"  # beside the models: what their inputs and outputs mean
 
@@ -42,10 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             odds = np.exp(logits - logits.max())
             odds /= odds.sum()
             best = np.argsort(odds)[::-1][: arguments.top]
-            print(
-                f"{printable(file)}: "
-                + "  ".join(f"{about['classes'][i]} {odds[i]:.3f}" for i in best)
-            )
+            said = "  ".join(f"{about['classes'][i]} {odds[i]:.3f}" for i in best)
+            print(f"{printable(file)}: {said}")
 
 
 def save_about(dataset: data.Dataset, output: Path) -> None:
@@ -56,14 +56,15 @@ def save_about(dataset: data.Dataset, output: Path) -> None:
 
 def load(path: Path) -> tuple[keras.Model, dict]:
     """The model, and what its inputs and outputs mean."""
-    if path.is_dir():
-        convs = [row.conv for row in Comparison.load(path).rows]
+    if os.path.isdir(path):
+        convs = [row.conv for row in record_of(path).rows]
         path = path / f"{min(convs, key=lambda conv: conv != 'separable')}.keras"
     beside = expect_file(path).with_name(ABOUT)
     about = read_json(beside)
     with reading(beside):
         about = {"classes": list(about["classes"]), "ranges": dict(about["ranges"])}
-    model = keras.saving.load_model(path)
+    with reading(path):
+        model = keras.saving.load_model(path)
     expected = f"{path} must be a model of the run that wrote {beside}"
     classes = len(about["classes"])
     fits = len(model.input_shape) == 4 and model.output_shape == (None, classes)
