@@ -191,6 +191,12 @@ def tar_files(path: Path, wanted: Callable[[str], Any]) -> Iterator[tuple[str, b
             expect_room(path, total, packed)
             if member.isfile() and wanted(member.name):
                 yield member.name, archive.extractfile(member).read()
+        # A damaged or missing head is an end for `tarfile`; and the checksum is behind the end.
+        archive.fileobj.seek(archive.offset)
+        zeros = archive.fileobj.read(tarfile.BLOCKSIZE)
+        expect(zeros == bytes(tarfile.BLOCKSIZE), f"{path} is truncated or damaged", "no end of it")
+        while archive.fileobj.read(2**20):
+            pass
 
 
 def npz_names(path: Path) -> list[str]:

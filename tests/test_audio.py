@@ -1,7 +1,6 @@
 """The audio example: its data, its front end, and its commands from recordings to words."""
 
 import dataclasses
-import io
 import json
 import os
 import re
@@ -15,7 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from examples.audio import data, features, predict, train
+from examples.audio import data, features, predict, reading, splits, train
+from examples.sources import files_below
 from sepconv_layers.comparison import Comparison, Row, timing
 
 WORDS = ("high", "low")
@@ -56,12 +56,8 @@ def speech():
     )
     clips, rate, _ = data.SOURCES[name](False, 0)
     settings = features.Settings(rate)
-    waveforms = [data.read(_file(clip), rate) for clip in clips[::97]]
-    return np.stack([data.fit_length(x, settings.samples) for x in waveforms]), settings
-
-
-def _file(clip):
-    return io.BytesIO(clip.read())
+    sounds = [reading.middle(clip.source, rate, settings.samples) for clip in clips[::97]]
+    return np.stack([data.fit_length(x.waveform, settings.samples) for x in sounds]), settings
 
 
 def test_the_front_end_of_a_model_is_that_of_librosa():
@@ -122,9 +118,9 @@ def test_recordings_of_any_kind_and_length(tmp_path, suffix, rate):
 
 def test_whole_speakers_are_held_out(tmp_path):
     folder = write_words(tmp_path, [f"s{i}_{take}" for i in range(10) for take in range(2)])
-    clips, *_ = data._own(folder, seed=0)
+    clips, *_ = splits.own(folder, seed=0)
     speakers = {
-        part: {data._speaker(clip) for clip in clips if clip.part == part}
+        part: {splits.speaker_of(clip) for clip in clips if clip.part == part}
         for part in ("train", "val", "test")
     }
     assert {part: len(names) for part, names in speakers.items()} == {
@@ -154,20 +150,20 @@ def test_what_a_list_names_that_is_not_there_is_told(tmp_path):
     path = folder / "testing_list.txt"
     lines = [f"{word}/{name}_0.wav" for word in WORDS for name in ("anna 1", "s.2")]
     path.write_text("\r\n".join(lines + ["", "other/s1_0.wav", ""]), "utf-8-sig")
-    clips, _, note = data._own(folder, seed=0)
+    clips, _, note = splits.own(folder, seed=0)
     assert [clip.part for clip in clips if clip.name in lines] == ["test"] * 4
     assert note.endswith("held out: test by testing_list.txt, val word by word")
     for wrong in ("high/s9_0.wav", "s1_0.wav"):
         path.write_text(f"high/s1_0.wav\n{wrong}\n")
         with pytest.warns(UserWarning, match=f"testing_list.txt names 1 that .*'{wrong}'"):
-            clips, *_ = data._own(folder, seed=0)
+            clips, *_ = splits.own(folder, seed=0)
         assert [clip.name for clip in clips if clip.part == "test"] == ["high/s1_0.wav"]
     path.write_text("other/s1_0.wav\n")
     with pytest.raises(ValueError, match="testing_list.txt must name .*Received none"):
-        data._own(folder, seed=0)
+        splits.own(folder, seed=0)
     path.write_text("high/s1_0.wav\n", "utf-16")
     with pytest.raises(ValueError, match="testing_list.txt must be text in UTF-8"):
-        data._own(folder, seed=0)
+        splits.own(folder, seed=0)
 
 
 def test_a_list_leaves_the_parts_that_are_given_as_they_are(tmp_path):
@@ -175,7 +171,7 @@ def test_a_list_leaves_the_parts_that_are_given_as_they_are(tmp_path):
     write_words(tmp_path / "test", ["c"])
     names = [f"train/{word}/b.wav" for word in WORDS]
     (tmp_path / "validation_list.txt").write_text("\n".join(names))
-    clips, *_ = data._own(tmp_path, seed=0)
+    clips, *_ = splits.own(tmp_path, seed=0)
     assert {clip.part: Path(clip.name).stem for clip in clips} == {
         "train": "a", "val": "b", "test": "c"
     }  # fmt: skip
@@ -196,7 +192,7 @@ def of_names(names, words=WORDS):
 
 
 def split_of(clips, tmp_path, seed=0):
-    part_of, how = data._hold_out(clips, tmp_path, ["test", "val"], seed)
+    part_of, how = splits.hold_out(clips, tmp_path, ["test", "val"], seed)
     parts = {"train": set(), "val": set(), "test": set()}
     for clip in clips:
         parts[part_of.get(clip.name, "train")].add(clip.word)
@@ -224,23 +220,23 @@ def test_a_split_word_by_word_does_not_depend_on_the_hash_of_strings(tmp_path):
         def __hash__(self):
             return hashes.index(self)
 
-    splits = []
+    found = []
     names = [str(i) for i in range(30)]
     for order in (WORDS, WORDS[::-1]):
         hashes = order
         clips = of_names(names, [Word(word) for word in WORDS])
-        splits.append(data._hold_out(clips, tmp_path, ["test", "val"], seed=0))
-    assert splits[0] == splits[1]
+        found.append(splits.hold_out(clips, tmp_path, ["test", "val"], seed=0))
+    assert found[0] == found[1]
 
 
 def test_the_commonest_sample_rate_is_used(tmp_path):
     folder = write_words(tmp_path, ["b", "c", "d", "e"], rate=11_025)
     for name, rate in (("a", 1000), ("f", 44_100)):
         soundfile.write(folder / "high" / f"{name}.wav", np.zeros(rate), rate)
-    assert data._own(folder, seed=0)[1] == 11_025
+    assert splits.own(folder, seed=0)[1] == 11_025
     for name in ("g", "h", "i", "j", "k", "l", "m", "n"):
         soundfile.write(folder / "low" / f"{name}.wav", np.zeros(4800), 48_000)
-    assert data._own(folder, seed=0)[1] == 16_000
+    assert splits.own(folder, seed=0)[1] == 16_000
 
 
 def test_recordings_in_hidden_folders_are_left_out_and_links_are_followed(tmp_path):
@@ -249,7 +245,7 @@ def test_recordings_in_hidden_folders_are_left_out_and_links_are_followed(tmp_pa
     write_words(tmp_path / "elsewhere", ["c"])
     (folder / "high" / "more").symlink_to(tmp_path / "elsewhere" / "high", True)
     (folder / "high" / "again").symlink_to(folder, True)
-    found = data.files_below(folder / "high", data.SUFFIXES)
+    found = files_below(folder / "high", reading.SUFFIXES)
     assert [path.relative_to(folder).as_posix() for path in found] == [
         "high/a.wav", "high/more/c.wav"
     ]  # fmt: skip
@@ -322,12 +318,12 @@ def test_a_bad_folder_is_a_clear_error(tmp_path, make, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "`folder` must be an existing folder.*nowhere"),
-        (["--limit", "3"], "`limit` must be at least the number of words, 8"),
+        (["--data", "nowhere"], "--data must be an existing folder of recordings.*nowhere"),
+        (["--limit", "3"], "--limit must be at least the number of words, 8"),
         (["--speaker-independent"], "a split of --dataset fsdd"),
         (["--causal", "--net", "bc_resnet"], "--causal is for ds_cnn and matchboxnet"),
         (["--mfcc", "--net", "bc_resnet"], "--mfcc is for ds_cnn and matchboxnet"),
-        (["--seconds", "0.01"], "`seconds` must be 0.1 or more"),
+        (["--seconds", "0.01"], "--seconds must be 0.1 or more"),
         (["--epochs", "0"], "--epochs: must be positive"),
     ],
 )
@@ -351,7 +347,7 @@ def test_the_hash_of_speech_commands_is_that_of_its_lists():
         pytest.skip("needs Speech Commands")
     with tarfile.open(archives[0]) as archive:
         base = archive.getnames()[0].split("/")[0]
-        for part, name in data.LISTS.items():
+        for part, name in splits.LISTS.items():
             listed = archive.extractfile(f"{base}/{name}").read().decode().split()
             assert {data.which_part(path) for path in listed} == {part}
 
@@ -363,8 +359,8 @@ def test_speech_commands_has_words_unknown_and_silence(tmp_path, monkeypatch):
         (folder / word).mkdir(parents=True)
         for seed, name in enumerate(names):
             soundfile.write(folder / word / f"{name}.wav", tone(tones, seed), 16_000)
-    (folder / data.NOISE_FOLDER).mkdir()
-    soundfile.write(folder / data.NOISE_FOLDER / "hum.wav", tone("noise", 0, 30, 16_000), 16_000)
+    (folder / splits.NOISE_FOLDER).mkdir()
+    soundfile.write(folder / splits.NOISE_FOLDER / "hum.wav", tone("noise", 0, 30, 16_000), 16_000)
     monkeypatch.setenv("SEPCONV_DATA", str(tmp_path))
     dataset = data.load("speech_commands")
     assert dataset.classes == ("bed", "cat", "happy", "silence", "unknown")
@@ -465,7 +461,7 @@ class Same:
 @pytest.mark.parametrize("samples", [100, 1_200, 4_000])
 def test_a_recording_of_few_windows_is_heard(samples):
     about = {"classes": WORDS, "sample_rate": RATE, "samples": 800}
-    found = predict.detections(Same(), about, np.ones(samples), threshold=0.4)
+    found = predict.detections(Same(), about, [np.ones(samples)], threshold=0.4)
     assert [word for _, _, word, _ in found] == ["high"]
 
 

@@ -6,26 +6,27 @@ SEPCONV_DATA names:
     $SEPCONV_DATA/audio/free-spoken-digit-dataset-*.tar.gz      or the folder unpacked
     $SEPCONV_DATA/audio/speech_commands*.tar*                   or the folder unpacked
 
-`load(folder=...)` takes your own recordings, of any sample rate and length:
+`load(folder=...)` takes your own recordings, of any length, sample rate and format that libsndfile
+reads:
 
-    FOLDER/WORD/*.wav|flac|ogg                      one folder for each word
-    FOLDER/{train,val,test}/WORD/*.wav|flac|ogg     the same, split; val and test may be absent
+    FOLDER/WORD/*.wav                      one folder for each word
+    FOLDER/{train,val,test}/WORD/*.wav     the same, split; val and test may be absent
 
 A folder without parts is split by `validation_list.txt` and `testing_list.txt`, if they are there,
 and else by speaker, which is what a file's name begins with, up to the first `_`; or word by word
-where no speakers can be held out so that every part has every word.
+where no speakers can be held out so that every part has every word, and about its share of clips.
 """
 
-import collections
+import contextlib
 import dataclasses
+import glob
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import sys
-import tarfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,32 +35,18 @@ import keras
 import numpy as np
 
 from examples import sources
+from examples.audio import reading, splits
 from examples.audio.features import FLOOR, Settings, log_mel
-from examples.sources import HELD_OUT, expect, files_below, part_folders, require, subfolders
+from examples.audio.reading import Clip, Source, fit_length
+from examples.audio.splits import LISTS, NAMED, NOISE_FOLDER
+from examples.sources import existing, expect, expect_file, read_npz, require, tar_files
 from sepconv_layers import comparison
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
-NOISE_FOLDER = "_background_noise_"
 UNKNOWN, SILENCE = "unknown", "silence"
 TARGETS = ("bed", "cat", "happy")  # of the subset; else Google's ten
 TEN = "yes no up down left right on off stop go".split()
-MAX_SAMPLE_RATE = 16_000
-HEADERS = 100  # recordings that are asked for their sample rate
-DRAWS = 100  # of speakers to hold out, before words are held out one by one
-FORM = 2  # of the files in the cache: counts up when it changes
-NAMED = 5  # recordings of those that something is wrong with
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """A recording that has not been read yet."""
-
-    name: str
-    word: str
-    part: str
-    read: Callable[[], bytes]
-    offset: float = 0.0  # seconds
+LONGEST = 3600  # seconds of a clip
+FORM = 3  # of the files in the cache: counts up when it changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +56,18 @@ class Dataset(sources.Dataset):
     Attributes:
         settings: How.
         clips: The recordings of the test part.
+        scale: What floats in recordings are divided by, for numbers from -1 to 1.
     """
 
     settings: Settings
     clips: Sequence[Clip]
+    scale: int = 1
 
     def waveforms(self, count: int) -> np.ndarray:
         """The first recordings of the test part, `(count, samples)`."""
         clips = self.clips[:count]
-        return np.stack([_waveform(clip, clip.read(), self.settings) for clip in clips])
+        sounds = [_sound(clip, self.settings) for clip in clips]
+        return np.stack([fit_length(x.divided(self.scale), self.settings.samples) for x in sounds])
 
 
 def load(
@@ -109,18 +99,21 @@ def load(
         RuntimeError: If a corpus is not in SEPCONV_DATA.
     """
     expect(limit is None or limit > 0, "`limit` must be a positive integer or None", limit)
-    expect(seconds >= 0.1, "`seconds` must be 0.1 or more", seconds)
+    expected = f"`seconds` must be 0.1 or more, and {LONGEST:,} at the most"
+    expect(0.1 <= seconds <= LONGEST, expected, seconds)
     if folder is None:
         expect(name in SOURCES, f"`name` must be one of {', '.join(SOURCES)}", repr(name))
         made = SOURCES[name](speaker_independent, seed)
     else:
-        path = Path(folder).expanduser().resolve()
-        expect(path.is_dir(), "`folder` must be an existing folder", repr(str(folder)))
-        name, made = path.name, _own(path, seed)
+        expected = "`folder` must be an existing folder of recordings"
+        path = existing(folder, expected)
+        expect(path.is_dir(), expected, repr(str(folder)))
+        name, made = sources.printable(path.name), splits.own(path, seed)
     clips, sample_rate, note = made
     words = sorted({clip.word for clip in clips})
     settings = Settings(sample_rate, seconds)
-    spectrograms, kept = _cached(clips, settings, Path(cache) if cache else _cache_folder())
+    folder = Path(cache) if cache else _cache_folder()
+    spectrograms, kept, scale = _cached(clips, settings, folder)
     parts = {}
     rng = np.random.default_rng(seed)
     for part in ("train", "val", "test"):
@@ -135,44 +128,16 @@ def load(
             expect(limit >= len(words), expected, limit)
             order = rng.permutation(order[sources.in_proportion(labels[order])[:limit]])
         parts[part] = spectrograms[index[order]], labels[order]
-    tested = [kept[i] for i in index[order]]
     return Dataset(
-        name, **parts, classes=tuple(words), note=note, settings=settings, clips=tested
-    )  # fmt: skip
-
-
-def read(
-    source: str | os.PathLike | io.BytesIO,
-    sample_rate: int,
-    offset: float = 0.0,
-    duration: float | None = None,
-) -> np.ndarray:
-    """A recording, or some seconds of it, as numbers from -1 to 1, one channel, resampled.
-
-    Raises:
-        ValueError: If it cannot be decoded, or is empty.
-    """
-    soundfile, librosa = require("soundfile"), require("librosa")
-    try:
-        with soundfile.SoundFile(source) as file:
-            rate = file.samplerate
-            file.seek(round(offset * rate))
-            frames = -1 if duration is None else round(duration * rate)
-            waveform = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
-    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        reason = getattr(error, "error_string", error)  # without the address of a BytesIO
-        raise ValueError(f"it cannot be decoded ({reason})") from error
-    expect(len(waveform) > 0, "a recording must not be empty", "no samples")
-    expect(bool(np.isfinite(waveform).all()), "samples must be finite", "others")
-    return librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate)
-
-
-def fit_length(waveform: np.ndarray, samples: int) -> np.ndarray:
-    """Pads on both sides with zeros, or cuts the middle out."""
-    missing = samples - len(waveform)
-    if missing < 0:
-        return waveform[-missing // 2 :][:samples]
-    return np.pad(waveform, (missing // 2, missing - missing // 2))
+        name,
+        **parts,
+        classes=tuple(words),
+        note=note,
+        scaling=f"floats in recordings divided by {scale:,}" * (scale != 1),
+        settings=settings,
+        clips=[kept[i] for i in index[order]],
+        scale=scale,
+    )
 
 
 # Spectrograms, computed once
@@ -185,65 +150,114 @@ def _cache_folder() -> Path:
 
 def _cached(
     clips: Sequence[Clip], settings: Settings, folder: Path
-) -> tuple[np.ndarray, list[Clip]]:
-    """Spectrograms of all clips that can be read, from the cache if it has them.
+) -> tuple[np.ndarray, list[Clip], int]:
+    """Spectrograms of all clips that can be read, from the cache if it has them, and their scale.
 
     A clip may be there several times, and is computed, kept and named once.
     """
     every, clips = clips, list(dict.fromkeys(clips))
-    contents = [clip.read() for clip in clips]
-    key = hashlib.sha256(repr((FORM, settings, FLOOR)).encode())
-    digests: dict[int, bytes] = {}
-    for clip, content in zip(clips, contents, strict=True):
-        if id(content) not in digests:  # many clips may be of one recording
-            digests[id(content)] = hashlib.sha256(content).digest()
-        key.update(digests[id(content)] + repr(clip.offset).encode())
-    path = folder / f"{key.hexdigest()[:24]}.npz"
-    if path.exists():
-        with np.load(path) as file:
-            spectrograms, is_kept = file["spectrograms"], file["is_kept"]
-            skipped = file["skipped"].tolist()
-    else:
-        spectrograms, is_kept, skipped = _compute(clips, contents, settings)
+    path = folder / f"{_key(clips, settings)}.npz"
+    arrays = _kept(path, len(clips), settings) if os.path.lexists(path) else None
+    if arrays is None:
+        arrays = _compute(clips, settings)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            arrays = {"spectrograms": spectrograms, "is_kept": is_kept, "skipped": skipped}
             comparison.write(path, lambda beside: np.savez_compressed(beside, **arrays))
         except OSError as error:  # a cache that cannot be written costs time, nothing else
             warnings.warn(f"Spectrograms are not kept for the next run: {error}.", stacklevel=3)
-    if skipped:
+    if skipped := arrays["skipped"].tolist():
         more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
         named = "; ".join(skipped[:NAMED])
         warnings.warn(f"Skipped {len(skipped)} recordings: {named}{more}.", stacklevel=3)
-    kept = [clip for clip, good in zip(clips, is_kept, strict=True) if good]
+    kept = [clip for clip, good in zip(clips, arrays["is_kept"], strict=True) if good]
     place = {clip: i for i, clip in enumerate(kept)}
     kept = [clip for clip in every if clip in place]
-    return spectrograms[[place[clip] for clip in kept]], kept
+    return arrays["spectrograms"][[place[clip] for clip in kept]], kept, int(arrays["scale"])
 
 
-def _waveform(clip: Clip, content: bytes, settings: Settings) -> np.ndarray:
-    duration = settings.seconds if clip.offset else None
-    waveform = read(io.BytesIO(content), settings.sample_rate, clip.offset, duration)
-    return fit_length(waveform, settings.samples)
+def _key(clips: Sequence[Clip], settings: Settings) -> str:
+    """What spectrograms depend on: the content of all files, and what is made of it."""
+    key = hashlib.sha256(repr((FORM, settings, FLOOR)).encode())
+    digests: dict[Source, bytes] = {}
+    for clip in clips:
+        if clip.source not in digests:  # many clips may be of one recording
+            digests[clip.source] = _digest(clip.source)
+        key.update(digests[clip.source] + repr(clip.offset).encode())
+    return key.hexdigest()[:24]
 
 
-def _compute(
-    clips: Sequence[Clip], contents: Sequence[bytes], settings: Settings
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Spectrograms, which clips they are of, and what is wrong with the others."""
-    spectrograms, is_kept, skipped = [], np.zeros(len(clips), bool), []
+def _digest(source: Source) -> bytes:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
+    try:
+        with expect_file(source).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except (OSError, ValueError):  # it is named where it is decoded
+        return b"unreadable"
+
+
+def _kept(path: Path, clips: int, settings: Settings) -> dict[str, np.ndarray] | None:
+    """The arrays of a cache; none if it can't be read, or is of something else."""
+    shape = (settings.frames, settings.bands)
+    try:
+        arrays = read_npz(path, ("spectrograms", "is_kept", "skipped", "scale"))
+        is_kept = arrays["is_kept"]
+        right = is_kept.shape == (clips,) and is_kept.dtype == bool and arrays["scale"].ndim == 0
+        right &= arrays["spectrograms"].shape == (is_kept.sum(), *shape)
+        right &= arrays["spectrograms"].dtype == "float32"
+        expect(bool(right), f"{path} must hold spectrograms of {clips} clips", "others")
+    except ValueError:
+        how = "it is replaced"
+        if path.is_dir():  # which can't be replaced by a file, and may be of some value
+            aside = path.with_name(f"{path.name}.set-aside-{time.time_ns()}")
+            how = f"it is now {aside.name}"
+            with contextlib.suppress(OSError):
+                path.rename(aside)
+        warnings.warn(
+            f"{path} is no cache that can be read: spectrograms are computed again, and {how}.",
+            stacklevel=4,
+        )
+        return None
+    return arrays
+
+
+def _sound(clip: Clip, settings: Settings) -> reading.Sound:
+    if clip.offset:
+        return reading.excerpt(clip.source, settings.sample_rate, clip.offset, settings.seconds)
+    return reading.middle(clip.source, settings.sample_rate, settings.samples)
+
+
+def _compute(clips: Sequence[Clip], settings: Settings) -> dict[str, np.ndarray]:
+    """Spectrograms, which clips they are of, what is wrong with the others, and the scale."""
+
+    def spectrogram(sound: reading.Sound, scale: int) -> np.ndarray:
+        return log_mel(fit_length(sound.divided(scale), settings.samples), settings)
+
+    spectrograms: dict[int, np.ndarray] = {}
+    peaks: dict[int, float] = {}
+    skipped = []
     progress = keras.utils.Progbar(len(clips), unit_name="clip", verbose=sys.stdout.isatty())
-    for i, (clip, content) in enumerate(zip(clips, contents, strict=True)):
+    for i, clip in enumerate(clips):
         try:
-            waveform = _waveform(clip, content, settings)
+            sound = _sound(clip, settings)
         except ValueError as error:
             skipped.append(f"{clip.name}: {error}")
             continue
-        spectrograms.append(log_mel(waveform, settings))
-        is_kept[i] = True
+        spectrograms[i] = spectrogram(sound, 1)
+        if sound.peak is not None:
+            peaks[i] = sound.peak
         progress.update(i + 1)
     expect(bool(spectrograms), "There must be recordings that can be decoded", "none")
-    return np.stack(spectrograms), is_kept, skipped
+    # It is that of the data set: a quiet recording does not tell on what scale it is.
+    scale = reading.scale_of({clips[i].name: peak for i, peak in peaks.items()})
+    if scale != 1:
+        spectrograms |= {i: spectrogram(_sound(clips[i], settings), scale) for i in peaks}
+    return {
+        "spectrograms": np.stack(list(spectrograms.values())),
+        "is_kept": np.isin(np.arange(len(clips)), list(spectrograms)),
+        "skipped": np.array(skipped, "str"),
+        "scale": np.array(scale),
+    }
 
 
 # Corpora
@@ -261,7 +275,7 @@ def _mini(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
             file = io.BytesIO()
             piece = waveform[i * length : (i + 1) * length]
             soundfile.write(file, piece, rate, format="WAV", subtype="FLOAT")
-            clips.append(Clip(f"{part} {i} ({voice})", word, part, file.getvalue))
+            clips.append(Clip(f"{part} {i} ({voice})", word, part, file.getvalue()))
     return (
         clips,
         about["sample_rate"],
@@ -270,37 +284,43 @@ def _mini(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
 
 
 def _fsdd(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
-    files = dict(_files("free-spoken-digit-dataset", "the Free Spoken Digit Dataset"))
-    found = {}
-    for path, content in files.items():
-        if match := re.search(r"recordings/(\d)_([^_/]+)_(\d+)\.wav$", path):
-            found[path] = (*match.groups(), content)
+    pattern = re.compile(r"recordings/(\d)_([^_/]+)_(\d+)\.wav$")
+    found = {
+        path: (*pattern.search(path).groups(), source)
+        for path, source in _files(
+            "free-spoken-digit-dataset", "the Free Spoken Digit Dataset", pattern.search
+        )
+    }
     speakers = sorted({speaker for _, speaker, _, _ in found.values()})
     expect(len(found) > 0, "The corpus must hold recordings/DIGIT_SPEAKER_INDEX.wav", "none")
+    expected = "The corpus must have three speakers, to hold two of them out"
+    expect(not speaker_independent or len(speakers) > 2, expected, speakers)
     clips = []
-    for path, (digit, speaker, index, content) in sorted(found.items()):
+    for path, (digit, speaker, index, source) in sorted(found.items()):
         if speaker_independent:
             part = {speakers[-1]: "test", speakers[-2]: "val"}.get(speaker, "train")
         else:
             part = "test" if int(index) < 5 else "val" if int(index) < 10 else "train"
-        clips.append(Clip(path, digit, part, content))
+        clips.append(Clip(path, digit, part, source))
     split = f"{speakers[-1]} held out for testing" if speaker_independent else "official split"
     return clips, 8_000, f"Free Spoken Digit Dataset, {split}; CC BY-SA 4.0"
 
 
 def _speech_commands(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
-    files = {}
-    for path, content in _files("speech_commands", "Google's Speech Commands"):
-        files["/".join(Path(path).parts[-2:]) if "/" in path else path] = content
-    lists = {
-        part: set(content().decode().split())
-        for part, name in LISTS.items()
-        for path, content in files.items()
-        if path.split("/")[-1] == name
-    }
+    files: dict[str, Source] = {}
+    lists: dict[str, set[str]] = {}
+    part_of = {name: part for part, name in LISTS.items()}
+    endings = (*reading.SUFFIXES, *part_of)
+    for path, source in _files(
+        "speech_commands", "Google's Speech Commands", lambda path: path.endswith(endings)
+    ):
+        if part := part_of.get(path.split("/")[-1]):
+            lists[part] = set(_text(path, source).split())
+        else:
+            files["/".join(Path(path).parts[-2:])] = source
     by_word: dict[str, list[str]] = {}
     for path in sorted(files):
-        if Path(path).suffix in SUFFIXES and "/" in path:
+        if "/" in path:
             by_word.setdefault(path.split("/")[0], []).append(path)
     noises = by_word.pop(NOISE_FOLDER, [])
     targets = TEN if all(len(by_word.get(word, ())) > 100 for word in TEN) else TARGETS
@@ -335,13 +355,15 @@ def _silences(
 ) -> Iterator[Clip]:
     """Pieces of the recordings of noise: of each, the parts have stretches of their own."""
     first, last = {"train": (0.01, 0.6), "val": (0.62, 0.78), "test": (0.8, 0.96)}[part]
-    soundfile = require("soundfile")
-    contents = {path: files[path]() for path in noises}
+    lengths = {}
+    for path in noises:
+        with sources.reading(Path(path)):
+            rate, frames = reading.head(files[path])
+        lengths[path] = frames / rate
     for i in range(count if noises else 0):
         path = noises[i % len(noises)]
-        length = soundfile.info(io.BytesIO(contents[path])).duration
-        offset = float(rng.uniform(first, last)) * length
-        yield Clip(f"{path} at {offset:.2f} s", SILENCE, part, _constant(contents[path]), offset)
+        offset = float(rng.uniform(first, last)) * lengths[path]
+        yield Clip(f"{path} at {offset:.2f} s", SILENCE, part, files[path], offset)
 
 
 def _part_in(lists: dict[str, set], path: str) -> str:
@@ -359,149 +381,26 @@ def which_part(path: str) -> str:
 SOURCES = {"mini": _mini, "fsdd": _fsdd, "speech_commands": _speech_commands}
 
 
-def _files(prefix: str, what: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Path and content of all files of a corpus, in an archive or in a folder."""
+def _files(prefix: str, what: str, wanted: Callable[[str], object]) -> Iterator[tuple[str, Source]]:
+    """Path and content of the files of a corpus whose path is wanted, in an archive or a folder."""
     root = os.environ.get("SEPCONV_DATA")
-    places = sorted(Path(root).expanduser().glob(f"audio/{prefix}*")) if root else []
+    place = os.path.join(glob.escape(os.path.expanduser(root or "")), "audio", f"{prefix}*")
+    places = sorted(glob.glob(place)) if root else []
     if not places:
         raise RuntimeError(
             f"{what} was not found. Get it, and set SEPCONV_DATA to a folder that holds "
             f"audio/{prefix}*, an archive or the folder unpacked. Received SEPCONV_DATA={root!r}."
         )
-    if places[0].is_dir():
-        for path in sorted(places[0].rglob("*")):
-            if path.is_file():
-                yield path.relative_to(places[0].parent).as_posix(), path.read_bytes
+    found = Path(places[0])
+    if not found.is_dir():
+        yield from tar_files(found, wanted)
         return
-    with tarfile.open(places[0]) as archive:
-        for member in archive:
-            if member.isfile():
-                yield member.name, _constant(archive.extractfile(member).read())
+    for path in sorted(found.rglob("*")):
+        name = path.relative_to(found.parent).as_posix()
+        if wanted(name) and path.is_file():
+            yield name, path
 
 
-def _constant(content: bytes) -> Callable[[], bytes]:
-    return lambda: content
-
-
-# Your own recordings
-
-
-def _own(root: Path, seed: int) -> tuple[list[Clip], int, str]:
-    roots = part_folders(root)
-    found: dict[str, dict[str, list[Path]]] = {}
-    for part, place in roots.items():
-        words = {word: files_below(path, SUFFIXES) for word, path in subfolders(place).items()}
-        found[part] = {word: paths for word, paths in words.items() if paths}
-        found[part].pop(NOISE_FOLDER, None)
-    words = list(found["train"])
-    fix = f"Recordings end in {', '.join(SUFFIXES)}."
-    if len(words) == 1:
-        fix = f"If {words[0]!r} holds the folders of the words, give that folder."
-    expected = (
-        f"`folder` {roots['train']} must hold a folder of recordings for each word, two at least"
-    )
-    expect(len(words) > 1, expected, f"the words {words}", fix)
-    for part, by_word in found.items():
-        unknown = sorted(set(by_word) - set(words))
-        expected = f"`folder` {roots[part]} must have the words of the training part, {words}"
-        expect(not unknown, expected, f"also {unknown}", "Rename or remove the folders.")
-    clips = [
-        Clip(path.relative_to(root).as_posix(), word, part, path.read_bytes)
-        for part, by_word in found.items()
-        for word, paths in by_word.items()
-        for path in paths
-    ]
-    absent = [part for part in HELD_OUT if part not in roots]
-    part_of, how = _hold_out([clip for clip in clips if clip.part == "train"], root, absent, seed)
-    clips = [dataclasses.replace(clip, part=part_of.get(clip.name, clip.part)) for clip in clips]
-    return clips, _sample_rate(clips, root), f"Own recordings, {root.name}; {how}"
-
-
-def _sample_rate(clips: list[Clip], root: Path) -> int:
-    """The commonest one, of some recordings from all over the folder."""
-    soundfile = require("soundfile")
-    counts: collections.Counter[int] = collections.Counter()
-    for clip in clips[:: math.ceil(len(clips) / HEADERS)]:
-        try:
-            counts[min(MAX_SAMPLE_RATE, soundfile.info(root / clip.name).samplerate)] += 1
-        except soundfile.LibsndfileError:
-            continue
-    return max(counts, key=lambda rate: (counts[rate], rate), default=MAX_SAMPLE_RATE)
-
-
-def _hold_out(
-    clips: list[Clip], root: Path, absent: list[str], seed: int
-) -> tuple[dict[str, str], str]:
-    """Which clips go to the absent parts: by lists, else whole speakers, else word by word."""
-    if not absent:
-        return {}, "split as given"
-    listed = [part for part in LISTS if part in absent and (root / LISTS[part]).exists()]
-    part_of = {name: part for part in listed for name in _listed(root / LISTS[part], clips)}
-    notes = [f"{part} by {LISTS[part]}" for part in listed]
-    if others := [part for part in absent if part not in listed]:
-        left = [clip for clip in clips if clip.name not in part_of]
-        by_speaker = _by_speaker(left, others, np.random.default_rng(seed))
-        part_of |= by_speaker or _by_word(left, others, np.random.default_rng(seed))
-        notes.append(f"{' and '.join(others)} {'by speaker' if by_speaker else 'word by word'}")
-    return part_of, f"held out: {', '.join(notes)}"
-
-
-def _listed(path: Path, clips: list[Clip]) -> list[str]:
-    """The clips that a list names, with any suffix. It may name others of words that are absent."""
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be text in UTF-8. Received: {error}.") from error
-    lines = [line.strip() for line in lines if line.strip()]
-    listed = {str(Path(line).with_suffix("")): line for line in lines}
-    clip_names = {clip.name: str(Path(clip.name).with_suffix("")) for clip in clips}
-    folders = {Path(name).parts[0] for name in clip_names}
-    strange = sorted(
-        listed[name]
-        for name in set(listed).difference(clip_names.values())
-        if len(Path(name).parts) == 1 or Path(name).parts[0] in folders
-    )
-    named = ", ".join(map(repr, strange[:NAMED]))
-    if strange:
-        warnings.warn(f"{path} names {len(strange)} that are not there: {named}.", stacklevel=2)
-    found = [clip for clip, name in clip_names.items() if name in listed]
-    expected = f"{path} must name recordings, one to a line, such as {clips[0].name!r}"
-    expect(bool(found), expected, "none that is there")
-    return found
-
-
-def _by_speaker(clips: list[Clip], absent: list[str], rng: np.random.Generator) -> dict[str, str]:
-    """Whole speakers for the absent parts; none if no draw leaves every word in every part."""
-    words_of: dict[str, set[str]] = {}
-    for clip in clips:
-        words_of.setdefault(_speaker(clip), set()).add(clip.word)
-    words = set().union(*words_of.values())
-    for _ in range(DRAWS if len(words_of) > 4 and all(words_of) else 0):
-        left, part_of = sorted(words_of), {}
-        for part in absent:
-            count = max(1, round(HELD_OUT[part] * len(left)))
-            part_of |= dict.fromkeys(rng.permutation(left)[:count].tolist(), part)
-            left = [speaker for speaker in left if speaker not in part_of]
-        groups = [left, *([name for name in part_of if part_of[name] == part] for part in absent)]
-        if all(words == set().union(*(words_of[name] for name in group)) for group in groups):
-            return {clip.name: part_of.get(_speaker(clip), "train") for clip in clips}
-    return {}
-
-
-def _by_word(clips: list[Clip], absent: list[str], rng: np.random.Generator) -> dict[str, str]:
-    """Some clips of each word for the absent parts."""
-    part_of: dict[str, str] = {}
-    for part in absent:
-        for word in sorted({clip.word for clip in clips}):
-            names = [clip.name for clip in clips if clip.word == word]
-            names = sorted(name for name in names if name not in part_of)
-            expected = f"Word {word!r} must have a recording for each part"
-            expect(len(names) > 1, expected, f"too few to hold out for {part}")
-            count = max(1, round(HELD_OUT[part] * len(names)))
-            part_of |= dict.fromkeys(rng.permutation(names)[:count].tolist(), part)
-    return part_of
-
-
-def _speaker(clip: Clip) -> str:
-    name, separator, _ = Path(clip.name).stem.partition("_")
-    return name if separator else ""
+def _text(path: str, source: Source) -> str:
+    with sources.reading(Path(path)):
+        return (source if isinstance(source, bytes) else sources.read_file(source)).decode()

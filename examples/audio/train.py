@@ -14,7 +14,7 @@ goes on where an interrupted run stopped.
 
 import argparse
 import json
-import shlex
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -26,8 +26,16 @@ import numpy as np
 
 from examples.artefacts import CHECKED, add_export, export_all
 from examples.audio import data, features
-from examples.command_line import add_budget, add_output, new_parser, positive_number
+from examples.command_line import (
+    add_budget,
+    add_output,
+    command,
+    new_parser,
+    positive_number,
+    user_errors,
+)
 from examples.nets import CHOICES, by_name
+from examples.sources import printable
 from sepconv_layers import Comparison, compare, comparison, export, models, streaming
 
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
@@ -82,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         parser.error(f"--causal is for {' and '.join(CAUSAL)}, not for {arguments.net}")
     if arguments.mfcc and arguments.net == "bc_resnet":
         parser.error("--mfcc is for ds_cnn and matchboxnet, not for bc_resnet, which takes bands")
-    try:
+    with user_errors(parser, folder="--data"):
         dataset = data.load(
             arguments.dataset or "mini",
             folder=arguments.data,
@@ -90,15 +98,17 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
             limit=arguments.limit,
             seconds=arguments.seconds,
         )
-    except (ImportError, RuntimeError, ValueError) as error:
-        parser.error(str(error))
     name = dataset.name + "_speakers" * arguments.speaker_independent
     spectrograms, classes = dataset.train[0], dataset.classes
     print(f"{name}: {dataset.note}")
     settings = dataset.settings
-    clips = f"{len(spectrograms):,} training clips of {settings.seconds:g} s"
-    print(f"{clips} at {settings.sample_rate:,} Hz, words: {', '.join(classes)}")
-    output = Path(arguments.output or f"runs/audio/{name}")
+    sizes = f"{dataset.sizes('clips')} of {settings.seconds:g} s"
+    print(f"{sizes} at {settings.sample_rate:,} Hz, words: {', '.join(classes)}")
+    if dataset.scaling:
+        print(dataset.scaling)
+    # TensorFlow takes these for patterns in the paths that it loads.
+    place = re.sub(r"[][\\]", "_", name)
+    output = Path(arguments.output or f"runs/audio/{place}")
     convs = CHOICES[arguments.conv]
     net = partial(
         build,
@@ -122,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         output=output,
         task="Keyword spotting",
         dataset=name,
-        command=shlex.join(["python", "-m", "examples.audio.train", *argv]),
+        command=command("examples.audio.train", argv),
     )
     front = features.front_end(dataset.settings)
     for conv, model in found.models.items():
@@ -140,13 +150,15 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         )
         if arguments.causal and "litert" in arguments.export:
             export_streaming(found, dataset, output)
+    if dataset.scaling:
+        found.notes.append(dataset.scaling)
+    if dataset.scaling or arguments.export:
         found.save(output)
     confusion = {conv: confusion_of(model, dataset) for conv, model in found.models.items()}
     save_confusion(confusion, classes, output)
-    print(
-        f"\n{found}\n\nSaved in {output}: report.md, comparison.png, confusion.png, results.json,"
-    )
-    print(f"models, and models for waveforms. Try: python -m examples.audio.predict {output} FILE")
+    place = printable(str(output))
+    print(f"\n{found}\n\nSaved in {place}: report.md, comparison.png, confusion.png, results.json,")
+    print(f"models, and models for waveforms. Try: python -m examples.audio.predict {place} FILE")
     return found
 
 
@@ -161,6 +173,7 @@ def save_for_waveforms(
         "classes": dataset.classes,
         "sample_rate": settings.sample_rate,
         "samples": settings.samples,
+        "scale": dataset.scale,
     }
     comparison.write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
 
