@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from examples.sources import Dataset
+from examples.sources import Dataset, existing, expect_file, reading
 from sepconv_layers import Comparison, export
 
 LITERT = ("ai_edge_litert",)
@@ -97,9 +97,12 @@ def export_all(
 def export_arrays(found: Comparison, kinds: Sequence[str], output: Path, data: Dataset) -> None:
     """The same where nets take the samples of a data set as they are; the record is saved again.
 
-    The hub form takes them in their own type.
+    The hub form takes them in their own type. The record says what was done to their values.
     """
+    if data.scaling:
+        found.notes.append(data.scaling)
     if not kinds:
+        found.save(output)
         return
     samples = data.test[0][:CHECKED]
     name = next(iter(found.models.values())).input.name
@@ -108,3 +111,11 @@ def export_arrays(found: Comparison, kinds: Sequence[str], output: Path, data: D
     train = data.train[0]
     export_all(found, kinds, output, data.classes, train, data.test, raw=samples, preprocessor=cast)
     found.save(output)
+
+
+def record_of(folder: Path) -> Comparison:
+    """The record of a run."""
+    expected = "The model must be one of a run, or the folder of a run with its results.json"
+    path = expect_file(existing(folder / "results.json", expected))
+    with reading(path):
+        return Comparison.load(path)

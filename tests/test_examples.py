@@ -91,8 +91,8 @@ def test_vision_takes_an_npz_file(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "`folder` must be an existing folder.*nowhere"),
-        (["--limit", "3"], "`limit` must be at least the number of classes"),
+        (["--data", "nowhere"], "--data must be an existing folder.*nowhere"),
+        (["--limit", "3"], "--limit must be at least the number of classes"),
         (["--dataset", "mnist"], "invalid choice: 'mnist'"),
         (["--data", "x", "--dataset", "digits"], "not allowed with"),
         (["--epochs", "0"], "--epochs: must be positive and finite, received 0"),

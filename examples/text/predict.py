@@ -9,6 +9,7 @@ MODEL is a `*-hub` folder of a run, or the folder of the run, whose separable ne
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from examples.command_line import in_sentences, new_parser, positive_number
-from examples.sources import require
-from sepconv_layers import Comparison
+from examples.artefacts import record_of
+from examples.command_line import in_sentences, new_parser, positive_number, user_errors
+from examples.sources import require, shortened
 
 BATCH = 256
 
@@ -35,21 +36,19 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    try:
+    with user_errors(parser):
         classify = load(Path(arguments.model))
         texts = arguments.texts or (line.rstrip("\r\n") for line in sys.stdin)
         for text, labels, row in answers(classify, texts):
             best = np.argsort(row)[::-1][: arguments.top]
             said = "  ".join(f"{labels[i].decode()} {row[i]:.3f}" for i in best)
             print(f"{said}\t{text}", flush=True)
-    except (ImportError, ValueError) as error:
-        parser.error(str(error))
 
 
 def load(path: Path):
     """The function from strings to labels and probabilities."""
     require("tensorflow_text")  # whose operations the artefact has
-    if not (path / "saved_model.pb").exists():
+    if not os.path.exists(path / "saved_model.pb"):
         path = of_run(path)
     try:
         signatures = tf.saved_model.load(str(path)).signatures
@@ -69,10 +68,11 @@ def of_run(path: Path) -> Path:
 
     Others may be in the folder, of an earlier run; only the record says which are of this one.
     """
-    expected = f"{path} must be a *-hub folder, or the folder of a run with its results.json"
-    if not (path / "results.json").is_file():
+    expected = f"{shortened(str(path))} must be a *-hub folder, or the folder of a run with its "
+    expected += "results.json"
+    if not os.path.isfile(path / "results.json"):
         raise ValueError(f"{expected}. Received: neither")
-    convs = [row.conv for row in Comparison.load(path).rows if "hub" in row.artefacts]
+    convs = [row.conv for row in record_of(path).rows if "hub" in row.artefacts]
     if not convs:
         fix = "Run it again with `--export hub`."
         raise ValueError(f"{expected}, which must list an artefact 'hub'. Received: none. {fix}")

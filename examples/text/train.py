@@ -14,7 +14,6 @@ same command goes on where an interrupted run stopped.
 
 import argparse
 import dataclasses
-import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +25,15 @@ import numpy as np
 import tensorflow as tf
 
 from examples.artefacts import CHECKED, add_export, export_all
-from examples.command_line import add_budget, add_output, in_sentences, new_parser, positive_number
+from examples.command_line import (
+    add_budget,
+    add_output,
+    command,
+    in_sentences,
+    new_parser,
+    positive_number,
+    user_errors,
+)
 from examples.nets import CHOICES, by_name
 from examples.text import data, tokens
 from sepconv_layers import Comparison, compare, comparison, models
@@ -146,22 +153,22 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    if arguments.data is None and (arguments.text_column or arguments.label_column):
-        parser.error("--text-column and --label-column are for --data")
-    try:
+    of_own = (arguments.text_column, arguments.label_column, arguments.separator)
+    if arguments.data is None and any(of_own):
+        parser.error("--text-column, --label-column and --separator are for --data")
+    with user_errors(parser, file="--data"):
         dataset = data.load(
             arguments.dataset or "docstrings",
             file=arguments.data,
             text_column=arguments.text_column,
             label_column=arguments.label_column,
+            separator=arguments.separator,
             limit=arguments.limit,
         )
-    except (ImportError, RuntimeError, ValueError) as error:
-        parser.error(str(error))
     print(f"{dataset.name}: {dataset.note}")
-    print(f"{len(dataset.train[1]):,} training texts, classes: {', '.join(dataset.classes)}")
+    print(f"{dataset.sizes('texts')}, classes: {', '.join(dataset.classes)}")
     settings = SETTINGS.get(dataset.name, Settings()) if arguments.data is None else Settings()
-    try:
+    with user_errors(parser):
         tokenizer = make_tokenizer(
             dataset.train[0],
             arguments.vocabulary_size,
@@ -169,8 +176,6 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
             settings.longest,
             settings.pieces if arguments.pieces is None else arguments.pieces,
         )
-    except ValueError as error:
-        parser.error(str(error))
     length, vocabulary_size = tokenizer.max_length, len(tokenizer.vocabulary)
     print(f"{vocabulary_size:,} tokens; texts are cut to {length} tokens")
     parts = {
@@ -206,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         output=output,
         task="Text classification",
         dataset=dataset.name,
-        command=shlex.join(["python", "-m", "examples.text.train", *argv]),
+        command=command("examples.text.train", argv),
     )
     if arguments.export:
         export_all(
@@ -261,6 +266,9 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--data", metavar="PATH", help="your own texts: a file, or a folder")
     parser.add_argument("--text-column", metavar="NAME", help="or its number, from 1 on")
     parser.add_argument("--label-column", metavar="NAME", help="or its number, from 1 on")
+    parser.add_argument(
+        "--separator", metavar="CHARACTER", help="between columns, or tab; default: what fits best"
+    )
     add_budget(
         parser,
         epochs="4 for imdb, 6 for docstrings, 14 for trec, else 8",

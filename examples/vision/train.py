@@ -11,7 +11,6 @@ beside the trained models. The same command goes on where an interrupted run sto
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -20,9 +19,17 @@ from pathlib import Path
 import keras
 
 from examples.artefacts import add_export, export_arrays
-from examples.command_line import add_budget, add_output, in_sentences, new_parser, positive_number
+from examples.command_line import (
+    add_budget,
+    add_output,
+    command,
+    in_sentences,
+    new_parser,
+    positive_number,
+    user_errors,
+)
 from examples.nets import CHOICES, by_name
-from examples.vision import data
+from examples.vision import data, predict
 from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
 
 STEM_FILTERS = 16
@@ -74,18 +81,18 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    try:
+    with user_errors(parser, folder="--data"):
         dataset = data.load(
             arguments.dataset or "digits",
             folder=arguments.data,
             limit=arguments.limit,
             image_size=arguments.image_size,
         )
-    except (ImportError, RuntimeError, ValueError) as error:
-        parser.error(str(error))
     input_shape, classes = dataset.train[0].shape[1:], len(dataset.classes)
     print(f"{dataset.name}: {dataset.note}")
-    print(f"{len(dataset.train[1]):,} training images of shape {input_shape}, {classes} classes")
+    print(f"{dataset.sizes('images')} of shape {input_shape}, {classes} classes")
+    if dataset.scaling:
+        print(dataset.scaling)
     output = Path(arguments.output or f"runs/vision/{dataset.name}")
     convs = CHOICES[arguments.conv]
     net = partial(
@@ -110,10 +117,12 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         output=output,
         task="Image classification",
         dataset=dataset.name,
-        command=shlex.join(["python", "-m", "examples.vision.train", *argv]),
+        command=command("examples.vision.train", argv),
     )
+    predict.save_about(dataset, output)
     export_arrays(found, arguments.export, output, dataset)
     print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
+    print(f"Try: python -m examples.vision.predict {output} FILE")
     return found
 
 

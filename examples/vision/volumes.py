@@ -17,7 +17,6 @@ written to `--output`, beside the trained models.
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,10 +27,20 @@ import keras
 import numpy as np
 
 from examples.artefacts import add_export, export_arrays
-from examples.command_line import add_budget, add_output, in_sentences, new_parser
+from examples.command_line import add_budget, add_output, command, in_sentences, new_parser, user_errors
 from examples.nets import CHOICES, by_name
-from examples.sources import Dataset, balanced, expect, local, split
-from examples.vision.data import Source, from_npz, open_npz
+from examples.sources import (
+    Dataset,
+    balanced,
+    existing,
+    expect,
+    local,
+    printable,
+    read_npz,
+    reading,
+    split,
+)
+from examples.vision.arrays import Source, from_npz
 from sepconv_layers import Comparison, compare, models
 
 AXES = ("depth", "height", "width")
@@ -113,13 +122,13 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    try:
+    with user_errors(parser, file="--data"):
         dataset = load(arguments.dataset or "solids", file=arguments.data, limit=arguments.limit)
-    except (RuntimeError, ValueError) as error:
-        parser.error(str(error))
     input_shape, classes = dataset.train[0].shape[1:], len(dataset.classes)
     print(f"{dataset.name}: {dataset.note}")
-    print(f"{len(dataset.train[1]):,} training volumes of shape {input_shape}, {classes} classes")
+    print(f"{dataset.sizes('volumes')} of shape {input_shape}, {classes} classes")
+    if dataset.scaling:
+        print(dataset.scaling)
     output = Path(arguments.output or f"runs/volumes/{dataset.name}")
     convs = CHOICES[arguments.conv]
     found = compare(
@@ -136,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         output=output,
         task="Volume classification",
         dataset=dataset.name,
-        command=shlex.join(["python", "-m", "examples.vision.volumes", *argv]),
+        command=command("examples.vision.volumes", argv),
     )
     export_arrays(found, arguments.export, output, dataset)
     print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
@@ -177,20 +186,22 @@ def load(
         ValueError: If an argument or the file does not hold what is described here.
         RuntimeError: If SEPCONV_DATA does not hold the public set.
     """
+    scaling = ""
     if file is None:
         expect(name in SOURCES, f"`name` must be one of {', '.join(SOURCES)}", repr(name))
         parts, classes, note = SOURCES[name]()
     else:
-        path = Path(file).expanduser().resolve()
+        expected = "`file` must be an existing .npz file"
+        path = existing(file, expected)
         is_npz = path.is_file() and path.suffix.lower() == ".npz"
-        expect(is_npz, "`file` must be an existing .npz file", repr(str(file)))
-        name = path.stem
-        parts, classes, note = from_npz(path, AXES)
+        expect(is_npz, expected, repr(str(file)))
+        name = printable(path.stem)
+        (parts, classes, note), scaling = from_npz(path, AXES)
     parts = split(parts, classes, limit, seed, "volumes")
     if file is None and name in BALANCED:
         parts["train"] = balanced(parts["train"], seed)
     parts = {part: (volumes, labels.astype("int64")) for part, (volumes, labels) in parts.items()}
-    return Dataset(name, **parts, classes=tuple(classes), note=note)
+    return Dataset(name, **parts, classes=tuple(classes), note=note, scaling=scaling)
 
 
 FRAME = 3  # voxels on all sides of the grids of ModelNet10, which are always empty
@@ -207,7 +218,8 @@ def _modelnet10() -> Source:
             f"Received SEPCONV_DATA={os.environ.get('SEPCONV_DATA')!r}."
         )
     parts = {}
-    with open_npz(path) as arrays:
+    arrays = read_npz(path, ["x_train", "y_train", "x_test", "y_test"])
+    with reading(path):
         for part in ("train", "test"):
             volumes, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
             # Nothing can be learned from a grid without a voxel. Tested is what is there.

@@ -1,0 +1,344 @@
+"""Labels and texts of tables, as others write them: CSV, tabs, or JSON on each line.
+
+What separates fields is found out, as is whether quotes mean anything, and whether the first line
+holds the names of the columns.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from examples.sources import PACKED, expect, read_file
+
+TEXT_COLUMNS = ("text", "sentence", "review", "content", "document", "question", "title")
+TEXT_COLUMNS += ("message", "body", "comment", "tweet", "sms", "utterance")
+LABEL_COLUMNS = ("label", "class", "category", "sentiment", "target", "topic")
+SUFFIXES = (".tsv", ".txt", ".csv", ".jsonl", ".ndjson")
+SEPARATORS = (",", ";", "\t", "|")
+SEPARATOR_LINE = re.compile(r"sep=([^\r\n])\r?\n")  # which Excel writes, and reads
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # of what JSON has for a character such as an emoji
+NAMED = 5  # lines of those that are skipped
+PROSE = 3  # words of a text, by which a name of a column stands out
+
+Fields = list[str] | dict[str, Any]
+Line = tuple[int, Fields]  # its number, from 1 on, and its fields
+Rows = list[tuple[str, str]]  # label and text
+Columns = tuple[str | None, str | None]  # of text and label: names, or numbers from 1 on
+
+
+def columns(
+    files: dict[str, Path], names: Columns = (None, None), separator: str | None = None
+) -> dict[str, Rows]:
+    """Label and text of each line of each part, without those that lack one of them."""
+    if separator is not None:
+        separator = {"tab": "\t", "\\t": "\t"}.get(separator, separator)
+        is_one = len(separator) == 1 and separator not in '"\r\n'
+        expect(is_one, "`separator` must be one character, or tab", repr(separator))
+    tables = {part: _table(path, names, separator) for part, path in files.items()}
+    below = [fields for header, lines in tables.values() if not header for _, fields in lines[1:]]
+    rows: dict[str, Rows] = {}
+    numbers = {}  # of the first lines that are taken for texts
+    for part, path in files.items():
+        header, lines = tables[part]
+        if header is None and _is_header(path, lines[0][1], below, names):
+            header, lines = [field.strip() for field in lines[0][1]], lines[1:]
+            expect(bool(lines), f"{path} must hold texts below its header", "none")
+        elif header is None:
+            numbers[part] = lines[0][0]
+        at_text, at_label = _places(path, header, lines, names)
+        found = _rows(path, header, lines, at_text, at_label)
+        if part in numbers and found and found[0][0] != numbers[part]:
+            del numbers[part]  # the first line lacks something, and is skipped
+        rows[part] = [row for _, row in found]
+    _expect_no_header(files, rows, numbers)
+    return rows
+
+
+def suffix_of(path: Path) -> str:
+    """What a name ends in, without what says that the file is packed."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in PACKED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def decoded(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 as Windows writes it."""
+    content = read_file(path)
+    encoding, start = "utf-8-sig", content[:200]
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    elif len(start) > 3 and not any(start[1::2]):
+        encoding = "utf-16-le"
+    elif len(start) > 3 and not any(start[::2]):
+        encoding = "utf-16-be"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        bad = content[error.start : error.end]
+        raise ValueError(
+            f"{path}, line {number}: the text must be in UTF-8. Received the bytes {bad!r}. "
+            "Save the file as UTF-8."
+        ) from error
+    return text if "\n" in text else text.replace("\r", "\n")  # which old Macs wrote
+
+
+def _table(
+    path: Path, names: Columns, separator: str | None
+) -> tuple[list[str] | None, list[Line]]:
+    """Names of the columns, if the form of the file has them, and the lines that are not blank."""
+    suffix = suffix_of(path)
+    expect(suffix in SUFFIXES, f"{path} must end in one of {', '.join(SUFFIXES)}", path.name)
+    text = decoded(path)
+    if suffix in (".jsonl", ".ndjson"):
+        header, lines = _json_lines(path, text)
+    else:
+        header, lines = None, delimited(path, text, names, separator)
+    expect(bool(lines), f"{path} must hold texts", "nothing")
+    return header, lines
+
+
+# Separators and quotes
+
+
+def delimited(
+    path: Path, text: str, names: Columns = (None, None), separator: str | None = None
+) -> list[Line]:
+    """The lines that are not blank, by the separator that fits best."""
+    first = 1
+    if match := SEPARATOR_LINE.match(text):
+        separator, first, text = separator or match[1], 2, text[match.end() :]
+    is_csv = suffix_of(path) == ".csv"
+    # Of those that fit as well, the first one is taken: what the file's name says. Without commas
+    # in its name quotes mean nothing, unless lines fall apart without them.
+    ways = [] if is_csv else [(separator or "\t", False), (separator or "\t", True)]
+    ways += [(one, True) for one in ((separator,) if separator else SEPARATORS)]
+    wanted = {name for name in names if name is not None and not name.isdecimal()}
+    best, found = (False, 0.0, False), None
+    for way in dict.fromkeys(ways):
+        lines, error = _parsed(text, first, *way)
+        fit = _fit(lines, error, wanted)
+        if found is None or fit > best:
+            best, found = fit, (lines, error)
+        if best == (True, 1.0, True):
+            break
+    lines, error = found
+    if error:
+        raise ValueError(f"{path}, line {error[0]}: it is not CSV ({error[1]}).")
+    return lines
+
+
+def _parsed(
+    text: str, first: int, separator: str, quotes: bool
+) -> tuple[list[Line], tuple[int, str] | None]:
+    """The lines that are not blank, up to the first bad one: its number, and what is wrong."""
+    if not quotes:
+        plain = ((i, line.rstrip("\r")) for i, line in enumerate(text.split("\n"), first))
+        return [(i, line.split(separator)) for i, line in plain if line.strip()], None
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines: list[Line] = []
+    start = first
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                lines.append((start, fields))
+            start = first + reader.line_num
+    except csv.Error as error:
+        wrong = "a quote is not closed" if "unexpected end" in str(error) else str(error)
+        return lines, (start, wrong)
+    return lines, None
+
+
+def _fit(
+    lines: list[Line], error: tuple[int, str] | None, wanted: set[str]
+) -> tuple[bool, float, bool]:
+    """Whether there are the names, how many lines have as many fields, and if a column repeats."""
+    if not lines:
+        return False, 0.0, False
+    (width, count), *_ = Counter(len(fields) for _, fields in lines).most_common(1)
+    share = count / (len(lines) + bool(error)) if width > 1 else 0.0
+    named = wanted <= {field.strip() for field in lines[0][1]}
+    same = [fields for _, fields in lines if len(fields) == width]
+    repeats = any(len(set(column)) <= count / 2 for column in zip(*same, strict=True))
+    return named, share, repeats
+
+
+# JSON
+
+
+def _json_lines(path: Path, text: str) -> tuple[list[str], list[Line]]:
+    header: dict[str, None] = {}
+    lines: list[Line] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:  # also of what is too long or too deep
+            raise ValueError(
+                f"{path}, line {number}: it cannot be read as JSON ({error}). Correct or remove it."
+            ) from error
+        expected = f"{path}, line {number}: there must be a JSON object"
+        expect(isinstance(record, dict), expected, type(record).__name__)
+        header |= dict.fromkeys(record)
+        lines.append((number, record))
+    return list(header), lines
+
+
+def _string(value: Any, place: str, what: str) -> str:
+    """A value of JSON as a field. What is missing is empty."""
+    if isinstance(value, list) and len(value) == 1:  # as where there may be several
+        return _string(value[0], place, what)
+    if isinstance(value, list) and what == "text" and all(isinstance(item, str) for item in value):
+        return " ".join(value)  # tokens
+    expected = f"{place}: the {what} must be a string, a number, true or false"
+    expect(not isinstance(value, list | dict), expected, type(value).__name__)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+# Columns
+
+
+def _rows(
+    path: Path, header: list[str] | None, lines: list[Line], at_text: int, at_label: int
+) -> list[tuple[int, tuple[str, str]]]:
+    """Number, label and text of the lines that have both, and a warning of the others."""
+    rows, skipped = [], []
+    for number, fields in lines:
+        place = f"{path}, line {number}"
+        if isinstance(fields, dict):
+            used = {"label": header[at_label], "text": header[at_text]}
+            missing = [key for key in used.values() if key not in fields]
+            expected = f"{place}: there must be the keys {list(used.values())}"
+            expect(not missing, expected, f"none of {missing}")
+            label, text = (_string(fields[key], place, what) for what, key in used.items())
+        else:
+            width = len(header or lines[0][1])
+            fix = "If other characters separate the columns, give `separator`."
+            expected = f"{place}: there must be {width} columns"
+            expect(len(fields) == width, expected, len(fields), fix)
+            label, text = fields[at_label], fields[at_text]
+        # An artefact has its labels in a file, one on each line.
+        label, text = " ".join(label.split()), text.strip()
+        if not (label and text):
+            skipped.append(str(number))
+            continue
+        half = HALF_PAIR.search(label + text)
+        expected = f"{place}: label and text must be of whole characters"
+        fix = "Remove it, or write both halves."
+        expect(half is None, expected, f"half a surrogate pair, {half and half[0]!a}", fix)
+        rows.append((number, (label, text)))
+    if skipped:
+        some = ", ".join(skipped[:NAMED]) + ", …" * (len(skipped) > NAMED)
+        message = f"Skipped {len(skipped)} rows of {path} that lack label or text: lines {some}."
+        warnings.warn(message, stacklevel=5)
+    expected = f"{path} must hold rows with label and text"
+    expect(bool(rows), expected, f"{len(skipped)} rows that lack one of them")
+    return rows
+
+
+def _is_header(path: Path, first: list[str], below: Iterable[list[str]], names: Columns) -> bool:
+    """Whether a first line has the names of columns, by what stands below it in all parts."""
+    found = [field.strip().lower() for field in first]
+    is_named = any(name is not None and not name.isdecimal() for name in names)
+    is_usual = [not set(usual).isdisjoint(found) for usual in (TEXT_COLUMNS, LABEL_COLUMNS)]
+    if is_named or all(is_usual):
+        return True
+    # One usual name may be a label or a text; but then it comes again, or the label beside it does.
+    again = [
+        any(len(fields) > i and fields[i].strip().lower() == name for fields in below)
+        for i, name in enumerate(found)
+    ]
+    if any(is_usual) and not any(again):
+        return True
+    # A label may also name the column that has it: "message, spam".
+    is_alike = len({_style(field) for field in first}) == 1
+    for i, name in enumerate(found):
+        if name in TEXT_COLUMNS and not again[i] and (is_alike or suffix_of(path) == ".csv"):
+            words = [len(fields[i].split()) for fields in below if len(fields) > i]
+            if words and np.median(words) >= PROSE:
+                print(f"{path}: the first line, {', '.join(first)}, is taken for names of columns.")
+                return True
+    return False
+
+
+def _style(name: str) -> str:
+    name = name.strip()
+    return "lower" if name.islower() else "upper" if name.isupper() else "title"
+
+
+def _expect_no_header(
+    files: dict[str, Path], rows: dict[str, Rows], numbers: dict[str, int]
+) -> None:
+    """A first line with a label that no other line has may hold the names of columns."""
+    below = {part: found[1:] if part in numbers else found for part, found in rows.items()}
+    others = Counter(label for found in below.values() for label, _ in found)
+    for part, number in numbers.items():
+        label, _ = rows[part][0]
+        expect(
+            label in others or max(others.values(), default=0) < 2,
+            f"{files[part]}, line {number}: the label must be that of other lines too",
+            repr(label),
+            "If the line holds the names of the columns, give them by --text-column and "
+            "--label-column; else add texts with this label, or remove the line.",
+        )
+
+
+def _places(
+    path: Path, header: list[str] | None, lines: list[Line], names: Columns
+) -> tuple[int, int]:
+    """Which column has the text, and which the label."""
+    width = len(lines[0][1]) if header is None else len(header)
+    given = dict(zip(("text_column", "label_column"), names, strict=True))
+    usual = {"text_column": TEXT_COLUMNS, "label_column": LABEL_COLUMNS}
+    places: dict[str, int | None] = {}
+    for argument, column in given.items():
+        lower = [name.lower() for name in header or []]
+        found = [lower.index(name) for name in usual[argument] if name in lower]
+        if column is None:
+            places[argument] = found[0] if found else None
+        elif header is not None and column in header:
+            places[argument] = header.index(column)
+        else:
+            is_number = column.isdecimal() and 1 <= int(column) <= width
+            columns = f"one of {header}" if header else f"a number from 1 to {width}"
+            fix = "If other characters separate the columns, give `separator`." * (width < 2)
+            expect(is_number, f"{path}: `{argument}` must be {columns}", repr(column), fix)
+            places[argument] = int(column) - 1
+    if width == 2 and not any(place is not None for place in places.values()):
+        counts = [len(_different(header, lines, i)) for i in (0, 1)]
+        places["label_column"] = int(np.argmin(counts))  # labels repeat, texts hardly
+    if width == 2:
+        for argument, other in (("text_column", "label_column"), ("label_column", "text_column")):
+            if places[argument] is None:
+                places[argument] = 1 - places[other]
+    columns = header if header is not None else f"columns without names, such as {lines[0][1]}"
+    for argument, place in places.items():
+        fix = f"Give `{argument}`" + (", a name." if header else f", a number from 1 to {width}.")
+        if width < 2:
+            fix = "If other characters separate the columns, give `separator`."
+        kind = argument.removesuffix("_column")
+        expect(place is not None, f"{path} must have a column for the {kind}", columns, fix)
+    expected = f"{path}: text and label must be two columns"
+    expect(places["text_column"] != places["label_column"], expected, columns)
+    return places["text_column"], places["label_column"]
+
+
+def _different(header: list[str] | None, lines: list[Line], place: int) -> set[str]:
+    """The values of a column."""
+    if header and isinstance(lines[0][1], dict):
+        return {repr(fields.get(header[place])) for _, fields in lines}
+    return {fields[place] for _, fields in lines if len(fields) > place}
