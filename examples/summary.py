@@ -5,13 +5,13 @@ from collections.abc import Collection, Iterable
 from examples.nets import NARROW
 from sepconv_layers import Comparison
 
-
-SHORT = ("data", "separable", "standard", "standard, narrowed", "MACs ÷", "inference", "training step")
+NETS = ["separable", "standard", "standard, narrowed"]
+SHORT = ("data", *NETS, "MACs ÷", "inference", "training step")
 
 
 def cells(found: Iterable[Comparison]) -> list[list[str]]:
     """The header, and a row for each comparison of both nets."""
-    header = ["data", "separable", "standard", "standard, narrowed"]
+    header = ["data", *NETS]
     header += ["parameters ÷", "MACs ÷", "inference", "training step", "int8 kB", "minutes"]
     return [header, *(_row(one) for one in found)]
 

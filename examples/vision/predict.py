@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from examples.artefacts import record_of
-from examples.command_line import new_parser, positive_number, user_errors
+from examples.command_line import in_sentences, new_parser, positive_number, user_errors
 from examples.sources import expect, expect_file, printable, read_json, reading
 from examples.vision import data, image_files
 from sepconv_layers import comparison  # and Keras knows the layers
@@ -34,6 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@in_sentences
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)

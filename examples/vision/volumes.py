@@ -27,7 +27,14 @@ import keras
 import numpy as np
 
 from examples.artefacts import add_export, export_arrays
-from examples.command_line import add_budget, add_output, command, in_sentences, new_parser, user_errors
+from examples.command_line import (
+    add_budget,
+    add_output,
+    command,
+    in_sentences,
+    new_parser,
+    user_errors,
+)
 from examples.nets import CHOICES, by_name
 from examples.sources import (
     Dataset,
