@@ -20,7 +20,7 @@ from sepconv_layers import comparison, convert, cost, export, twins
 from sepconv_layers.export.artefact import SAMPLES, array_dtype, check_model, drawn
 from sepconv_layers.export.litert import QUANTIZE
 from sepconv_layers.export.loading import THREADS
-from sepconv_layers.files import write
+from sepconv_layers.files import regular, write
 from sepconv_layers.surgery import input_structure
 
 OURS = ("keras", "sepconv_layers")
@@ -516,12 +516,10 @@ def _unknown(config: Any) -> Iterator[str]:
 def _arrays(path: Path, model: keras.Model) -> Any:
     """The array of a file, or a list of arrays for several inputs of the model."""
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             found = np.load(file, allow_pickle=False)
             arrays = {"one without a name": found} if isinstance(found, np.ndarray) else dict(found)
-    except FileNotFoundError:
-        raise ValueError(f"{path} must be a .npy or .npz file. Received: no such file") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} must be a .npy or .npz file of numbers, as `numpy.save` and `numpy.savez` "
             f"write them. Received: one that cannot be read: {_first_line(error)}"
@@ -540,8 +538,8 @@ def _arrays(path: Path, model: keras.Model) -> Any:
 
 def _labels(path: Path) -> list[str]:
     try:
-        return path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return regular(path).read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"--labels must be a text file in UTF-8, with a class in each line. Received: {path}, "
             f"which cannot be read: {error}"

@@ -51,6 +51,13 @@ def write_text(path: Path, text: str) -> None:
     write(path, lambda beside: beside.write_text(text, "utf-8"))
 
 
+def regular(path: Path) -> Path:
+    """The path, or a `ValueError` if it is no file: a pipe, for one, would never end."""
+    if not path.is_file():
+        raise ValueError("it is no file" if os.path.lexists(path) else "it is missing")
+    return path
+
+
 def clear(folder: Path) -> None:
     """Removes the rooms of dead processes, and puts what they had moved away back in its place."""
     for room in folder.glob(f"{ROOM}*"):

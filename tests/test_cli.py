@@ -65,6 +65,10 @@ def folder(tmp_path_factory):
     np.save(folder / "wrong.npy", images[..., :2])
     np.savez(folder / "others.npz", x=images, y=images)
     (folder / "text.npy").write_text("no array")
+    os.mkfifo(folder / "pipe")
+    with open(folder / "huge.npy", "wb") as file:  # a header that promises 58 TiB
+        header = {"descr": "<f8", "fortran_order": False, "shape": (2**43,)}
+        np.lib.format.write_array_header_1_0(file, header)
     (folder / "labels.txt").write_text("yes\nno\ngrößer als\n", "utf-8")
     (folder / "few.txt").write_text("yes\n", "utf-8")
     with zipfile.ZipFile(folder / "null.keras", "w") as archive:
@@ -301,6 +305,9 @@ def test_an_interrupted_command_ends_with_a_sentence(run, folder, command, monke
         ("--to onnx --labels few.txt", "`labels` argument must be 3 strings"),
         ("--to onnx --labels missing.txt", "missing.txt, which cannot be read"),
         ("--to onnx --labels images.npy", "images.npy, which cannot be read"),
+        ("--to onnx --labels pipe", "pipe, which cannot be read: it is no file"),
+        ("--to onnx --sample pipe", "pipe must be a .npy or .npz file.*it is no file"),
+        ("--to onnx --sample huge.npy", "huge.npy must be a .npy or .npz file of numbers"),
         ("--to onnx --sample missing.npy", "missing.npy must be a .npy or .npz file"),
         ("--to onnx --sample text.npy", "text.npy must be a .npy or .npz file of numbers"),
         ("--to onnx --sample others.npz", r"for each input of the model, \['images'\]"),

@@ -232,9 +232,12 @@ def test_what_is_loaded_equals_what_was_saved(finished, tmp_path):
         assert (tmp_path / name).read_bytes() == (finished.directory / name).read_bytes()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{}]}', '{"rows": [], "more": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"[]", b"{}", b'{"rows": [{}]}', b'{"rows": [], "more": 1}', b"\xff{}", b"[" * 100_000],
+)
 def test_what_is_no_record_is_refused(text, tmp_path):
-    (tmp_path / "results.json").write_text(text)
+    (tmp_path / "results.json").write_bytes(text)
     with pytest.raises(ValueError, match="must be a results.json as `compare` writes it"):
         Comparison.load(tmp_path)
 

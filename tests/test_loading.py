@@ -1,5 +1,6 @@
 """`export.load`: artefacts of all kinds as functions, and what is none."""
 
+import os
 import sys
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -287,3 +288,19 @@ def test_a_missing_package_is_named(kind, module, paths, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pip install sepconv-layers\[export\]"):
         export.load(paths[kind])
+
+
+@pytest.mark.parametrize("name", ["pipe.tflite", "pipe.onnx"])
+def test_a_pipe_is_no_artefact(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match="which is none of them"):
+        export.load(tmp_path / name)
+
+
+def test_paths_that_the_engines_misread_are_refused_early(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="takes them for a pattern.*run\\[1\\]"):
+        export.to_hub(model, tmp_path / "run[1]")
+    with pytest.raises(ValueError, match="text that UTF-8 can hold"):
+        export.to_litert(model, tmp_path / "caf\udce9.tflite")
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from sepconv_layers.comparison.figure import figure_class, plot_accuracy, plot_speedup
-from sepconv_layers.files import write, write_text
+from sepconv_layers.files import regular, write, write_text
 
 FILES = RECORD, REPORT, PICTURE = "results.json", "report.md", "comparison.png"
 
@@ -131,14 +131,15 @@ class Comparison:
         """
         path = Path(path)
         path = path / RECORD if path.is_dir() else path
-        text = path.read_text("utf-8")
+        if not os.path.lexists(path):
+            raise FileNotFoundError(f"{path} is not there: a run writes it at its end.")
         try:
-            record = json.loads(text)
+            record = json.loads(regular(path).read_text("utf-8"))
             for row in record["rows"]:
                 for key in ("infer_ms", "infer_mode"):  # JSON has no numbers as keys
                     row[key] = {int(size): value for size, value in row[key].items()}
             return cls(**record | {"rows": [Row(**row) for row in record["rows"]]})
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 "The `path` argument must be a results.json as `compare` writes it. Received: "
                 f"path={str(path)!r}, which is truncated, or of another kind: {error!r}"

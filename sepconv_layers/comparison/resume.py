@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.files import write, write_text
+from sepconv_layers.files import regular, write, write_text
 
 HISTORY = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")  # of each epoch
 RESULT = ("accuracy", "seconds", "best", "history", "artefact")
@@ -32,7 +32,7 @@ def load_finished(record: Path, artefact: Path) -> dict[str, Any] | None:
     if not os.path.lexists(record):
         return None
     try:
-        result = json.loads(_regular(record).read_text("utf-8"))
+        result = json.loads(regular(record).read_text("utf-8"))
         digest = result.pop(DIGEST, None)
         _check_result(result)
     except Exception as error:  # of any kind: what is damaged may be anything
@@ -40,10 +40,10 @@ def load_finished(record: Path, artefact: Path) -> dict[str, Any] | None:
         return None
     try:
         if digest is None:  # written before there were digests
-            _check_archive(_regular(artefact))
+            _check_archive(regular(artefact))
             is_whole = artefact.stat().st_size == result["artefact"]["bytes"]
         else:
-            is_whole = _digest(result, _regular(artefact)) == digest
+            is_whole = _digest(result, regular(artefact)) == digest
         if not is_whole:
             raise ValueError(f"it does not belong to {record.name}, or one of them is damaged")
     except Exception as error:
@@ -75,7 +75,7 @@ def load_state(
     if not os.path.lexists(path):
         return [], []
     try:
-        history, arrays = _read_state(_regular(path), [*state, *weights], epochs)
+        history, arrays = _read_state(regular(path), [*state, *weights], epochs)
     except Exception as error:  # of any kind: what is damaged may be anything
         set_aside(path, error)
         return [], []
@@ -107,12 +107,6 @@ def set_aside(path: Path, why: object) -> None:
         "again.",
         file=sys.stderr,
     )
-
-
-def _regular(path: Path) -> Path:
-    if not path.is_file():  # a folder, or a pipe, which would never end
-        raise ValueError("it is no file" if os.path.lexists(path) else "it is missing")
-    return path
 
 
 def _digest(result: Mapping[str, Any], artefact: Path) -> str:

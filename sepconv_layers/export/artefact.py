@@ -23,6 +23,7 @@ Named = dict[str, np.ndarray]
 Runner = Callable[[Arrays], Named]
 
 SAMPLES = 8
+PATTERN = set("[\\")  # characters of a path that TensorFlow takes for a pattern
 TIMED_CALLS = 30
 TIMED_SECONDS = 0.3
 SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}  # what TensorFlow writes
@@ -132,6 +133,18 @@ def _check_path(path: Path, kind: str) -> None:
         raise ValueError(
             f"The `path` argument must be a file. Received: path={str(path)!r}, which is a folder."
         )
+    if kind == "hub" and set(path.as_posix()) & PATTERN:
+        raise ValueError(
+            "The `path` argument must be without the characters [ and \\ for a SavedModel, because "
+            f"TensorFlow takes them for a pattern. Received: path={str(path)!r}."
+        )
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            "The `path` argument must be text that UTF-8 can hold, because the engines take no "
+            f"other. Received: path={str(path)!r}."
+        ) from None
     if kind == "hub" and path.exists():
         is_old = path.is_dir() and (not any(path.iterdir()) or (path / "saved_model.pb").is_file())
         if not is_old:

@@ -144,11 +144,11 @@ def load(path: str | os.PathLike) -> Loaded:
     path = Path(path)
     kind = "hub" if path.is_dir() else SUFFIXES.get(path.suffix.lower())
     expected = "the folder of a SavedModel, a .tflite file or an .onnx file"
-    if kind is None or not path.exists():
+    if kind is None or not (kind == "hub" or path.is_file()):  # a pipe would never end
         fix = " Load it by `keras.saving.load_model`." if path.suffix == ".keras" else ""
         raise ValueError(
             f"The `path` argument must be {expected}. Received: path={str(path)!r}, which is "
-            f"{'none of them' if path.exists() else 'not there'}.{fix}"
+            f"{'none of them' if os.path.lexists(path) else 'not there'}.{fix}"
         )
     try:
         inputs, outputs, run = LOADERS[kind](path)
