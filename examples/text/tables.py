@@ -24,6 +24,7 @@ TEXT_COLUMNS += ("message", "body", "comment", "tweet", "sms", "utterance")
 LABEL_COLUMNS = ("label", "class", "category", "sentiment", "target", "topic")
 SUFFIXES = (".tsv", ".txt", ".csv", ".jsonl", ".ndjson")
 SEPARATORS = (",", ";", "\t", "|")
+BEST_FIT = (True, 0.9, True, True)  # some lines may be damaged
 SEPARATOR_LINE = re.compile(r"sep=([^\r\n])\r?\n")  # which Excel writes, and reads
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # of what JSON has for a character such as an emoji
 NAMED = 5  # lines of those that are skipped
@@ -119,22 +120,26 @@ def delimited(
     if match := SEPARATOR_LINE.match(text):
         separator, first, text = separator or match[1], 2, text[match.end() :]
     is_csv = suffix_of(path) == ".csv"
-    # Of those that fit as well, the first one is taken: what the file's name says. Without commas
-    # in its name quotes mean nothing, unless lines fall apart without them.
-    ways = [] if is_csv else [(separator or "\t", False), (separator or "\t", True)]
-    ways += [(one, True) for one in ((separator,) if separator else SEPARATORS)]
-    wanted = {name for name in names if name is not None and not name.isdecimal()}
-    best, found = (False, 0.0, False), None
-    for way in dict.fromkeys(ways):
-        lines, error = _parsed(text, first, *way)
-        fit = _fit(lines, error, wanted)
-        if found is None or fit > best:
+    by_name = "," if is_csv else "\t"
+    best: tuple = ()
+    # Of those that fit as well, the first one is taken: what the file's name says.
+    for one in [separator] if separator else dict.fromkeys((by_name, *SEPARATORS)):
+        # Where there are tabs, quotes mean nothing, unless lines fall apart without them.
+        plain = not is_csv and one in (separator, by_name)
+        ways = [
+            _parsed(text, first, one, quotes) for quotes in ((False, True) if plain else (True,))
+        ]
+        lines, error = max(ways, key=lambda way: _share(*way))
+        fit = _fit(lines, error, names)
+        if fit > best:
             best, found = fit, (lines, error)
-        if best == (True, 1.0, True):
+        if best == BEST_FIT:
             break
     lines, error = found
     if error:
-        raise ValueError(f"{path}, line {error[0]}: it is not CSV ({error[1]}).")
+        number, wrong = error
+        fix = "A quote that stands for itself is doubled."
+        raise ValueError(f"{path}, line {number}: it is not CSV ({wrong}). {fix}")
     return lines
 
 
@@ -160,18 +165,34 @@ def _parsed(
     return lines, None
 
 
+def _share(lines: list[Line], error: tuple[int, str] | None) -> float:
+    """How many of the lines have as many columns as most of them, of two at least."""
+    widths = Counter(len(fields) for _, fields in lines)
+    ((width, count),) = widths.most_common(1) or [(0, 0)]
+    return count / (len(lines) + bool(error)) if width > 1 else 0.0
+
+
 def _fit(
-    lines: list[Line], error: tuple[int, str] | None, wanted: set[str]
-) -> tuple[bool, float, bool]:
-    """Whether there are the names, how many lines have as many fields, and if a column repeats."""
-    if not lines:
-        return False, 0.0, False
-    (width, count), *_ = Counter(len(fields) for _, fields in lines).most_common(1)
-    share = count / (len(lines) + bool(error)) if width > 1 else 0.0
-    named = wanted <= {field.strip() for field in lines[0][1]}
-    same = [fields for _, fields in lines if len(fields) == width]
-    repeats = any(len(set(column)) <= count / 2 for column in zip(*same, strict=True))
-    return named, share, repeats
+    lines: list[Line], error: tuple[int, str] | None, names: Columns
+) -> tuple[bool, float, bool, bool]:
+    """How well a separator fits: the more, the larger.
+
+    Returns:
+        Whether there are the columns that are named, the share of lines that have as many columns,
+        whether a column repeats its values, as labels do, and whether columns begin with no blank,
+        as what follows a comma in a sentence does.
+    """
+    share = _share(lines, error)
+    if not share:
+        return False, 0.0, False, False
+    width = Counter(len(fields) for _, fields in lines).most_common(1)[0][0]
+    header = {field.strip() for field in lines[0][1]}
+    given = [name for name in names if name is not None]
+    named = all(name in header or (name.isdecimal() and int(name) <= width) for name in given)
+    same = list(zip(*(fields for _, fields in lines if len(fields) == width), strict=True))
+    repeats = any(len(set(column)) <= len(column) / 2 for column in same)
+    tidy = not all(field.startswith(" ") for column in same[1:] for field in column if field)
+    return named, min(share, BEST_FIT[1]), repeats, tidy
 
 
 # JSON
@@ -200,12 +221,12 @@ def _string(value: Any, place: str, what: str) -> str:
     """A value of JSON as a field. What is missing is empty."""
     if isinstance(value, list) and len(value) == 1:  # as where there may be several
         return _string(value[0], place, what)
+    if value == [] or value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
     if isinstance(value, list) and what == "text" and all(isinstance(item, str) for item in value):
         return " ".join(value)  # tokens
     expected = f"{place}: the {what} must be a string, a number, true or false"
     expect(not isinstance(value, list | dict), expected, type(value).__name__)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
