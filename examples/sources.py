@@ -309,8 +309,9 @@ def files_by_class(
             expect(bool(paths) or not others, expected, counted(others), fix)
             found[part][printable(name)] = paths
             left_out += others
-        loose = Counter(path.suffix.lower() for path in root.iterdir() if os.path.isfile(path))
-        loose = Counter({suffix: n for suffix, n in loose.items() if suffix in suffixes})
+        beside = (path for path in root.iterdir() if os.path.isfile(path))
+        endings = [path.suffix.lower() for path in beside if not path.name.startswith(".")]
+        loose = Counter(ending for ending in endings if ending in suffixes)
         for where, some in (("", left_out), (", in no folder of a class", loose)):
             if some:
                 print(f"Left out of {printable(str(root))}: {counted(some)}{where}.")
