@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = [
     "test_ops.py",
     "test_groups.py",
+    "test_edge_cases.py",
     "test_tracing.py",
     "test_contract.py",
     "test_layers.py",

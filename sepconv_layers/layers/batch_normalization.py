@@ -55,12 +55,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
             shape = self.moving_mean.shape
             gamma = self.gamma if self.scale else keras.ops.ones(shape)
             beta = self.beta if self.center else keras.ops.zeros(shape)
+            # In which the fused kernels have them, for inputs in half precision too.
+            gamma, beta = (keras.ops.cast(vector, "float32") for vector in (gamma, beta))
             fused = batch_norm(inputs, gamma, beta, self.epsilon)
         if fused is None:
             return super().call(inputs, training=training, mask=mask)
         outputs, *moments = fused
         for moving, now in zip((self.moving_mean, self.moving_variance), moments, strict=True):
-            moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
+            before = keras.ops.cast(moving, now.dtype)
+            moving.assign(before * self.momentum + now * (1.0 - self.momentum))
         return keras.ops.cast(outputs, self.compute_dtype)
 
     def scale_and_shift(self) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ from sepconv_layers.ops.taps import taps
 from sepconv_layers.ops.transposed import output_shape, transposed
 
 MOST_SHAPES = 64  # that an operation remembers to have checked
+_REAL = ("float", "bfloat", "int", "uint", "bool")  # how the types of real numbers begin
 
 
 class Conv(keras.Operation):
@@ -273,23 +274,25 @@ class SeparableConvTranspose(DepthwiseConvTranspose, SeparableConv):
 
 def of_layer(operation: type[Conv], tensors: tuple, bias: Any, *arguments: Any) -> Any:
     """Computes with a bias, or `None`, for which some backends' kernels have a place."""
-    wanted: list[Any] = [operation, *arguments]
     try:
-        made = _made(*wanted)
+        made = _made(operation, repr(arguments), *arguments)
     except TypeError:  # of what has no hash: a list, or something wrong that the check will name
         made = operation(*arguments)
     return made.call(*tensors, bias=bias)
 
 
 @functools.lru_cache(maxsize=1024)
-def _made(operation: type[Conv], *arguments: Any) -> Conv:
-    """An operation that computes. To make one takes Keras longer than a small convolution."""
+def _made(operation: type[Conv], which: str, *arguments: Any) -> Conv:
+    """An operation that computes. To make one takes Keras longer than a small convolution.
+
+    Arguments that are equal may not be the same: 1.0, which is an error, is not to be found as 1.
+    """
     return operation(*arguments)
 
 
 def _as_tensors(*values: Any) -> tuple:
     """Converts to tensors of one floating-point type."""
-    tensors = tuple(keras.ops.convert_to_tensor(value) for value in values)
+    tensors = tuple(map(_as_tensor, values, _names(values)))
     first, *others = {tensor.dtype for tensor in tensors}
     if not others and keras.backend.is_float_dtype(first):
         return tensors
@@ -297,10 +300,30 @@ def _as_tensors(*values: Any) -> tuple:
     return tuple(keras.ops.cast(tensor, dtype) for tensor in tensors)
 
 
+def _as_tensor(value: Any, name: str) -> Any:
+    try:
+        return keras.ops.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        message = f"Expected a tensor of real numbers. Received: {type(value).__name__}"
+        dtype = getattr(value, "dtype", None)
+        message += f" of dtype {dtype}." if dtype is not None else "."
+        raise ValueError(f"`{name}` cannot be converted. {message}") from error
+
+
+def _names(tensors: Sequence[Any]) -> tuple[str, ...]:
+    """How the operations name so many tensors."""
+    if len(tensors) == 2:
+        return "inputs", "kernel"
+    return "inputs", "depthwise_kernel", "pointwise_kernel"
+
+
 def _common_dtype(*tensors: Any) -> str:
     """The floating-point type that Keras promotes tensors to."""
-    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
-    if dtypes == {"float64"}:
+    dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
+    for name, dtype in zip(_names(tensors), dtypes, strict=True):
+        if not dtype.startswith(_REAL):
+            raise ValueError(f"`{name}` must be a tensor of real numbers. Received: dtype={dtype}.")
+    if set(dtypes) == {"float64"}:
         return "float64"  # which only TensorFlow's promotion keeps
     return keras.backend.result_type(*dtypes, float)
 

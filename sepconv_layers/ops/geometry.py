@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
 from sepconv_layers.ops import runtime
 
@@ -14,14 +15,14 @@ _PADDINGS = ("valid", "same", "causal")
 _DATA_FORMATS = ("channels_last", "channels_first")
 
 
+LIMIT = 2**31  # from which on the kernels of the backends count no more
+
+
 def standardize_tuple(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:
     """Returns `value` as a tuple of `rank` positive integers, or raises a `ValueError`."""
-    message = f"The `{name}` argument must be a tuple of {rank} integers. Received {name}={value}"
+    message = f"The `{name}` argument must be a tuple of {rank} integers. Received {name}={value!r}"
     try:
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            result = tuple(operator.index(item) for item in value)
-        else:
-            result = (operator.index(value),) * rank
+        result = _integers(value, rank)
     except TypeError:
         raise ValueError(f"{message}.") from None
     if len(result) != rank:
@@ -29,7 +30,20 @@ def standardize_tuple(value: int | Sequence[int], rank: int, name: str) -> tuple
     wrong = {item for item in result if item <= 0}
     if wrong:
         raise ValueError(f"{message}, including values {wrong} that do not satisfy `value > 0`.")
+    large = {item for item in result if item >= LIMIT}
+    if large:
+        raise ValueError(f"{message}, including values {large}. Give values less than {LIMIT}.")
     return result
+
+
+def _integers(value: Any, count: int) -> tuple[int, ...]:
+    """Returns those of a sequence, or as many of one, or raises a `TypeError`."""
+    is_one = isinstance(value, np.ndarray) and value.ndim == 0
+    if isinstance(value, (Sequence, np.ndarray)) and not is_one:
+        if isinstance(value, (str, bytes, bytearray, memoryview)):  # of other things than numbers
+            raise TypeError
+        return tuple(map(operator.index, value))
+    return (operator.index(value),) * count
 
 
 def standardize_output_padding(
@@ -39,8 +53,7 @@ def standardize_output_padding(
     if value is None:
         return None
     try:
-        found = [value] * len(strides) if isinstance(value, int) else list(value)
-        result = tuple(operator.index(item) for item in found)
+        result = _integers(value, len(strides))
     except TypeError:
         result = ()
     if len(result) == len(strides) and all(
@@ -214,7 +227,12 @@ class Geometry:
         inputs = pad(inputs[tuple(at_inputs)], pad_width)
         kernel = kernel[tuple(at_kernel)]
         kernel_size = tuple(kernel.shape[: self.rank])
-        return inputs, kernel, self.replace(kernel_size=kernel_size, padding="valid")
+        dilation_rate = tuple(
+            1 if k == 1 else dilation
+            for k, dilation in zip(kernel_size, self.dilation_rate, strict=True)
+        )
+        left = self.replace(kernel_size=kernel_size, dilation_rate=dilation_rate, padding="valid")
+        return inputs, kernel, left
 
     def pad_widths(self, shape: Sequence[Any]) -> list[tuple[Any, Any]]:
         """Zeros before and after each spatial axis; where a size is unknown, tensors may be.

@@ -78,8 +78,9 @@ def known_shape(tensor: Any, channel_axis: int) -> tuple[int | None, ...]:
     """The shape of a tensor, as far as it is that of every run; its channels are, by a kernel."""
     sizes = list(tensor.shape)
     known = list(known_sizes(sizes))
-    if known[channel_axis] is None and sizes[channel_axis] is not None:
-        known[channel_axis] = int(sizes[channel_axis])
+    for size in sizes[channel_axis:][:1]:  # too few axes may have none, for a check to name
+        if known[channel_axis] is None and size is not None:
+            known[channel_axis] = int(size)
     return tuple(known)
 
 

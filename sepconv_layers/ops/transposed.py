@@ -12,7 +12,9 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops.geometry import Convolve, Geometry, ceil_div, or_zero, pad
+from sepconv_layers.ops.geometry import LIMIT, Convolve, Geometry, ceil_div, or_zero, pad
+
+MOST_PHASES = 4096  # along an axis: each is a tensor
 
 
 def output_window(
@@ -57,6 +59,14 @@ def output_shape(
             f"strides={geometry.strides}, padding={geometry.padding!r}, "
             f"output_padding={output_padding}. Use a larger input or output_padding=None."
         )
+    positions = math.prod(size for size in spatial if size is not None)
+    if max(geometry.strides) > MOST_PHASES or positions >= LIMIT:
+        raise ValueError(
+            f"The `strides` of a transposed convolution must be {MOST_PHASES} at most, and its "
+            f"output must have fewer than {LIMIT} positions. Received: "
+            f"strides={geometry.strides}, input shape={tuple(input_shape)}, "
+            f"output sizes={tuple(spatial)}."
+        )
     return geometry.shape(input_shape[0], spatial, channels)
 
 
@@ -82,13 +92,14 @@ def transposed(
     inputs = pad(inputs, around)
 
     def phases(*at: int) -> Any:
-        """All outputs whose positions begin with these phases; `None` if they meet no element."""
-        if len(at) < geometry.rank:
-            parts = [phases(*at, phase) for phase in range(geometry.strides[len(at)])]
-            return _interleave(parts, first + len(at))
+        """All outputs whose positions begin with these phases, which meet kernel elements."""
+        axis = len(at)
+        if axis < geometry.rank:
+            taps, stride = range(geometry.kernel_size[axis]), geometry.strides[axis]
+            meeting = {tap * geometry.dilation_rate[axis] % stride for tap in taps}
+            parts = [phases(*at, i) if i in meeting else None for i in range(stride)]
+            return _interleave(parts, first + axis)
         found = [_Phase(geometry, axis, phase) for axis, phase in enumerate(at)]
-        if not all(phase.elements for phase in found):
-            return None
         pieces = [slice(None)] * (geometry.rank + 2)
         pieces[first : first + geometry.rank] = [phase.piece for phase in found]
         elements = kernel[tuple(phase.taps for phase in found)]
@@ -118,22 +129,23 @@ class _Phase:
         meeting = [tap for tap in taps if tap * dilation % stride == phase]
         self.elements = len(meeting)
         self.dilation = dilation // shared
-        if meeting:
-            self.taps = slice(meeting[0], None, stride // shared)
-            # How many inputs before its own position an output meets the last and first element.
-            farthest, nearest = (
-                (tap * dilation - phase) // stride for tap in (meeting[-1], meeting[0])
-            )
-            left = geometry.extent[axis] // stride
-            self.piece = slice(left - farthest, -nearest or None)
+        self.taps = slice(meeting[0], None, stride // shared)
+        # How many inputs before its own position an output meets the last and first element.
+        farthest, nearest = (
+            (tap * dilation - phase) // stride for tap in (meeting[-1], meeting[0])
+        )
+        left = geometry.extent[axis] // stride
+        self.piece = slice(left - farthest, -nearest or None)
 
 
 def _interleave(parts: Sequence[Any], axis: int) -> Any:
     """Puts tensors into one in turns along an axis; `None` stands for zeros."""
-    filled = next((part for part in parts if part is not None), None)
-    if filled is None or len(parts) == 1:
+    filled, *others = parts  # the first phase meets the first element
+    if not others:
         return filled
-    parts = [keras.ops.zeros_like(filled) if part is None else part for part in parts]
+    if any(part is None for part in others):
+        zeros = keras.ops.zeros_like(filled)
+        parts = [zeros if part is None else part for part in parts]
     shape = list(keras.ops.shape(filled))
     shape[axis] = shape[axis] * len(parts)
     return keras.ops.reshape(keras.ops.stack(parts, axis + 1), shape)

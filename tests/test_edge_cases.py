@@ -1,0 +1,150 @@
+"""What seldom comes: wrong arguments, empty batches, other precisions, sizes that stay open."""
+
+import keras
+import numpy as np
+import pytest
+
+import sepconv_layers as sl
+from sepconv_layers import ops
+from tests.backends import BACKEND, output_of
+from tests.cases import PLAIN, TWINS
+
+INPUTS, KERNEL, POINTWISE = np.ones((2, 8, 4)), np.ones((3, 4, 1)), np.ones((1, 4, 6))
+OPERATIONS = {
+    ops.conv: [np.ones((3, 4, 5))],
+    ops.depthwise_conv: [KERNEL],
+    ops.separable_conv: [KERNEL, POINTWISE],
+    ops.depthwise_conv_transpose: [KERNEL],
+    ops.separable_conv_transpose: [KERNEL, POINTWISE],
+}
+every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.__name__)
+NO_INTEGERS = [2**31, 2**70, 1.0, (1.0,), float("nan"), "2", b"\x02", bytearray(b"\x02"), None, {2}]
+
+
+@every_operation
+def test_wrong_numbers_are_named(operation):
+    wrong = {"strides": NO_INTEGERS, "dilation_rate": NO_INTEGERS}
+    if "transpose" in operation.__name__:
+        wrong["strides"] = [*NO_INTEGERS, 2**31 - 1, 2**20]
+        wrong["output_padding"] = [value for value in NO_INTEGERS if value is not None]
+    for argument, values in wrong.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"(?s){argument}.*[Rr]eceived"):
+                operation(INPUTS, *OPERATIONS[operation], **{argument: value})
+    # And what is right is found again, after what only equals it.
+    operation(INPUTS, *OPERATIONS[operation], strides=1, dilation_rate=(1,))
+
+
+def test_layers_refuse_what_their_operations_do():
+    for argument in ("kernel_size", "strides", "dilation_rate"):
+        with pytest.raises(ValueError, match=argument):
+            sl.DepthwiseConv2D(**{"kernel_size": 3, argument: 2**31})
+    with pytest.raises(ValueError, match="strides"):
+        sl.SeparableConv2DTranspose(2, 3, strides=2**31 - 1)(np.ones((1, 5, 5, 2)))
+    with pytest.raises(ValueError, match="positions"):
+        sl.DepthwiseConv3DTranspose(2, strides=4000)(np.ones((1, 1, 1, 1, 1)))
+
+
+@pytest.mark.parametrize("size", [2**31 - 1, 2**20])
+@pytest.mark.parametrize("operation", [ops.conv, ops.depthwise_conv, ops.separable_conv])
+def test_steps_beyond_the_input_give_one_output(operation, size):
+    kernels = OPERATIONS[operation]
+    once = output_of(lambda x: operation(x, *kernels), INPUTS[:, :3])
+    assert np.allclose(output_of(lambda x: operation(x, *kernels, strides=size), INPUTS), once)
+    # With such a dilation, only the middle of the kernel meets anything.
+    far = {"padding": "same", "dilation_rate": size}
+    outputs = output_of(lambda x: operation(x, *kernels, **far), INPUTS)
+    assert np.allclose(outputs, np.repeat(once / 3, 8, axis=1))
+
+
+WRONG_TENSORS = {
+    "strings": np.full(INPUTS.shape, "a"),
+    "bytes": np.full(INPUTS.shape, b"a"),
+    "objects": np.full(INPUTS.shape, None),
+    "complex": INPUTS.astype("complex64"),
+    "dates": np.zeros(INPUTS.shape, "datetime64[s]"),
+    "nothing": None,
+    "a boolean": False,
+    "a number": float("nan"),
+    "a word": "inputs",
+    "a ragged list": [[1.0, 2.0], [3.0]],
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_TENSORS.values(), ids=WRONG_TENSORS)
+@pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])
+def test_wrong_tensors_are_named(wrong, data_format):
+    for operation, kernels in OPERATIONS.items():
+        with pytest.raises(ValueError, match=r"(?s)`inputs`.*Received"):
+            operation(wrong, *kernels, data_format=data_format)
+        first = r"(?s)`kernel`|`depthwise_kernel`.*Received"
+        with pytest.raises(ValueError, match=first):
+            operation(INPUTS, wrong, *kernels[1:], data_format=data_format)
+
+
+def test_symbolic_tensors_of_strings_are_named():
+    with pytest.raises(ValueError, match="`inputs` must be a tensor of real numbers.*string"):
+        ops.depthwise_conv(keras.Input((8, 4), dtype="string"), KERNEL)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int32", "float16"])
+def test_all_real_numbers_can_be_convolved(dtype):
+    for operation, kernels in OPERATIONS.items():
+        outputs, expected = (
+            output_of(lambda x, run=operation, k=kernels: run(x, *k), INPUTS.astype(kind))
+            for kind in (dtype, "float32")
+        )
+        assert np.allclose(outputs, expected, rtol=1e-3)
+
+
+@pytest.fixture
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+# JAX has no float64 unless it is configured so.
+DTYPES = ["float16", "bfloat16", *([] if BACKEND == "jax" else ["float64"])]
+
+
+@pytest.mark.parametrize("policy", DTYPES, indirect=True)
+def test_every_layer_trains_in_one_precision(policy):
+    """A step of each, as one model has them all side by side."""
+    inputs, outputs = keras.Input((6, 4)), []
+    for case in PLAIN:
+        if case.rank == 1 and case.cls not in {twin for _, twin, _ in TWINS}:
+            layer = case.make()
+            outputs.append(keras.layers.GlobalAveragePooling1D()(layer(inputs)))
+            assert layer.compute_dtype == policy
+            assert {weight.dtype for weight in layer.trainable_weights} <= {policy}
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()(outputs)))
+    # A step that half precision can add to the weights; what it compiles would take longer.
+    eagerly = {"run_eagerly": True} if BACKEND != "jax" else {}
+    model.compile(keras.optimizers.SGD(2**-4, clipvalue=2.0), "mse", jit_compile=False, **eagerly)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4, 6, 4)), rng.normal(size=(4, 1))
+    assert np.isfinite(model.train_on_batch(x, y))
+    for weight in model.weights:
+        values = keras.ops.convert_to_numpy(keras.ops.cast(weight, "float32"))
+        assert np.isfinite(values).all(), weight.path
+    assert keras.backend.standardize_dtype(model(x).dtype) == policy
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_statistics_of_one_precision_are_those_of_float32(dtype):
+    x = np.random.default_rng(0).normal(2, 3, (8, 5, 4))
+    normalize = {
+        name: sl.BatchNormalization(momentum=0.5, dtype=name) for name in ("float32", dtype)
+    }
+    outputs = {name: layer(x, training=True) for name, layer in normalize.items()}
+    tolerance = {"float16": 1e-2, "bfloat16": 6e-2, "float64": 1e-5}[dtype]
+
+    def values(tensor):
+        return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+
+    assert np.allclose(values(outputs[dtype]), values(outputs["float32"]), atol=tolerance)
+    for name in ("moving_mean", "moving_variance"):
+        wanted = values(getattr(normalize["float32"], name))
+        assert np.allclose(values(getattr(normalize[dtype], name)), wanted, rtol=tolerance)
