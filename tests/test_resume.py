@@ -14,7 +14,7 @@ import pytest
 
 from sepconv_layers.comparison import Comparison, resume
 from sepconv_layers.comparison.experiment import _test_part
-from tests.backends import the_same_everywhere
+from tests.backends import BACKEND, the_same_everywhere
 from tests.test_comparison import (
     EPOCHS,
     Trains,
@@ -111,7 +111,8 @@ def test_what_is_damaged_is_set_aside_and_what_it_held_trained_again(
     path = only(output, name)
     damage(path)
     there = path.read_bytes() if path.is_file() else None
-    with no_epoch, pytest.raises(Trains):
+    # A state is read once the net has been evaluated.
+    with no_epoch if stage == "interrupted" else no_training(), pytest.raises(Trains):
         compare_toy(output=output, **ONE)
     if damage is remove and name != "seed-0.keras":  # then there is nothing to be surprised at
         return
@@ -144,7 +145,7 @@ def test_a_second_damaged_file_does_not_replace_the_first(stages, tmp_path):
     record = only(output, "seed-0.json")
     for text in ("first", "second", "third"):
         record.write_text(text)
-        with no_epoch, pytest.raises(Trains):
+        with no_training(), pytest.raises(Trains):
             compare_toy(output=output, **ONE)
     aside = sorted(record.parent.glob("*.damaged*"))
     assert [path.read_text() for path in aside] == ["first", "second", "third"]
@@ -155,7 +156,7 @@ def test_a_file_in_the_place_of_the_folder_of_a_run_is_set_aside(stages, tmp_pat
     (folder,) = output.glob("runs/*")
     shutil.rmtree(folder)
     folder.write_text("mine")
-    with no_epoch, pytest.raises(Trains):
+    with no_training(), pytest.raises(Trains):
         compare_toy(output=output, **ONE)
     assert folder.with_name(f"{folder.name}.damaged").read_text() == "mine"
     assert "cannot be used: it is no folder" in capsys.readouterr().err
@@ -171,7 +172,7 @@ def test_what_an_older_version_finished_counts(stages, tmp_path):
     with no_training():
         compare_toy(output=output, **ONE)
     flip(only(output, "seed-0.keras"))
-    with no_epoch, pytest.raises(Trains):
+    with no_training(), pytest.raises(Trains):
         compare_toy(output=output, **ONE)
 
 
@@ -193,7 +194,8 @@ def test_two_processes_of_one_comparison_do_not_disturb_each_other(stages, tmp_p
 
     with within_epoch(2, run_all):
         result = compare_toy(output=tmp_path, **ONE)
-    assert runs_in(tmp_path) == runs_in(stages["finished"])
+    if BACKEND != "torch":  # whose random numbers both have in common here, in one process
+        assert runs_in(tmp_path) == runs_in(stages["finished"])
     with no_training():
         assert compare_toy(output=tmp_path, **ONE).rows[0].accuracy == result.rows[0].accuracy
 
