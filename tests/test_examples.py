@@ -17,12 +17,12 @@ from examples.audio import predict as audio_predict
 from examples.audio import train as audio
 from examples.text import predict as text_predict
 from examples.text import train as text
-from examples.vision import train, volumes
+from examples.vision import predict, train, volumes
 from sepconv_layers import profile
 from sepconv_layers.comparison import timing
 from tests.hostile import little_disk
 from tests.test_comparison import count_epochs, within_epoch, without_timing
-from tests.test_vision_data import write_classes, write_npz
+from tests.test_vision_data import write_classes, write_deep, write_npz
 
 TINY = ["--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "40"]
 
@@ -249,6 +249,56 @@ def test_volumes_that_are_none_are_a_clear_error(tmp_path, arrays, message):
         volumes.load(file=tmp_path / "own.npz")
     with pytest.raises(ValueError, match=r"`file` must be an existing \.npz file"):
         volumes.load(file=tmp_path / "absent.npz")
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 8, 7), (1, 8, 8, 8), (1, 28, 28, 28), (1, 1, 8, 8)])
+def test_volumes_with_their_channels_first_are_refused(tmp_path, shape):
+    x, y = np.zeros((40, *shape), "uint8"), np.arange(40) % 2
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y)
+    fix = re.escape("Use np.moveaxis(x_train, 1, -1).")
+    with pytest.raises(ValueError, match=f"`x_train` must have its channels last.*{fix}"):
+        volumes.load(file=tmp_path / "own.npz")
+    np.savez(tmp_path / "own.npz", x_train=np.moveaxis(x, 1, -1), y_train=y)
+    assert volumes.load(file=tmp_path / "own.npz").train[0].shape[1:] == (*shape[1:], 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_odd"),
+    [
+        ((1, 9, 8), False),
+        ((2, 3, 4), False),
+        ((1, 9, 8, 3), False),  # one slice with colors
+        ((3, 8, 8, 8), True),
+        ((9, 1, 8, 7), False),
+        ((9, 8, 7, 1), False),
+    ],
+)
+def test_volumes_of_few_slices_are_taken(tmp_path, capsys, shape, is_odd):
+    x, y = np.zeros((40, *shape), "uint8"), np.arange(40) % 2
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y)
+    channels = () if len(shape) == 4 else (1,)
+    assert volumes.load(file=tmp_path / "own.npz").train[0].shape[1:] == (*shape, *channels)
+    assert ("is taken to have depth 3 and 8 channels" in capsys.readouterr().out) == is_odd
+
+
+def test_vision_predicts_with_the_range_of_the_training_part(tmp_path, capsys):
+    write_deep(tmp_path / "deep", [np.arange(300, 360).astype("uint16"),
+                                   np.arange(361, 421).astype("uint16")])  # fmt: skip
+    output = tmp_path / "out"
+    brief = ["--epochs", "40", "--seeds", "1", "--width", "0.25", "--conv", "standard"]
+    train.main(["--data", str(tmp_path / "deep"), *brief, "--output", str(output)])
+    printed = capsys.readouterr().out
+    for said in ("84 training, 12 validation and 24 test images", "values from 300 to 420"):
+        assert said in printed
+    assert "values from 300 to 420" in (output / "results.json").read_text("utf-8")
+    files = [str(tmp_path / "deep" / f"class{label}" / "30.png") for label in (0, 1)]
+    for model in (output, output / "standard.keras"):
+        predict.main([str(model), *files, "--top", "1"])
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[-2] for line in lines] == ["class0", "class1"]
+    with pytest.raises(SystemExit, match="2"):
+        predict.main([str(output / "results.json"), files[0]])
+    assert "results.json is truncated or not what its name says" in capsys.readouterr().err
 
 
 def test_modelnet_without_its_folder_says_where_it_is_looked_for(monkeypatch):

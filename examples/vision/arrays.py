@@ -9,6 +9,7 @@ from examples.sources import Part, expect, npz_names, read_npz
 
 IMAGE = ("height", "width")
 MOST_CHANNELS = 4  # of images, or of a single slice
+OVERSHOOT = 1.5  # up to which floats from 0 to 1 go, where they were resampled
 
 Source = tuple[dict[str, Part], list[str], str]  # parts, class names, origin and licence
 
@@ -83,7 +84,8 @@ def _check_arrays(
     expected = f"`{x_key}` must hold numbers from 0 to 255, or from 0 to 1"
     expect(x.dtype.kind in "buif", expected, received)
     low, high = x.min(), x.max()
-    expect(0 <= low and high <= 255, expected, f"{low} to {high}")  # false for NaN, too
+    fix = "Scale all parts by the range of the training part."
+    expect(0 <= low and high <= 255, expected, f"{low} to {high}", fix)  # false for NaN, too
     valid = y.shape in ((len(x),), (len(x), 1)) and y.dtype.kind in "buiUS"
     expected = f"`{y_key}` must hold one integer or string for each of the {len(x)} samples"
     fix = f"If the labels are one-hot: np.argmax({y_key}, axis=1). If floats: {y_key}.astype(int)."
@@ -93,10 +95,11 @@ def _check_arrays(
 def _is_unit(images: dict[str, np.ndarray]) -> bool:
     """Whether values are from 0 to 1; of all parts, or else nets are tested on another scale."""
     highest = {key: x.max() for key, x in images.items()}
+    most = OVERSHOOT if any(x.dtype.kind == "f" for x in images.values()) else 1
     # A part that is all black is on any scale.
-    units = {key: high <= 1 for key, high in highest.items() if high > 0}
+    units = {key: high <= most for key, high in highest.items() if high > 0}
     received = ", ".join(f"`{key}` up to {high:g}" for key, high in highest.items())
     fix = "Divide, or multiply, those of some parts by 255."
     same = len(set(units.values())) < 2
     expect(same, "All parts must hold numbers from 0 to 255, or all from 0 to 1", received, fix)
-    return all(units.values())
+    return bool(units) and all(units.values())
