@@ -1,12 +1,14 @@
 """What seldom comes: wrong arguments, empty batches, other precisions, sizes that stay open."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
 
 import sepconv_layers as sl
 from sepconv_layers import ops
-from tests.backends import BACKEND, output_of
+from tests.backends import BACKEND, MODES, SHORT, output_of, run_with_gradients
 from tests.cases import PLAIN, TWINS
 
 INPUTS, KERNEL, POINTWISE = np.ones((2, 8, 4)), np.ones((3, 4, 1)), np.ones((1, 4, 6))
@@ -105,8 +107,8 @@ def policy(request):
     keras.config.set_dtype_policy(before)
 
 
-# JAX has no float64 unless it is configured so.
-DTYPES = ["float16", "bfloat16", *([] if BACKEND == "jax" else ["float64"])]
+# JAX has no float64 unless it is configured so, and compiles each layer in each.
+DTYPES = ["float16", "bfloat16", *([] if BACKEND == "jax" else ["float64"])][-1 if SHORT else 0 :]
 
 
 @pytest.mark.parametrize("policy", DTYPES, indirect=True)
@@ -148,3 +150,48 @@ def test_statistics_of_one_precision_are_those_of_float32(dtype):
     for name in ("moving_mean", "moving_variance"):
         wanted = values(getattr(normalize["float32"], name))
         assert np.allclose(values(getattr(normalize[dtype], name)), wanted, rtol=tolerance)
+
+
+EMPTY = [
+    (ops.conv, (3, 3, 4, 5), {}),
+    (ops.conv, (1, 1, 4, 7), {"strides": 2}),
+    (ops.conv, (3, 2, 2, 6), {"strides": (2, 1), "padding": "same", "dilation_rate": (1, 2)}),
+    (ops.conv, (2, 3, 3, 4, 5), {"padding": "causal"}),
+    (ops.conv, (3, 3, 3, 2, 6), {"data_format": "channels_first"}),
+    (ops.depthwise_conv, (3, 4, 1), {}),
+    (ops.depthwise_conv, (5, 4, 2), {"padding": "causal", "data_format": "channels_first"}),
+    (ops.depthwise_conv, (3, 5, 4, 2), {"strides": 2, "padding": "same"}),
+    (ops.depthwise_conv, (3, 2, 1, 4, 2), {"strides": (2, 1, 3), "padding": "causal"}),
+    (ops.separable_conv, (3, 4, 2), {"padding": "causal", "data_format": "channels_first"}),
+    (ops.separable_conv, (3, 3, 3, 4, 1), {"strides": 2, "data_format": "channels_first"}),
+    (ops.depthwise_conv_transpose, (3, 3, 4, 2), {"strides": 2, "padding": "same"}),
+    (ops.separable_conv_transpose, (3, 2, 3, 4, 1), {"strides": (1, 2, 1), "padding": "causal"}),
+]
+
+
+@pytest.mark.parametrize(("operation", "shape", "how"), EMPTY)
+def test_an_empty_batch_has_the_shape_of_any_other(operation, shape, how):
+    rank = len(shape) - 2
+    kernels = [np.ones(shape)]
+    if "separable" in operation.__name__:
+        kernels.append(np.ones((*(1,) * rank, math.prod(shape[-2:]), 3)))
+    sample = (2, 4, *(9, 8, 7)[:rank])
+    if how.get("data_format") != "channels_first":
+        sample = (2, *sample[2:], 4)
+
+    def run(x, *kernels):
+        return operation(x, *kernels, **how)
+
+    expected = run(np.ones(sample), *kernels).shape[1:]
+    signature = [(None, *sample[1:]), *(kernel.shape for kernel in kernels)]
+    for batch in (0,) if SHORT else (0, 2):
+        x, upstream = np.ones((batch, *sample[1:])), np.ones((batch, *expected))
+        mode = "graph" if BACKEND == "tensorflow" else MODES[0]  # where a batch may be unknown
+        outputs, to_inputs, *to_kernels = run_with_gradients(
+            run, [x, *kernels], upstream, mode, "float32", signature
+        )
+        assert outputs.shape == upstream.shape
+        assert to_inputs.shape == x.shape
+        for gradient, kernel in zip(to_kernels, kernels, strict=True):
+            assert gradient.shape == kernel.shape
+            assert gradient.any() == bool(batch)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops import runtime
-from sepconv_layers.ops.convolution import Conv, of_layer
+from sepconv_layers.ops.convolution import Conv, made
 from sepconv_layers.ops.geometry import Geometry
 
 _WEIGHT_OPTIONS = {
@@ -141,12 +141,9 @@ class BaseConv(keras.layers.Layer):
 
     def _run(self, operation: type[Conv], tensors: tuple, bias: Any) -> Any:
         """Runs an operation of `ops` with the layer's arguments."""
-        return of_layer(
-            operation,
-            tensors,
-            bias if bias is None else keras.ops.cast(bias, self.compute_dtype),
-            *self._arguments().values(),
-        )
+        if bias is not None:
+            bias = keras.ops.cast(bias, self.compute_dtype)
+        return made(operation, *self._arguments().values()).run(*tensors, bias=bias)
 
     def _arguments(self) -> dict[str, Any]:
         """How `ops` names where and how the kernel moves."""

@@ -9,6 +9,7 @@ import keras
 
 from sepconv_layers.ops import runtime
 from sepconv_layers.ops.choice import choose
+from sepconv_layers.ops.empty_batch import with_a_sample
 from sepconv_layers.ops.geometry import (
     Geometry,
     standardize_data_format,
@@ -43,7 +44,16 @@ class Conv(keras.Operation):
         self.dilation_rate = dilation_rate
         self._geometries: dict[tuple, Geometry] = {}  # of what has been checked
 
-    def call(self, *tensors: Any, bias: Any = None) -> Any:
+    def call(self, inputs: Any, *kernels: Any) -> Any:
+        inputs, without_sample = with_a_sample(inputs)
+        return without_sample(self.run(inputs, *kernels))
+
+    def run(self, *tensors: Any, bias: Any = None) -> Any:
+        """Computes with a bias, or `None`, for which some backends' kernels have a place.
+
+        In a TensorFlow graph, the outputs of a batch that turns out to be empty may have a wrong
+        shape, as with the layers of Keras: to prevent it takes a small layer a tenth of its time.
+        """
         inputs, *kernels = _as_tensors(*tensors)
         data_format = standardize_data_format(self.data_format)
         shapes = (
@@ -272,21 +282,17 @@ class SeparableConvTranspose(DepthwiseConvTranspose, SeparableConv):
     """Transposed depthwise-separable convolution as an operation."""
 
 
-def of_layer(operation: type[Conv], tensors: tuple, bias: Any, *arguments: Any) -> Any:
-    """Computes with a bias, or `None`, for which some backends' kernels have a place."""
+def made(operation: type[Conv], *arguments: Any) -> Conv:
+    """An operation that computes. To make one takes Keras longer than a small convolution."""
     try:
-        made = _made(operation, repr(arguments), *arguments)
+        return _made(operation, repr(arguments), *arguments)
     except TypeError:  # of what has no hash: a list, or something wrong that the check will name
-        made = operation(*arguments)
-    return made.call(*tensors, bias=bias)
+        return operation(*arguments)
 
 
 @functools.lru_cache(maxsize=1024)
 def _made(operation: type[Conv], which: str, *arguments: Any) -> Conv:
-    """An operation that computes. To make one takes Keras longer than a small convolution.
-
-    Arguments that are equal may not be the same: 1.0, which is an error, is not to be found as 1.
-    """
+    """Arguments may be equal and not the same: 1.0, which is an error, is not to be found as 1."""
     return operation(*arguments)
 
 

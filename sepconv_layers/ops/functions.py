@@ -11,7 +11,7 @@ from sepconv_layers.ops.convolution import (
     DepthwiseConvTranspose,
     SeparableConv,
     SeparableConvTranspose,
-    of_layer,
+    made,
 )
 
 
@@ -251,4 +251,4 @@ def _run(operation: type[Conv], tensors: tuple, *arguments: Any) -> Any:
     """Computes at once, or with a symbolic input becomes part of a functional model."""
     if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
         return operation(*arguments).symbolic_call(*tensors)
-    return of_layer(operation, tensors, None, *arguments)
+    return made(operation, *arguments).call(*tensors)

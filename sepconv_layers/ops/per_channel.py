@@ -1,5 +1,6 @@
 """Sums and additions with one number for each channel, in the forms that backends do well."""
 
+import math
 from typing import Any
 
 import keras
@@ -26,7 +27,8 @@ def sum_per_channel(values: Any, channel_axis: int) -> Any:
     values = sum(others, first)
     shape = keras.ops.shape(values)
     if channel_axis == 1:
-        rows = keras.ops.reshape(values, (*shape[:2], -1))
+        positions = math.prod(shape[2:])  # which -1 would not stand for in an empty batch
+        rows = keras.ops.reshape(values, (*shape[:2], positions))
         ones = keras.ops.ones((keras.ops.shape(rows)[2], ROWS), values.dtype)
         return keras.ops.sum((rows @ ones)[:, :, 0], axis=0)
     rows = keras.ops.reshape(values, (-1, shape[-1]))
