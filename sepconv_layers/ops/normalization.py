@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops import runtime
+from sepconv_layers.ops.gradients import with_gradients
 from sepconv_layers.ops.per_channel import sum_per_channel
 
 
@@ -23,6 +24,7 @@ def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any,
     backend, dtype = keras.backend.backend(), keras.backend.standardize_dtype(inputs.dtype)
     if dtype not in ("float32", "bfloat16", "float16"):
         return None
+    gamma, beta = (keras.ops.cast(vector, "float32") for vector in (gamma, beta))
     if backend == "torch":
         return _torch(inputs, gamma, beta, epsilon)
     inputs = keras.ops.cast(inputs, "float32")  # as Keras does: squares would overflow
@@ -33,24 +35,32 @@ def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any,
 
 def _xla(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
     ops, axis = keras.ops, len(inputs.shape) - 1
-    share = 1 / ops.cast(math.prod(ops.shape(inputs)[:-1]), "float32")
-    mean = ops.stop_gradient(sum_per_channel(inputs, axis) * share)
-    variance = ops.stop_gradient(sum_per_channel(ops.square(inputs - mean), axis) * share)
 
-    @ops.custom_gradient
-    def normalize(inputs: Any, gamma: Any, beta: Any, mean: Any, variance: Any) -> tuple:
+    def share() -> Any:
+        count = ops.cast(math.prod(ops.shape(inputs)[:-1]), "float32")
+        return 1 / ops.maximum(count, 1)
+
+    def moments(inputs: Any) -> tuple[Any, Any]:
+        mean = sum_per_channel(inputs, axis) * share()
+        return mean, sum_per_channel(ops.square(inputs - mean), axis) * share()
+
+    def normalized(inputs: Any) -> tuple[Any, Any]:
+        mean, variance = moments(inputs)
         scale = ops.rsqrt(variance + epsilon)
-        normal = (inputs - mean) * scale
+        return (inputs - mean) * scale, scale
 
-        def gradients(upstream: Any) -> tuple:
-            to_beta = sum_per_channel(upstream, axis)
-            to_gamma = sum_per_channel(upstream * normal, axis)
-            to_inputs = gamma * scale * (upstream - share * (to_beta + normal * to_gamma))
-            return to_inputs, to_gamma, to_beta, ops.zeros_like(mean), ops.zeros_like(variance)
+    def normalize(inputs: Any, gamma: Any, beta: Any) -> Any:
+        normal, _ = normalized(inputs)
+        return normal * gamma + beta
 
-        return normal * gamma + beta, gradients
+    def gradients(inputs: Any, gamma: Any, beta: Any, upstream: Any) -> tuple:
+        normal, scale = normalized(inputs)
+        to_beta = sum_per_channel(upstream, axis)
+        to_gamma = sum_per_channel(upstream * normal, axis)
+        to_inputs = gamma * scale * (upstream - share() * (to_beta + normal * to_gamma))
+        return to_inputs, to_gamma, to_beta
 
-    return normalize(inputs, gamma, beta, mean, variance), mean, variance
+    return with_gradients(normalize, gradients)(inputs, gamma, beta), *moments(inputs)
 
 
 def _tensorflow(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:

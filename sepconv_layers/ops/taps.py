@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops.geometry import Geometry, ceil_div, pad
+from sepconv_layers.ops.gradients import with_gradients
 from sepconv_layers.ops.per_channel import sum_per_channel
 from sepconv_layers.ops.polyphase import polyphase
 from sepconv_layers.ops.precision import sums_in_float32
@@ -32,30 +33,27 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if is_large and max(geometry.strides) > 1:
         return polyphase(taps, inputs, kernel, geometry)
 
-    @keras.ops.custom_gradient
-    def convolve(inputs: Any, kernel: Any) -> tuple:
-        # PyTorch's `custom_gradient` passes all arguments, and the upstream gradient by name.
-        def gradients(*args: Any, upstream: Any = None) -> tuple:
-            upstream = args[0] if upstream is None else upstream
-            if is_large:
-                padded, _ = _padded_upstream(inputs, upstream, geometry)
-                flipped = keras.ops.flip(kernel, tuple(range(geometry.rank)))
-                return (
-                    correlate_rows(padded, flipped, geometry),
-                    rows_kernel_gradient(inputs, upstream, geometry),
-                )
-            return (
-                _input_gradient(inputs, kernel, upstream, geometry),
-                _kernel_gradient(inputs, upstream, geometry),
-            )
-
+    def convolve(inputs: Any, kernel: Any) -> Any:
         if is_large:
-            return correlate_rows(inputs, kernel, geometry), gradients
+            return correlate_rows(inputs, kernel, geometry)
         every = itertools.product(*map(range, geometry.kernel_size))
         shifted = ((geometry.tap(inputs, index), kernel[index]) for index in every)
-        return _weighted_sum(shifted, geometry), gradients
+        return _weighted_sum(shifted, geometry)
 
-    return convolve(inputs, kernel)
+    def gradients(inputs: Any, kernel: Any, upstream: Any) -> tuple:
+        if is_large:
+            padded, _ = _padded_upstream(inputs, upstream, geometry)
+            flipped = keras.ops.flip(kernel, tuple(range(geometry.rank)))
+            return (
+                correlate_rows(padded, flipped, geometry),
+                rows_kernel_gradient(inputs, upstream, geometry),
+            )
+        return (
+            _input_gradient(inputs, kernel, upstream, geometry),
+            _kernel_gradient(inputs, upstream, geometry),
+        )
+
+    return with_gradients(convolve, gradients)(inputs, kernel)
 
 
 def _weighted_sum(parts: Iterable[tuple[Any, Any]], geometry: Geometry) -> Any:

@@ -1,0 +1,62 @@
+"""Functions that know their gradients, for any order of derivative and in either mode."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+Function = Callable[..., Any]
+# From the arguments and the upstream gradient to one gradient for each argument.
+Gradients = Callable[..., Sequence[Any]]
+
+
+def with_gradients(function: Function, gradients: Gradients) -> Function:
+    """Returns `function`, differentiated in reverse mode by the program that `gradients` is.
+
+    Whatever else is asked for follows from it: `gradients` is made of operations that the backend
+    can differentiate and gets all that it needs as arguments, so that higher orders are right.
+    PyTorch, which gains nothing by such programs, differentiates `function` as it is.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return _on_tensorflow(function, gradients)
+    return _on_jax(function, gradients) if backend == "jax" else function
+
+
+def _on_tensorflow(function: Function, gradients: Gradients) -> Function:
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def differentiable(*args: Any) -> tuple:
+        return function(*args), lambda upstream: tuple(gradients(*args, upstream))
+
+    return differentiable
+
+
+def _on_jax(function: Function, gradients: Gradients) -> Function:
+    """By a rule for forward mode, the transpose of `gradients`: JAX transposes it back.
+
+    A rule for reverse mode alone, as `jax.custom_vjp` takes it, would refuse forward mode.
+    """
+    import jax
+
+    def tangent_of(args: tuple, like: Any, tangents: dict[int, Any]) -> Any:
+        def towards_tangents(upstream: Any) -> tuple:
+            every = gradients(*args, upstream)
+            return tuple(every[which] for which in tangents)
+
+        (tangent,) = jax.linear_transpose(towards_tangents, like)(tuple(tangents.values()))
+        return tangent
+
+    def rule(args: tuple, tangents: tuple) -> tuple:
+        outputs = differentiable(*args)
+        zero = jax.custom_derivatives.SymbolicZero
+        known = {i: tangent for i, tangent in enumerate(tangents) if not isinstance(tangent, zero)}
+        like = jax.ShapeDtypeStruct(outputs.shape, outputs.dtype)
+        # Recomputed, as a gradient is: a loop would keep what each tap meets for its way back.
+        follow = jax.checkpoint(lambda args, known: tangent_of(args, like, known), prevent_cse=False)
+        return outputs, follow(args, known)
+
+    differentiable = jax.custom_jvp(function)
+    differentiable.defjvp(rule, symbolic_zeros=True)
+    return differentiable
