@@ -55,8 +55,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             shape = self.moving_mean.shape
             gamma = self.gamma if self.scale else keras.ops.ones(shape)
             beta = self.beta if self.center else keras.ops.zeros(shape)
-            # In which the fused kernels have them, for inputs in half precision too.
-            gamma, beta = (keras.ops.cast(vector, "float32") for vector in (gamma, beta))
             fused = batch_norm(inputs, gamma, beta, self.epsilon)
         if fused is None:
             return super().call(inputs, training=training, mask=mask)

@@ -1,6 +1,7 @@
 """Functions that know their gradients, for any order of derivative and in either mode."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -40,7 +41,7 @@ def _on_jax(function: Function, gradients: Gradients) -> Function:
     """
     import jax
 
-    def tangent_of(args: tuple, like: Any, tangents: dict[int, Any]) -> Any:
+    def tangent_of(args: tuple, tangents: dict[int, Any], like: Any) -> Any:
         def towards_tangents(upstream: Any) -> tuple:
             every = gradients(*args, upstream)
             return tuple(every[which] for which in tangents)
@@ -54,8 +55,8 @@ def _on_jax(function: Function, gradients: Gradients) -> Function:
         known = {i: tangent for i, tangent in enumerate(tangents) if not isinstance(tangent, zero)}
         like = jax.ShapeDtypeStruct(outputs.shape, outputs.dtype)
         # Recomputed, as a gradient is: a loop would keep what each tap meets for its way back.
-        follow = jax.checkpoint(lambda args, known: tangent_of(args, like, known), prevent_cse=False)
-        return outputs, follow(args, known)
+        follow = jax.checkpoint(partial(tangent_of, like=like), prevent_cse=False)
+        return outputs, follow(args, tangents=known)
 
     differentiable = jax.custom_jvp(function)
     differentiable.defjvp(rule, symbolic_zeros=True)
