@@ -195,3 +195,30 @@ def test_an_empty_batch_has_the_shape_of_any_other(operation, shape, how):
         for gradient, kernel in zip(to_kernels, kernels, strict=True):
             assert gradient.shape == kernel.shape
             assert gradient.any() == bool(batch)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="exports by JAX")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        sl.Conv2D(4, 3),
+        sl.DepthwiseConv2D(3),
+        sl.DepthwiseConv3D(2),
+        sl.SeparableConv1D(4, 3, strides=2, padding="causal"),
+        sl.SeparableConv2DTranspose(4, 3, strides=2, padding="same"),
+        sl.SeparableConvBlock2D(4, strides=2),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_programs_of_symbolic_sizes_are_right_for_every_size(layer):
+    import jax
+    from jax import export
+
+    rank = int(next(letter for letter in type(layer).__name__ if letter.isdigit()))
+    layer.build((None,) * (rank + 1) + (3,))
+    shape = export.symbolic_shape(", ".join("bhwd"[: rank + 1]) + ", 3")
+    program = export.export(jax.jit(layer))(jax.ShapeDtypeStruct(shape, "float32"))
+    for size in (3, 8):
+        x = np.random.default_rng(0).normal(size=(2, *range(size, size + rank), 3))
+        x = x.astype("float32")
+        assert np.allclose(program.call(x), layer(x), atol=1e-4)

@@ -119,6 +119,8 @@ def choose(geometry: Geometry, inputs: Any, kernel: Any) -> Convolve:
     name = runtime.forced_lowering()
     if name == "auto" and _is_tiny(geometry, inputs, kernel):
         name = "taps"
+    elif name == "auto" and geometry.is_open(inputs):
+        name = "native"
     elif name == "auto":
         where = Where(keras.backend.backend(), runtime.device(), runtime.compiled(), geometry.rank)
         # TensorFlow has no kernel for volumes.

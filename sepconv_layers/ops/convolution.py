@@ -124,7 +124,7 @@ class Conv(keras.Operation):
     def _long_enough(self, geometry: Geometry, inputs: Any) -> Any:
         """The inputs, in a TensorFlow graph with a check of the sizes that only its runs know.
 
-        XLA leaves the check out, and so does the form for exporters.
+        XLA leaves the check out, and so do JAX and the form for exporters.
         """
         if geometry.padding != "valid" or runtime.forced_lowering() == "portable":
             return inputs
@@ -133,7 +133,7 @@ class Conv(keras.Operation):
             for axis, extent in zip(geometry.spatial_axes, geometry.extent, strict=True)
             if runtime.known_sizes([inputs.shape[axis]]) == (None,) and extent > 0
         ]
-        if not unknown:
+        if not unknown or keras.backend.backend() == "jax":
             return inputs
         if keras.backend.backend() == "torch":
             if any(inputs.shape[axis] <= extent for axis, extent in unknown):
@@ -284,8 +284,9 @@ class SeparableConvTranspose(DepthwiseConvTranspose, SeparableConv):
 
 def made(operation: type[Conv], *arguments: Any) -> Conv:
     """An operation that computes. To make one takes Keras longer than a small convolution."""
+    wanted: list[Any] = [operation, repr(arguments), *arguments]
     try:
-        return _made(operation, repr(arguments), *arguments)
+        return _made(*wanted)
     except TypeError:  # of what has no hash: a list, or something wrong that the check will name
         return operation(*arguments)
 

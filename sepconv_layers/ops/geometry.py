@@ -234,6 +234,11 @@ class Geometry:
         left = self.replace(kernel_size=kernel_size, dilation_rate=dilation_rate, padding="valid")
         return inputs, kernel, left
 
+    def is_open(self, inputs: Any) -> bool:
+        """Whether JAX cannot tell that slices of an input of open sizes are equally long."""
+        sizes = runtime.known_sizes([inputs.shape[axis] for axis in self.spatial_axes])
+        return keras.backend.backend() == "jax" and self.padding == "valid" and None in sizes
+
     def pad_widths(self, shape: Sequence[Any]) -> list[tuple[Any, Any]]:
         """Zeros before and after each spatial axis; where a size is unknown, tensors may be.
 

@@ -32,6 +32,8 @@ def standard(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) -> 
 def _standard(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if geometry.padding == "causal":
         inputs, geometry = geometry.pad(inputs)
+    if geometry.is_open(inputs):
+        return _conv(inputs, kernel, geometry)
     in_2d = _is_better_in_2d(kernel, geometry)
     as_product = not in_2d and _is_better_as_product(kernel, geometry)
     # On a CPU TensorFlow's kernels know channels-last only.
