@@ -23,7 +23,7 @@ from examples.audio import predict as audio_predict
 from examples.audio import train as audio
 from examples.text import predict as text_predict
 from examples.text import train as text
-from examples.vision import train, volumes
+from examples.vision import predict, train, volumes
 from sepconv_layers import cli
 from tests.snippets import blocks, links, run_all
 
@@ -36,6 +36,7 @@ PARSERS = {
     "examples.audio.train": audio.make_parser(),
     "examples.text.predict": text_predict.make_parser(),
     "examples.text.train": text.make_parser(),
+    "examples.vision.predict": predict.make_parser(),
     "examples.vision.train": train.make_parser(),
     "examples.vision.volumes": volumes.make_parser(),
     "benchmarks.batch_norm_momentum": batch_norm_momentum.make_parser(),

@@ -1,11 +1,13 @@
 """The text example: its data, its tokens, and its commands from strings to labels."""
 
 import gzip
+import io
 import json
 import lzma
 import re
 import subprocess
 import sys
+import tarfile
 
 import keras
 import numpy as np
@@ -212,6 +214,8 @@ def test_a_bad_file_is_a_clear_error(tmp_path, capsys, name, content, message):
     [
         (["--data", "nowhere"], "--data must be an existing file or folder.*nowhere"),
         (["--text-column", "x"], "are for --data"),
+        (["--separator", ";"], "--separator are for --data"),
+        (["--data", __file__, "--separator", "::"], "error: --separator must be one character"),
         (["--limit", "2"], "--limit must be at least the number of classes, 6"),
         (["--export", "zip"], "--export: must be of hub,litert,int8,onnx, or none"),
     ],
@@ -248,6 +252,49 @@ def test_published_layouts(tmp_path, monkeypatch):
     assert ("science", "Title. Text 4") in rows_of(data.load("ag_news"))
     with pytest.raises(ValueError, match="'entity' must have at least 2 training texts"):
         data.load("trec")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("9 Why ?", "train part must have labels from 0 to 5. Received also .'9'"),
+        ("-1 Why ?", "train part must have labels from 0 to 5. Received also .'-1'"),
+        ("human Why ?", "train part must have labels from 0 to 5. Received also .'human'"),
+        ("3", "TREC.train.all must have a label and a text on each line"),
+    ],
+)
+def test_a_corpus_with_other_labels_is_a_sentence(tmp_path, monkeypatch, capsys, line, message):
+    (tmp_path / "text").mkdir()
+    lines = [f"{label} Who is {i} ?\n" for i in range(4) for label in range(6)]
+    for part in ("train", "test"):
+        (tmp_path / "text" / f"TREC.{part}.all").write_text("".join(lines))
+    monkeypatch.setenv("SEPCONV_DATA", str(tmp_path))
+    assert len(data.load("trec").test[1]) == 24
+    (tmp_path / "text" / "TREC.train.all").write_text("".join([*lines, line]))
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--dataset", "trec"])
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "no UTF-8"])
+def test_a_damaged_corpus_is_a_sentence(tmp_path, monkeypatch, capsys, damage):
+    names = [f"aclImdb/{part}/{label}/0_7.txt" for part in ("train", "test") for label in ("neg",)]
+    archive = tmp_path / "aclImdb.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            content = b"so \xff bad" if damage == "no UTF-8" else b"so bad"
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    if damage != "no UTF-8":
+        content = archive.read_bytes()
+        archive.write_bytes(b"garbage" * 9 if damage == "garbage" else content[:-20])
+    monkeypatch.delenv("SEPCONV_DATA", raising=False)
+    monkeypatch.setattr(keras.utils, "get_file", lambda *args, **kwargs: str(archive))
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--dataset", "imdb"])
+    where = "aclImdb/train/neg/0_7.txt" if damage == "no UTF-8" else "aclImdb.tar.gz"
+    assert f"{where} is truncated or" in capsys.readouterr().err
 
 
 def test_a_corpus_that_cannot_be_downloaded_is_a_clear_error(tmp_path, monkeypatch):
