@@ -1,9 +1,12 @@
 """Batch normalisation that costs little beside a separable convolution."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from sepconv_layers.ops import runtime
 from sepconv_layers.ops.normalization import batch_norm
 
 
@@ -50,6 +53,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         is_last = self.axis in (-1, len(inputs.shape) - 1)
         is_plain = mask is None and not self.synchronized
         is_plain = is_plain and not getattr(self, "renorm", False)  # which older Keras lacks
+        is_plain = is_plain and 0 not in runtime.known_sizes(inputs.shape)
         fused = None
         if training and self.trainable and is_last and is_plain:
             shape = self.moving_mean.shape
@@ -59,10 +63,38 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if fused is None:
             return super().call(inputs, training=training, mask=mask)
         outputs, *moments = fused
+        moments = self._or_moving(moments, inputs, mask)
         for moving, now in zip((self.moving_mean, self.moving_variance), moments, strict=True):
             before = keras.ops.cast(moving, now.dtype)
-            moving.assign(before * self.momentum + now * (1.0 - self.momentum))
+            moving.assign(before + (now - before) * (1.0 - self.momentum))
         return keras.ops.cast(outputs, self.compute_dtype)
+
+    def _moments(self, inputs: Any, mask: Any) -> Any:
+        return self._or_moving(super()._moments(inputs, mask), inputs, mask)
+
+    def _or_moving(self, moments: Sequence[Any], inputs: Any, mask: Any) -> Sequence[Any]:
+        """The moments of a batch, or the moving ones if the batch is empty or wholly masked.
+
+        A replica may get nothing of the last batch of an epoch. Whether it has is decided where the
+        graph runs, unless the sizes are known.
+        """
+        sizes = [size for i, size in enumerate(inputs.shape) if i != self.axis % len(inputs.shape)]
+        if mask is None and 0 not in sizes and None not in runtime.known_sizes(sizes):
+            return moments
+        if mask is None:
+            count = keras.ops.cast(math.prod(keras.ops.shape(inputs)), "float32")
+        else:
+            count = keras.ops.sum(keras.ops.cast(mask, "float32"))
+        if self.synchronized:
+            import tensorflow as tf
+
+            if replica := tf.distribute.get_replica_context():
+                count = replica.all_reduce(tf.distribute.ReduceOp.SUM, count)
+        moving = (self.moving_mean, self.moving_variance)
+        return [
+            keras.ops.where(count > 0, now, keras.ops.cast(before, now.dtype))
+            for now, before in zip(moments, moving, strict=True)
+        ]
 
     def scale_and_shift(self) -> tuple[Any, Any]:
         """What inference multiplies each channel with, and then adds."""

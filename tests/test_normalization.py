@@ -1,0 +1,192 @@
+"""Batch normalization: its derivatives of any order, and batches that are empty."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import sepconv_layers as sl
+from tests.backends import BACKEND
+
+RNG = np.random.default_rng(0)
+SHAPE = (6, 5, 4, 3)
+X, DIRECTION = (RNG.normal(size=SHAPE).astype("float32") for _ in range(2))
+CLASSES = (sl.BatchNormalization, keras.layers.BatchNormalization)
+MODES = {"tensorflow": ("graph", "xla"), "jax": ("jit",), "torch": ("eager",)}[BACKEND]
+
+
+def make(cls, **arguments):
+    layer = cls(**arguments)
+    layer.build((None, *SHAPE[1:]))
+    layer.gamma.assign([1.3, 0.7, 2.0])
+    return layer
+
+
+def directional_derivatives(layer, mode):
+    """Of a loss, of the penalty of its gradient, and of the latter derivative once more."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def loss(x):
+            return tf.reduce_sum(tf.sin(layer(x, training=True)) * DIRECTION)
+
+        def gradient(function, x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = function(x)
+            return tape.gradient(value, x)
+
+        def penalty(x):
+            return tf.reduce_sum(gradient(loss, x) ** 2)
+
+        def along(function, x):
+            return tf.reduce_sum(gradient(function, x) * DIRECTION)
+
+        @tf.function(jit_compile=mode == "xla")
+        def derivatives(x):
+            third = along(lambda x: along(penalty, x), x)
+            return along(loss, x), along(penalty, x), third
+
+        return [float(value) for value in derivatives(tf.constant(X))]
+    if BACKEND == "jax":
+        import jax
+
+        weights = [[weight.value for weight in weights] for weights in (
+            layer.trainable_variables, layer.non_trainable_variables)]  # fmt: skip
+
+        def loss(x):
+            outputs, _ = layer.stateless_call(*weights, x, training=True)
+            return jax.numpy.sum(jax.numpy.sin(outputs) * DIRECTION)
+
+        def penalty(x):
+            return jax.numpy.sum(jax.grad(jax.checkpoint(loss))(x) ** 2)
+
+        def along(function):
+            return lambda x: jax.numpy.sum(jax.grad(function)(x) * DIRECTION)
+
+        first = along(lambda x: jax.vmap(loss)(x[None])[0])(X)
+        np.testing.assert_allclose(jax.jvp(loss, (X,), (DIRECTION,))[1], first, rtol=1e-4)
+        _, forward = jax.jvp(penalty, (X,), (DIRECTION,))
+        second = jax.jit(along(penalty))(X)
+        np.testing.assert_allclose(forward, second, rtol=1e-4)
+        return [float(first), float(second), float(along(along(penalty))(X))]
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    direction = torch.tensor(DIRECTION)
+    x = torch.tensor(X, requires_grad=True)
+
+    def loss(x):
+        return (torch.sin(layer(x, training=True)) * direction).sum()
+
+    def along(value):
+        (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+        return gradient, (gradient * direction).sum()
+
+    gradient, first = along(checkpoint(loss, x, use_reentrant=False))
+    _, second = along((along(loss(x))[0] ** 2).sum())
+    return [first.item(), second.item()]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_derivatives_of_every_order_are_those_of_keras(mode):
+    ours, theirs = (directional_derivatives(make(cls), mode) for cls in CLASSES)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="taps runs there, with a gradient of its own")
+@pytest.mark.parametrize("shape", [(2, 9, 3), (2, 7, 6, 3), (1, 4, 5, 4, 2)])
+def test_convolutions_have_forward_and_second_derivatives_on_jax(shape):
+    import jax
+
+    rank = len(shape) - 2
+    x = RNG.normal(size=shape).astype("float32")
+    kernel = RNG.normal(size=(3,) * rank + (shape[-1], 2)).astype("float32")
+
+    def loss(x):
+        outputs = sl.ops.depthwise_conv(x, kernel, strides=2, padding="same")
+        return jax.numpy.sum(jax.numpy.sin(outputs))
+
+    gradient = jax.grad(loss)(x)
+    _, forward = jax.jvp(loss, (x,), (x,))
+    np.testing.assert_allclose(forward, np.sum(gradient * x), rtol=1e-4)
+    with sl.ops.lowering("native"):
+        expected = jax.jvp(jax.grad(loss), (x,), (x,))[1]
+    np.testing.assert_allclose(jax.jvp(jax.grad(loss), (x,), (x,))[1], expected, atol=1e-4)
+
+
+def statistics(layer):
+    return [np.copy(keras.ops.convert_to_numpy(weight)) for weight in layer.non_trainable_variables]
+
+
+def train(layer, x, mode, **arguments):
+    """Runs the layer on a batch whose size, on a TensorFlow graph, only the run knows."""
+    if BACKEND != "tensorflow":
+        return layer(x, training=True, **arguments)
+    import tensorflow as tf
+
+    @tf.function(jit_compile=mode == "xla", reduce_retracing=True)
+    def call(x):
+        with tf.GradientTape() as tape:
+            outputs = layer(x, training=True, **arguments)
+            loss = tf.reduce_sum(outputs)
+        return outputs, tape.gradient(loss, layer.trainable_variables)
+
+    if mode == "graph":
+        call = call.get_concrete_function(tf.TensorSpec((None, *x.shape[1:]), x.dtype))
+    outputs, gradients = call(tf.constant(x))
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    return outputs
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_an_empty_batch_leaves_the_statistics_alone(mode, axis, synchronized):
+    if synchronized and BACKEND != "tensorflow":
+        pytest.skip("TensorFlow alone synchronizes")
+    layer = sl.BatchNormalization(axis=axis, synchronized=synchronized)
+    layer.build((None, 4, 5, 3))
+    train(layer, RNG.normal(size=(2, 4, 5, 3)).astype("float32"), mode)
+    before = statistics(layer)
+    outputs = train(layer, np.zeros((0, 4, 5, 3), "float32"), mode)
+    assert tuple(outputs.shape) == (0, 4, 5, 3)
+    for now, then in zip(statistics(layer), before, strict=True):
+        np.testing.assert_allclose(now, then, rtol=1e-6)
+
+
+def test_a_batch_that_is_wholly_masked_leaves_them_alone():
+    layer = sl.BatchNormalization()
+    x = RNG.normal(size=(2, 5, 3)).astype("float32")
+    layer(x, training=True)
+    before = statistics(layer)
+    mask = keras.ops.zeros((2, 5), "bool")
+    outputs = layer(x, training=True, mask=mask)
+    assert np.isfinite(keras.ops.convert_to_numpy(outputs)).all()
+    for now, then in zip(statistics(layer), before, strict=True):
+        np.testing.assert_allclose(now, then, rtol=1e-6)
+
+
+REPLICAS = """
+import keras, numpy as np, tensorflow as tf
+from sepconv_layers import SeparableConvBlock1D
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = keras.Sequential([keras.Input((8, 4)), SeparableConvBlock1D(4), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+x = np.random.default_rng(0).normal(size=(25, 8, 4)).astype("float32")
+data = tf.data.Dataset.from_tensor_slices((x, np.zeros((25, 8, 1), "float32"))).batch(12)
+model.fit(data, epochs=2, verbose=0)
+assert all(np.isfinite(weight.numpy()).all() for weight in model.weights)
+"""
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
+def test_a_replica_without_samples_spoils_nothing():
+    command = [sys.executable, "-W", "ignore", "-c", REPLICAS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
