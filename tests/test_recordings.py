@@ -25,6 +25,10 @@ RATE = 8_000
 WORDS = ("high", "low")
 
 
+class Trained(Exception):
+    """What training is replaced by."""
+
+
 @pytest.fixture(autouse=True)
 def _no_training(monkeypatch, tmp_path):
     """A cache of its own, and no comparison where an error is expected."""
@@ -32,7 +36,7 @@ def _no_training(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def stop(*args, **kwargs):
-        raise InterruptedError
+        raise Trained
 
     monkeypatch.setattr(train, "compare", stop)
 
@@ -422,7 +426,7 @@ def test_where_no_speakers_do_words_are_split_and_it_is_said(tmp_path, counts):
 
 def test_the_sizes_of_all_parts_are_printed(tmp_path, capsys):
     folder = write_words(tmp_path / "words", [f"s{i}_{j}" for i in range(10) for j in range(2)])
-    with pytest.raises(InterruptedError):
+    with pytest.raises(Trained):
         train.main(["--data", str(folder)])
     assert "28 training, 4 validation and 8 test clips of 1 s" in capsys.readouterr().out
 

@@ -64,6 +64,9 @@ def test_a_pipe_or_device_is_no_file(tmp_path, capsys, make):
     assert "train.tsv must be a file. " in ends(text.main, capsys, "--data", tmp_path / "own")
     # Where a model and its record are looked for.
     assert "must be a file. " in ends(predict.main, capsys, tmp_path / "a.npz", tmp_path / "a.npz")
+    make(tmp_path / "saved_model.pb")
+    predict_text = pytest.importorskip("examples.text.predict").main
+    assert "saved_model.pb must be a file. " in ends(predict_text, capsys, tmp_path, "so")
     make(tmp_path / "results.json")
     assert "which is a" in ends(predict.main, capsys, tmp_path, tmp_path / "a.npz")
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from examples.artefacts import record_of
 from examples.command_line import in_sentences, new_parser, positive_number, user_errors
-from examples.sources import require, shortened
+from examples.sources import expect_file, require, shortened
 
 BATCH = 256
 
@@ -50,6 +50,7 @@ def load(path: Path):
     require("tensorflow_text")  # whose operations the artefact has
     if not os.path.exists(path / "saved_model.pb"):
         path = of_run(path)
+    expect_file(path / "saved_model.pb")
     try:
         signatures = tf.saved_model.load(str(path)).signatures
     except (OSError, ValueError, tf.errors.OpError) as error:
