@@ -63,8 +63,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if fused is None:
             return super().call(inputs, training=training, mask=mask)
         outputs, *moments = fused
-        moments = self._or_moving(moments, inputs, mask)
-        for moving, now in zip((self.moving_mean, self.moving_variance), moments, strict=True):
+        moving_moments = (self.moving_mean, self.moving_variance)
+        now_or_before = self._or_moving(moments, inputs, mask)
+        for moving, now in zip(moving_moments, now_or_before, strict=True):
             before = keras.ops.cast(moving, now.dtype)
             moving.assign(before + (now - before) * (1.0 - self.momentum))
         return keras.ops.cast(outputs, self.compute_dtype)
