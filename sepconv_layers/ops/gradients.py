@@ -11,17 +11,20 @@ Function = Callable[..., Any]
 Gradients = Callable[..., Sequence[Any]]
 
 
-def with_gradients(function: Function, gradients: Gradients) -> Function:
+def with_gradients(function: Function, gradients: Gradients, loops: bool = False) -> Function:
     """Returns `function`, differentiated in reverse mode by the program that `gradients` is.
 
     Whatever else is asked for follows from it: `gradients` is made of operations that the backend
     can differentiate and gets all that it needs as arguments, so that higher orders are right.
-    PyTorch, which gains nothing by such programs, differentiates `function` as it is.
+    PyTorch, which gains nothing by such programs, differentiates `function` as it is. Where one of
+    them is a loop, JAX has the reverse mode alone: transposed twice, a loop keeps all that it met.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return _on_tensorflow(function, gradients)
-    return _on_jax(function, gradients) if backend == "jax" else function
+    if backend == "jax":
+        return (_on_jax_in_reverse if loops else _on_jax)(function, gradients)
+    return function
 
 
 def _on_tensorflow(function: Function, gradients: Gradients) -> Function:
@@ -60,4 +63,15 @@ def _on_jax(function: Function, gradients: Gradients) -> Function:
 
     differentiable = jax.custom_jvp(function)
     differentiable.defjvp(rule, symbolic_zeros=True)
+    return differentiable
+
+
+def _on_jax_in_reverse(function: Function, gradients: Gradients) -> Function:
+    import jax
+
+    differentiable = jax.custom_vjp(function)
+    differentiable.defvjp(
+        lambda *args: (function(*args), args),
+        lambda args, upstream: tuple(gradients(*args, upstream)),
+    )
     return differentiable

@@ -53,7 +53,7 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
             _kernel_gradient(inputs, upstream, geometry),
         )
 
-    return with_gradients(convolve, gradients)(inputs, kernel)
+    return with_gradients(convolve, gradients, loops=is_large)(inputs, kernel)
 
 
 def _weighted_sum(parts: Iterable[tuple[Any, Any]], geometry: Geometry) -> Any:
