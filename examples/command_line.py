@@ -115,6 +115,11 @@ def add_output(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--output", type=_folder, metavar="FOLDER", help=f"default: {default}")
 
 
+def default_output(example: str, name: str) -> Path:
+    """Where the results go. TensorFlow takes some characters of paths for patterns."""
+    return Path("runs", example, re.sub(r"[][\\]", "_", name))
+
+
 def _folder(text: str) -> Path:
     path = Path(text)
     try:

@@ -14,7 +14,6 @@ goes on where an interrupted run stopped.
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -30,6 +29,7 @@ from examples.command_line import (
     add_budget,
     add_output,
     command,
+    default_output,
     in_sentences,
     new_parser,
     positive_number,
@@ -108,9 +108,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     print(f"{sizes} at {settings.sample_rate:,} Hz, words: {', '.join(classes)}")
     if dataset.scaling:
         print(dataset.scaling)
-    # TensorFlow takes these for patterns in the paths that it loads.
-    place = re.sub(r"[][\\]", "_", name)
-    output = Path(arguments.output or f"runs/audio/{place}")
+    output = arguments.output or default_output("audio", name)
     convs = CHOICES[arguments.conv]
     net = partial(
         build,

@@ -24,7 +24,9 @@ TEXT_COLUMNS += ("message", "body", "comment", "tweet", "sms", "utterance")
 LABEL_COLUMNS = ("label", "class", "category", "sentiment", "target", "topic")
 SUFFIXES = (".tsv", ".txt", ".csv", ".jsonl", ".ndjson")
 SEPARATORS = (",", ";", "\t", "|")
-BEST_FIT = (True, 0.9, True, True)  # some lines may be damaged
+BEST_FIT = (True, 0.9, True, True, True)  # some lines may be damaged
+PLAIN = None  # quotes are characters like any other
+QUOTED, QUOTED_AFTER_BLANKS = {"skipinitialspace": False}, {"skipinitialspace": True}
 SEPARATOR_LINE = re.compile(r"sep=([^\r\n])\r?\n")  # which Excel writes, and reads
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # of what JSON has for a character such as an emoji
 NAMED = 5  # lines of those that are skipped
@@ -125,12 +127,14 @@ def delimited(
     # Of those that fit as well, the first one is taken: what the file's name says.
     for one in [separator] if separator else dict.fromkeys((by_name, *SEPARATORS)):
         # Where there are tabs, quotes mean nothing, unless lines fall apart without them.
-        plain = not is_csv and one in (separator, by_name)
-        ways = [
-            _parsed(text, first, one, quotes) for quotes in ((False, True) if plain else (True,))
-        ]
-        lines, error = max(ways, key=lambda way: _share(*way))
-        fit = _fit(lines, error, names)
+        styles: tuple = (QUOTED,)
+        if not is_csv and one in (separator, by_name):
+            styles = (PLAIN, QUOTED)
+        elif re.search(re.escape(one) + ' +"', text):
+            styles = (QUOTED_AFTER_BLANKS, QUOTED)
+        ways = [(*_parsed(text, first, one, style), style) for style in styles]
+        lines, error, style = max(ways, key=lambda way: _share(*way[:2]))
+        fit = _fit(lines, error, names, style is not QUOTED_AFTER_BLANKS)
         if fit > best:
             best, found = fit, (lines, error)
         if best == BEST_FIT:
@@ -144,14 +148,14 @@ def delimited(
 
 
 def _parsed(
-    text: str, first: int, separator: str, quotes: bool
+    text: str, first: int, separator: str, style: dict[str, bool] | None
 ) -> tuple[list[Line], tuple[int, str] | None]:
     """The lines that are not blank, up to the first bad one: its number, and what is wrong."""
-    if not quotes:
+    if style is PLAIN:
         plain = ((i, line.rstrip("\r")) for i, line in enumerate(text.split("\n"), first))
         return [(i, line.split(separator)) for i, line in plain if line.strip()], None
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **style)
     lines: list[Line] = []
     start = first
     try:
@@ -173,26 +177,29 @@ def _share(lines: list[Line], error: tuple[int, str] | None) -> float:
 
 
 def _fit(
-    lines: list[Line], error: tuple[int, str] | None, names: Columns
-) -> tuple[bool, float, bool, bool]:
-    """How well a separator fits: the more, the larger.
+    lines: list[Line], error: tuple[int, str] | None, names: Columns, with_blanks: bool
+) -> tuple[bool, float, bool, bool, bool]:
+    """How well a separator fits: the more, the larger. Lines have their blanks, or lost them.
 
     Returns:
         Whether there are the columns that are named, the share of lines that have as many columns,
-        whether a column repeats its values, as labels do, and whether columns begin with no blank,
-        as what follows a comma in a sentence does.
+        whether the first line is one of them, as names of columns hold nothing but separators,
+        whether a column repeats several values, as labels do, and whether columns begin with no
+        blank, as what follows a comma in a sentence does.
     """
     share = _share(lines, error)
     if not share:
-        return False, 0.0, False, False
+        return False, 0.0, False, False, False
     width = Counter(len(fields) for _, fields in lines).most_common(1)[0][0]
     header = {field.strip() for field in lines[0][1]}
     given = [name for name in names if name is not None]
     named = all(name in header or (name.isdecimal() and int(name) <= width) for name in given)
     same = list(zip(*(fields for _, fields in lines if len(fields) == width), strict=True))
-    repeats = any(len(set(column)) <= len(column) / 2 for column in same)
-    tidy = not all(field.startswith(" ") for column in same[1:] for field in column if field)
-    return named, min(share, BEST_FIT[1]), repeats, tidy
+    repeats = any(1 < len(set(column)) <= len(column) / 2 for column in same)
+    tidy = with_blanks and not all(
+        field.startswith(" ") for column in same[1:] for field in column if field
+    )
+    return named, min(share, BEST_FIT[1]), len(lines[0][1]) == width, repeats, tidy
 
 
 # JSON
@@ -263,8 +270,9 @@ def _rows(
         expect(half is None, expected, f"half a surrogate pair, {half and half[0]!a}", fix)
         rows.append((number, (label, text)))
     if skipped:
-        some = ", ".join(skipped[:NAMED]) + ", …" * (len(skipped) > NAMED)
-        message = f"Skipped {len(skipped)} rows of {path} that lack label or text: lines {some}."
+        some, s = ", ".join(skipped[:NAMED]) + ", …" * (len(skipped) > NAMED), len(skipped) > 1
+        message = f"Skipped {len(skipped)} row{'s' * s} of {path} without a label or a text: "
+        message += f"line{'s' * s} {some}."
         warnings.warn(message, stacklevel=5)
     expected = f"{path} must hold rows with label and text"
     expect(bool(rows), expected, f"{len(skipped)} rows that lack one of them")

@@ -29,6 +29,7 @@ from examples.command_line import (
     add_budget,
     add_output,
     command,
+    default_output,
     in_sentences,
     new_parser,
     positive_number,
@@ -185,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         )
     }  # fmt: skip
     counts = np.bincount(parts["train"][0].ravel(), minlength=vocabulary_size)
-    output = Path(arguments.output or f"runs/text/{dataset.name}")
+    output = arguments.output or default_output("text", dataset.name)
     convs = CHOICES[arguments.conv]
     net = partial(
         build,

@@ -14,7 +14,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import keras
 
@@ -23,6 +22,7 @@ from examples.command_line import (
     add_budget,
     add_output,
     command,
+    default_output,
     in_sentences,
     new_parser,
     positive_number,
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     print(f"{dataset.sizes('images')} of shape {input_shape}, {classes} classes")
     if dataset.scaling:
         print(dataset.scaling)
-    output = Path(arguments.output or f"runs/vision/{dataset.name}")
+    output = arguments.output or default_output("vision", dataset.name)
     convs = CHOICES[arguments.conv]
     net = partial(
         build,

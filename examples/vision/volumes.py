@@ -20,7 +20,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -31,6 +30,7 @@ from examples.command_line import (
     add_budget,
     add_output,
     command,
+    default_output,
     in_sentences,
     new_parser,
     user_errors,
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     print(f"{dataset.sizes('volumes')} of shape {input_shape}, {classes} classes")
     if dataset.scaling:
         print(dataset.scaling)
-    output = Path(arguments.output or f"runs/volumes/{dataset.name}")
+    output = arguments.output or default_output("volumes", dataset.name)
     convs = CHOICES[arguments.conv]
     found = compare(
         by_name(partial(build, input_shape=input_shape, classes=classes), convs, arguments.width),
