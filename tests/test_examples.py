@@ -22,7 +22,8 @@ from sepconv_layers import profile
 from sepconv_layers.comparison import timing
 from tests.hostile import little_disk
 from tests.test_comparison import count_epochs, within_epoch, without_timing
-from tests.test_vision_data import write_classes, write_deep, write_npz
+from tests.test_image_files import write_deep
+from tests.test_vision_data import write_classes, write_npz
 
 TINY = ["--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "40"]
 

@@ -188,3 +188,46 @@ def test_what_is_no_text_is_named(tmp_path):
     for name, content in (("a.csv", b"PK\3\4\xf0\xff" * 50), ("a.tsv", b"\x1f\x8b\xff" * 9)):
         with pytest.raises(ValueError, match=re.escape(name)):
             read(tmp_path, name, content)
+
+
+def test_a_first_line_tells_separators_from_what_is_in_all_texts(tmp_path):
+    header = ("id", "date", "category", "review", "source")
+    rows = [(i, "1 May, noon", label, text, "x;y") for i, (label, text) in enumerate(ROWS)]
+    for separator in ",;\t|":
+        assert read(tmp_path, "a.csv", dumped([header, *rows], separator)) == ROWS
+
+
+def test_a_column_of_one_value_is_no_label(tmp_path):
+    rows = [(text.replace(",", ""), f"{1 + (label == 'ham')},5") for label, text in ROWS]
+    content = "".join(f"{text};{label}\n" for text, label in rows)  # as in half of Europe
+    assert read(tmp_path, "a.csv", content) == [row[::-1] for row in rows]
+
+
+def test_quotes_may_follow_blanks(tmp_path):
+    content = "".join(f'{label},  "{text}"\n' for label, text in ROWS)
+    assert read(tmp_path, "a.csv", content) == ROWS
+    said = [(label, f'She said "so" {text.replace(",", "")}') for label, text in ROWS]
+    content = "".join(f"{label},{text}\n" for label, text in said)
+    assert read(tmp_path, "b.csv", content) == said
+    last = [(label, f'He said, "{text.replace(",", "")}"') for label, text in ROWS]
+    content = "".join(f"{label}|{text}\n" for label, text in last)
+    assert read(tmp_path, "c.csv", content) == last
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("".join(f"{text}\n" for _, text in ROWS).replace(",", ""), "give --separator"),
+        ("".join(f"{label}^{text}\n" for label, text in ROWS), "give --separator"),
+        (dumped([("snippet", "y"), *((t, int(k == "ham")) for k, t in ROWS)], ";"), "--text-colu"),
+        (dumped([("v1", "v2", "", ""), *((k, t, "", "") for k, t in ROWS)], ","), "--text-column"),
+        (dumped([*TABLE, ("so", "ham", "so")], ","), "line 42: there must be 2 columns"),
+    ],
+)
+def test_commands_name_their_options(tmp_path, capsys, content, message):
+    text = pytest.importorskip("examples.text.train")
+    (tmp_path / "a.csv").write_text(content, "utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        text.main(["--data", str(tmp_path / "a.csv")])
+    error = capsys.readouterr().err
+    assert message in error and "`" not in error

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from examples import sources
-from examples.vision import data, image_files
+from examples.vision import data
 
 PARTS = ("train", "val", "test")
 
@@ -450,107 +450,6 @@ def test_limit_decodes_no_more_files_than_needed(tmp_path, capsys):
     assert "18/18" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("ending", [".jfif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"])
-def test_what_pillow_reads_is_read(tmp_path, ending):
-    if ending not in image_files.suffixes():
-        pytest.skip("this Pillow does not read it")
-    write_classes(tmp_path, 3)
-    for path in sorted(tmp_path.rglob("*.png")):
-        mode = "RGB" if ending in (".jp2", ".avif", ".ppm") else "L"
-        Image.open(path).convert(mode).save(path.with_suffix(ending))
-        path.rename(path.with_suffix(".PNG"))
-    dataset = data.load(folder=tmp_path)
-    assert sum(sizes(dataset)) == 12
-    assert np.abs(np.sort(dataset.train[0].mean((1, 2, 3))) % 100).max() < 4
-
-
-def test_other_programs_are_not_run_for_images():
-    endings = set(image_files.suffixes())
-    assert {".jpg", ".png", ".gif", ".bmp", ".webp"} <= endings  # as always
-    assert not endings & {".eps", ".ps", ".wmf", ".emf", ".h5", ".hdf", ".mpg", ".pdf", ".grib"}
-
-
-def write_deep(root, values, suffix=".png"):
-    """Writes grey images of these values, of one class each."""
-    for label, some in enumerate(values):
-        (root / f"class{label}").mkdir(parents=True)
-        for i, value in enumerate(some):
-            image = Image.fromarray(np.full((16, 16), value))
-            image.save(root / f"class{label}" / f"{i}{suffix}")
-    return root
-
-
-@pytest.mark.parametrize(
-    ("dtype", "suffix", "low", "high", "black", "white"),
-    [
-        ("uint16", ".png", 300, 420, 300, 420),
-        ("uint16", ".tif", 0, 4_095, 0, 4_095),  # X-rays of twelve bits
-        ("uint16", ".png", 0, 65_535, 0, 65_535),
-        ("uint16", ".png", 5_000, 60_000, 0, 65_535),  # what uses most of it stays as it is
-        ("int32", ".tif", -1_000, 3_000, -1_000, 3_000),  # as in tomography
-        ("int32", ".tif", 0, 255, 0, 255),
-        ("int32", ".tif", 0, 2**20, 0, 2**20),
-        ("float32", ".tif", 0.5, 4.5, 0.5, 4.5),  # meters
-        ("float32", ".tif", 0, 1, 0, 1),
-        ("float32", ".tif", 10, 250, 0, 255),
-        ("uint16", ".png", 300, 300, 0, 65_535),  # constant
-    ],
-)
-def test_deep_images_are_scaled_by_what_the_training_part_uses(
-    tmp_path, dtype, suffix, low, high, black, white
-):
-    some = np.linspace(low, high, 9).astype(dtype)
-    beyond = np.array([low - (high - low), high + (high - low) / 2], "float64")
-    if dtype == "uint16":
-        beyond = beyond.clip(0, 65_535)
-    write_deep(tmp_path / "train", [some, some[::-1]], suffix)
-    write_deep(tmp_path / "test", [beyond.astype(dtype)] * 2, suffix)
-    dataset = data.load(folder=tmp_path)
-
-    def scaled(values):
-        share = (values.astype(dtype).astype("float64") - black) / (white - black)
-        return np.rint(255 * share.clip(0, 1))
-
-    for part, given in (("train", some), ("val", some), ("test", beyond)):
-        images = getattr(dataset, part)[0]
-        assert images.dtype == "uint8" and images.shape[1:] == (16, 16, 1)
-        assert set(np.unique(images)) <= set(scaled(given))
-    own = {"u": "I", "i": "I", "f": "F"}[np.dtype(dtype).kind]
-    is_own = (black, white) not in ((0, 65_535), (0, 255)) or (own, white) == ("I", 255)
-    assert dataset.ranges == ({own: (black, white)} if is_own else {})
-    assert (f"values from {black:g} to {white:g}" in dataset.scaling) == is_own
-
-
-def test_shallow_images_beside_deep_ones_stay_as_they_are(tmp_path):
-    write_deep(tmp_path, [np.arange(300, 421, 12).astype("uint16")] * 2)
-    for label in (0, 1):
-        for i in range(9):
-            write_image(tmp_path / f"class{label}" / f"x{i}.jpg", 77, mode="L")
-    dataset = data.load(folder=tmp_path)
-    found = set(np.concatenate([np.unique(getattr(dataset, part)[0]) for part in PARTS]))
-    assert 77 in found and {0, 255} <= found
-
-
-def test_deep_images_that_are_not_finite_are_skipped(tmp_path):
-    write_deep(tmp_path, [np.linspace(1, 2, 9).astype("float32")] * 2, ".tif")
-    for name, value in (("a", np.nan), ("b", np.inf)):
-        image = Image.fromarray(np.full((16, 16), value, "float32"))
-        image.save(tmp_path / "class0" / f"{name}.tif")
-    with pytest.warns(UserWarning, match="Skipped [12] unreadable images.*must have finite values"):
-        dataset = data.load(folder=tmp_path)
-    assert dataset.ranges == {"F": (1, 2)} and sum(sizes(dataset)) == 18
-
-
-def test_images_of_too_many_pixels_are_skipped_and_large_ones_read(tmp_path, monkeypatch):
-    write_classes(tmp_path, 4)
-    write_image(tmp_path / "cat" / "bomb.png", 7, size=(40, 40), mode="L")
-    write_image(tmp_path / "cat" / "large.png", 8, size=(20, 20), mode="L")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-    with pytest.warns(UserWarning, match="Skipped 1 unreadable.*bomb.png.*1600 pixels") as caught:
-        dataset = data.load(folder=tmp_path)
-    assert len(caught) == 1 and sum(sizes(dataset)) == 9
-
-
 def no_classes(root):
     write_image(root / "loose.png")
 
@@ -687,32 +586,6 @@ def test_npz_of_booleans(tmp_path):
     images = np.random.default_rng(0).random((60, 6, 5)) > 0.5
     dataset = data.load(folder=write_npz(tmp_path / "a.npz", x_train=images, x_test=images[:12]))
     assert set(np.unique(dataset.test[0])) == {0, 255}
-
-
-@pytest.mark.parametrize("other", ["x_train", "x_val", "x_test"])
-@pytest.mark.parametrize("dtype", ["float16", "float64", "uint8"])
-def test_npz_of_two_scales_is_refused(tmp_path, other, dtype):
-    rng = np.random.default_rng(0)
-    small = (rng.random((60, 6, 5)) * (2 if dtype == "uint8" else 1)).astype(dtype)
-    large = (rng.random((60, 6, 5)) * 255).astype(dtype)
-    y = np.arange(60) % 3
-    for given, else_ in ((small, large), (large, small)):
-        arrays = {"x_train": else_, "x_val": else_, "x_test": else_, other: given}
-        labels = {"y_train": y, "y_val": y, "y_test": y}
-        path = write_npz(tmp_path / "a.npz", **arrays, **labels)
-        with pytest.raises(ValueError, match="All parts must hold numbers from 0 to 255.*`x_test`"):
-            data.load(folder=path)
-
-
-def test_npz_of_one_scale_says_so_and_a_black_part_is_of_any(tmp_path):
-    images = np.random.default_rng(0).random((60, 6, 5)) * 1.02  # as resampled ones are
-    path = write_npz(tmp_path / "a.npz", x_train=images, x_test=np.zeros((12, 6, 5)))
-    dataset = data.load(folder=path)
-    assert dataset.train[0].max() > 250 and "were multiplied by 255" in dataset.scaling
-    path = write_npz(tmp_path / "b.npz", x_test=uint8(12, 6, 5))
-    assert data.load(folder=path).scaling == ""
-    path = write_npz(tmp_path / "c.npz", x_train=uint8(60, 6, 5), x_test=uint8(12, 6, 5))
-    assert data.load(folder=path).scaling == ""
 
 
 def uint8(*shape):

@@ -81,6 +81,7 @@ def read_headers(
 ) -> tuple[dict[str, Part], tuple[int, int], str, set[str]]:
     """Drops files that are no images; gives size, mode and deep ones of the rest."""
     readable, sizes, grey, deep, skipped = {}, [], True, set(), {}
+    halved = 0  # images
     for part, (files, labels) in parts.items():
         for file in files:
             try:
@@ -88,11 +89,18 @@ def read_headers(
                     is_turned = image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
                     sizes.append(image.size[::-1] if is_turned else image.size)
                     grey = grey and image.mode in GREY_MODES
-                    deep |= {file} if image.mode[0] in DEEP else set()
+                    is_deep = image.mode[0] in DEEP
+                    deep |= {file} if is_deep else set()
+                    halved += not is_deep and any(";16" in str(tile) for tile in image.tile)
             except Exception as error:  # Pillow raises errors of many types
                 skipped[file] = error
         readable[part] = _without(skipped, files, files, labels)
     _warn_of(skipped)
+    if halved:
+        print(
+            f"{halved:,} image{'s' * (halved > 1)} of several channels with 16 bits: Pillow reads "
+            "the upper 8. Convert those that use little of their range, or they become all dark."
+        )
     size = (8, 8)
     if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST_DEFAULT_SIZE:
         size = sizes[0][::-1]  # Pillow has (width, height)
