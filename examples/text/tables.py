@@ -25,8 +25,8 @@ LABEL_COLUMNS = ("label", "class", "category", "sentiment", "target", "topic")
 SUFFIXES = (".tsv", ".txt", ".csv", ".jsonl", ".ndjson")
 SEPARATORS = (",", ";", "\t", "|")
 BEST_FIT = (True, 0.9, True, True, True)  # some lines may be damaged
-PLAIN = None  # quotes are characters like any other
-QUOTED, QUOTED_AFTER_BLANKS = {"skipinitialspace": False}, {"skipinitialspace": True}
+PLAIN = "plain"  # quotes are characters like any other
+QUOTED, QUOTED_AFTER_BLANKS = "quoted", "quoted after blanks"
 SEPARATOR_LINE = re.compile(r"sep=([^\r\n])\r?\n")  # which Excel writes, and reads
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # of what JSON has for a character such as an emoji
 NAMED = 5  # lines of those that are skipped
@@ -127,14 +127,14 @@ def delimited(
     # Of those that fit as well, the first one is taken: what the file's name says.
     for one in [separator] if separator else dict.fromkeys((by_name, *SEPARATORS)):
         # Where there are tabs, quotes mean nothing, unless lines fall apart without them.
-        styles: tuple = (QUOTED,)
+        styles: tuple[str, ...] = (QUOTED,)
         if not is_csv and one in (separator, by_name):
             styles = (PLAIN, QUOTED)
         elif re.search(re.escape(one) + ' +"', text):
             styles = (QUOTED_AFTER_BLANKS, QUOTED)
         ways = [(*_parsed(text, first, one, style), style) for style in styles]
         lines, error, style = max(ways, key=lambda way: _share(*way[:2]))
-        fit = _fit(lines, error, names, style is not QUOTED_AFTER_BLANKS)
+        fit = _fit(lines, error, names, style != QUOTED_AFTER_BLANKS)
         if fit > best:
             best, found = fit, (lines, error)
         if best == BEST_FIT:
@@ -148,14 +148,15 @@ def delimited(
 
 
 def _parsed(
-    text: str, first: int, separator: str, style: dict[str, bool] | None
+    text: str, first: int, separator: str, style: str
 ) -> tuple[list[Line], tuple[int, str] | None]:
     """The lines that are not blank, up to the first bad one: its number, and what is wrong."""
-    if style is PLAIN:
+    if style == PLAIN:
         plain = ((i, line.rstrip("\r")) for i, line in enumerate(text.split("\n"), first))
         return [(i, line.split(separator)) for i, line in plain if line.strip()], None
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **style)
+    file, skips = io.StringIO(text, newline=""), style == QUOTED_AFTER_BLANKS
+    reader = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=skips)
     lines: list[Line] = []
     start = first
     try:

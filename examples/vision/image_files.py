@@ -86,12 +86,13 @@ def read_headers(
         for file in files:
             try:
                 with open_image(file) as image:
+                    is_deep = image.mode[0] in DEEP
+                    deep |= {file} if is_deep else set()
+                    # Before EXIF is looked for, which decodes a PNG and forgets how.
+                    halved += not is_deep and any(";16" in str(tile) for tile in image.tile)
                     is_turned = image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
                     sizes.append(image.size[::-1] if is_turned else image.size)
                     grey = grey and image.mode in GREY_MODES
-                    is_deep = image.mode[0] in DEEP
-                    deep |= {file} if is_deep else set()
-                    halved += not is_deep and any(";16" in str(tile) for tile in image.tile)
             except Exception as error:  # Pillow raises errors of many types
                 skipped[file] = error
         readable[part] = _without(skipped, files, files, labels)
