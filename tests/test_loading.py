@@ -119,6 +119,18 @@ def test_nested_outputs_and_inputs_are_those_of_the_layers(kind, tmp_path):
 
 
 @KINDS
+@pytest.mark.parametrize("outputs", [lambda y: [y], lambda y: (y,), lambda y: [{"only": y}]])
+def test_a_list_of_one_output_is_that_output(kind, outputs, tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, outputs(keras.layers.Dense(3, name="only")(inputs)))
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    (expected,) = keras.tree.flatten(model(x))  # which Keras returns without the list
+    path = WRITERS[kind](model, tmp_path / NAMES[kind]).path
+    (found,) = export.load(path)(x)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@KINDS
 def test_names_that_converters_change_stay_apart(kind, tmp_path):
     rng = np.random.default_rng(0)
     given = ["X", "x", "größe", "class", "self", "1a", "a.b", "a-b", "a_b_0"]

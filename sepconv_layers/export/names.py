@@ -57,10 +57,13 @@ def output_names(model: keras.Model) -> list[str]:
 
 
 def output_structure(model: keras.Model) -> Any:
-    """The outputs of a model as a call returns them."""
+    """The outputs of a model as a call returns them: of a list of one, what is in it."""
     if isinstance(model, keras.Sequential):  # has no `output` until it is called
-        return model.compute_output_spec(model.inputs[0])
-    return model.output
+        structure = model.compute_output_spec(model.inputs[0])
+    else:
+        structure = model.output
+    is_list_of_one = isinstance(structure, list | tuple) and len(structure) == 1
+    return structure[0] if is_list_of_one else structure
 
 
 def named_arrays(names: Sequence[str], structure: Any, values: Any) -> dict[str, np.ndarray]:
