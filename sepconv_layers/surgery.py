@@ -106,7 +106,7 @@ def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
         ValueError: If the layer's class cannot make another one of its configuration.
     """
     if not isinstance(layer, keras.layers.Layer):
-        return _reused(layer, **changes)
+        return shared(layer, **changes)  # its arguments need not be ones that can be written
     if isinstance(layer, keras.layers.Lambda):
         return keras.layers.Lambda(
             layer.function,
@@ -137,18 +137,16 @@ def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
     return new
 
 
-def _reused(operation: keras.Operation, name: str | None = None) -> keras.Operation:
-    """An operation with the same arguments, which need not be ones that can be written.
+def shared(operation: keras.Operation, **attributes: Any) -> Any:
+    """A copy that shares everything with an operation except the graphs that it is part of.
 
-    It has no weights, so the old one would do, but for what Keras notes on it of each graph.
+    Args:
+        operation: A layer or operation whose configuration cannot rebuild it.
+        **attributes: Attributes of the copy that differ.
     """
-    new = object.__new__(type(operation))  # `copy` would make one of its configuration
-    fresh: dict[str, Any] = {
-        "name": name or operation.name,
-        "_inbound_nodes": [],
-        "_outbound_nodes": [],
-    }
-    vars(new).update({**vars(operation), **fresh})
+    new = object.__new__(type(operation))  # `copy` would build one from its configuration
+    own: dict[str, Any] = {"_inbound_nodes": [], "_outbound_nodes": [], **attributes}
+    vars(new).update({**vars(operation), **own})
     return new
 
 

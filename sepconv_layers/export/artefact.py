@@ -189,9 +189,9 @@ def array_dtype(tensor: Any) -> np.dtype:
 
 def _in_order(model: keras.Model, sample: Any, argument: str) -> list[Any]:
     """What a sample has for each input: by the keys that the model takes, or by their names."""
-    structure = input_structure(model)
     if not isinstance(sample, Mapping):
         return keras.tree.flatten(sample)
+    structure = input_structure(model)
     has_keys = isinstance(structure, Mapping)
     keys = list(structure) if has_keys else [tensor.name for tensor in model.inputs]
     if set(sample) != set(keys):

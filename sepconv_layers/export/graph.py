@@ -16,7 +16,7 @@ from sepconv_layers.export.names import (
     output_structure,
 )
 from sepconv_layers.export.portable import portable_keras
-from sepconv_layers.surgery import remade
+from sepconv_layers.surgery import remade, shared
 
 HALF = ("float16", "bfloat16")
 
@@ -70,11 +70,8 @@ def _remade(layer: Any, **changes: Any) -> Any:
     """A new layer, but of a SavedModel that was loaded: its folder may have changed since."""
     if not isinstance(layer, keras.layers.TFSMLayer):
         return remade(layer, **changes)
-    shared = object.__new__(type(layer))  # the constructor would load the folder again
     policy = keras.dtype_policies.get(changes.get("dtype", layer.dtype_policy))
-    fresh = {"_inbound_nodes": [], "_outbound_nodes": [], "_dtype_policy": policy}
-    vars(shared).update({**vars(layer), **fresh})
-    return shared
+    return shared(layer, _dtype_policy=policy)
 
 
 def require(module: str, function: str) -> Any:

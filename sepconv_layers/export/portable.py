@@ -6,6 +6,7 @@ lack, and Keras works around by XLA, the files have, and the other way round.
 """
 
 import contextlib
+import inspect
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import keras
 
 from sepconv_layers import ops
+from sepconv_layers.ops.geometry import standardize_tuple
 
 _ONE_AT_A_TIME = threading.RLock()  # or one would put another's functions back for Keras's own
 
@@ -33,9 +35,9 @@ def portable_keras(volumes_as_images: bool) -> Iterator[None]:
     replaced: list[tuple[Any, str, Callable[..., Any]]] = [
         (numpy, "add", _add),
         (nn, "conv", _conv),
-        (nn, "conv_transpose", _conv_transpose),
-        (nn, "depthwise_conv", _depthwise_conv),
-        (nn, "separable_conv", _separable_conv),
+        (nn, "conv_transpose", _channels_last),
+        (nn, "depthwise_conv", _channels_last),
+        (nn, "separable_conv", _channels_last),
         (keras.random.SeedGenerator, "next", _same_seed),
     ]
     if volumes_as_images:
@@ -83,7 +85,8 @@ def _conv(
 ) -> Any:
     inputs, kernel = map(keras.ops.convert_to_tensor, (inputs, kernel))
     rank = len(inputs.shape) - 2
-    strides, dilation_rate = _per_axis(strides, rank), _per_axis(dilation_rate, rank)
+    strides = standardize_tuple(strides, rank, "strides")
+    dilation_rate = standardize_tuple(dilation_rate, rank, "dilation_rate")
 
     def convolved(inputs: Any) -> Any:
         groups = inputs.shape[-1] // kernel.shape[-2]
@@ -118,54 +121,14 @@ def _in_groups(
     )
 
 
-def _depthwise_conv(
-    plain: Callable[..., Any],
-    inputs: Any,
-    kernel: Any,
-    strides: Any = 1,
-    padding: str = "valid",
-    data_format: str | None = None,
-    dilation_rate: Any = 1,
-) -> Any:
-    def convolved(inputs: Any) -> Any:
-        return plain(inputs, kernel, strides, padding, "channels_last", dilation_rate)
-
-    return _in_channels_last(convolved, inputs, data_format)
-
-
-def _conv_transpose(
-    plain: Callable[..., Any],
-    inputs: Any,
-    kernel: Any,
-    strides: Any = 1,
-    padding: str = "valid",
-    output_padding: Any = None,
-    data_format: str | None = None,
-    dilation_rate: Any = 1,
-) -> Any:
-    def convolved(inputs: Any) -> Any:
-        rest = (strides, padding, output_padding, "channels_last", dilation_rate)
-        return plain(inputs, kernel, *rest)
-
-    return _in_channels_last(convolved, inputs, data_format)
-
-
-def _separable_conv(
-    plain: Callable[..., Any],
-    inputs: Any,
-    depthwise_kernel: Any,
-    pointwise_kernel: Any,
-    strides: Any = 1,
-    padding: str = "valid",
-    data_format: str | None = None,
-    dilation_rate: Any = 1,
-) -> Any:
-    kernels = (depthwise_kernel, pointwise_kernel)
+def _channels_last(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls a function of Keras's backend with channels-last inputs, whatever it was given."""
+    given = inspect.signature(plain).bind(*args, **kwargs).arguments
 
     def convolved(inputs: Any) -> Any:
-        return plain(inputs, *kernels, strides, padding, "channels_last", dilation_rate)
+        return plain(**{**given, "inputs": inputs, "data_format": "channels_last"})
 
-    return _in_channels_last(convolved, inputs, data_format)
+    return _in_channels_last(convolved, given["inputs"], given.get("data_format"))
 
 
 def _pool(
@@ -178,8 +141,8 @@ def _pool(
 ) -> Any:
     """Pools images, then what lies one behind the other: a window is as good as its parts."""
     rank = len(inputs.shape) - 2
-    size = _per_axis(pool_size, rank)
-    strides = size if strides is None else _per_axis(strides, rank)
+    size = standardize_tuple(pool_size, rank, "pool_size")
+    strides = size if strides is None else standardize_tuple(strides, rank, "strides")
 
     def pooled(inputs: Any) -> Any:
         batch, depth, *image, channels = keras.ops.shape(inputs)
@@ -200,7 +163,3 @@ def _in_channels_last(function: Callable[[Any], Any], inputs: Any, data_format: 
     if (data_format or keras.config.image_data_format()) == "channels_last":
         return function(inputs)
     return keras.ops.moveaxis(function(keras.ops.moveaxis(inputs, 1, -1)), -1, 1)
-
-
-def _per_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    return (value,) * rank if isinstance(value, int) else tuple(value)
