@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from examples.sources import Dataset, existing, expect_file, reading
+from examples.sources import Dataset
 from sepconv_layers import Comparison, export
 
 LITERT = ("ai_edge_litert",)
@@ -111,11 +111,3 @@ def export_arrays(found: Comparison, kinds: Sequence[str], output: Path, data: D
     train = data.train[0]
     export_all(found, kinds, output, data.classes, train, data.test, raw=samples, preprocessor=cast)
     found.save(output)
-
-
-def record_of(folder: Path) -> Comparison:
-    """The record of a run."""
-    expected = "The model must be one of a run, or the folder of a run with its results.json"
-    path = expect_file(existing(folder / "results.json", expected))
-    with reading(path):
-        return Comparison.load(path)

@@ -18,6 +18,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from examples.answers import likeliest, softmax
 from examples.audio import reading
 from examples.audio.data import SILENCE, UNKNOWN
 from examples.command_line import in_sentences, new_parser, positive_number, user_errors
@@ -69,8 +70,7 @@ def _heard(model: keras.Model, about: dict, path: Path, top: int) -> list[str]:
     reading.expect_scale(sound.peak, about["scale"])
     waveform = reading.fit_length(sound.divided(about["scale"]), about["samples"])
     (row,) = probabilities(model, waveform[None])
-    best = np.argsort(row)[::-1][:top]
-    return ["  ".join(f"{about['classes'][i]} {row[i]:.3f}" for i in best)]
+    return [likeliest(about["classes"], row, top)]
 
 
 def _heard_when(model: keras.Model, about: dict, path: Path, threshold: float) -> list[str]:
@@ -141,9 +141,7 @@ def _model_of_run(folder: Path) -> Path:
 
 
 def probabilities(model: keras.Model, waveforms: np.ndarray) -> np.ndarray:
-    logits = model.predict(waveforms, verbose=0)
-    odds = np.exp(logits - logits.max(-1, keepdims=True))
-    return odds / odds.sum(-1, keepdims=True)
+    return softmax(model.predict(waveforms, verbose=0))
 
 
 def detections(

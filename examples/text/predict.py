@@ -14,10 +14,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
-from examples.artefacts import record_of
+from examples.answers import likeliest, preferred, record_of
 from examples.command_line import in_sentences, new_parser, positive_number, user_errors
 from examples.sources import expect_file, require, shortened
 
@@ -40,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         classify = load(Path(arguments.model))
         texts = arguments.texts or (line.rstrip("\r\n") for line in sys.stdin)
         for text, labels, row in answers(classify, texts):
-            best = np.argsort(row)[::-1][: arguments.top]
-            said = "  ".join(f"{labels[i].decode()} {row[i]:.3f}" for i in best)
+            said = likeliest([label.decode() for label in labels], row, arguments.top)
             print(f"{said}\t{text}", flush=True)
 
 
@@ -77,7 +75,7 @@ def of_run(path: Path) -> Path:
     if not convs:
         fix = "Run it again with `--export hub`."
         raise ValueError(f"{expected}, which must list an artefact 'hub'. Received: none. {fix}")
-    return path / f"{min(convs, key=lambda conv: conv != 'separable')}-hub"
+    return path / f"{preferred(convs)}-hub"
 
 
 def answers(classify, texts: Iterable[str]):

@@ -17,7 +17,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from examples.artefacts import record_of
+from examples.answers import likeliest, preferred, record_of, softmax
 from examples.command_line import in_sentences, new_parser, positive_number, user_errors
 from examples.sources import expect, expect_file, printable, read_json, reading
 from examples.vision import data, image_files
@@ -41,11 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with user_errors(parser):
         model, about = load(Path(arguments.model))
         for file in arguments.files:
-            logits = model.predict(image_of(Path(file), model, about["ranges"]), verbose=0)[0]
-            odds = np.exp(logits - logits.max())
-            odds /= odds.sum()
-            best = np.argsort(odds)[::-1][: arguments.top]
-            said = "  ".join(f"{about['classes'][i]} {odds[i]:.3f}" for i in best)
+            (logits,) = model.predict(image_of(Path(file), model, about["ranges"]), verbose=0)
+            said = likeliest(about["classes"], softmax(logits), arguments.top)
             print(f"{printable(file)}: {said}")
 
 
@@ -59,7 +56,7 @@ def load(path: Path) -> tuple[keras.Model, dict]:
     """The model, and what its inputs and outputs mean."""
     if os.path.isdir(path):
         convs = [row.conv for row in record_of(path).rows]
-        path = path / f"{min(convs, key=lambda conv: conv != 'separable')}.keras"
+        path = path / f"{preferred(convs)}.keras"
     beside = expect_file(path).with_name(ABOUT)
     about = read_json(beside)
     with reading(beside):
