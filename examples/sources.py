@@ -1,4 +1,4 @@
-"""What the data sets of all examples share: clear errors, files of others, places, and splits."""
+"""Shared by the data sets of all examples: errors, safe reading of files, folders, and splits."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ class Dataset:
     """Samples `(n, ...)` and labels `(n,)`, by part.
 
     Attributes:
-        scaling: What was done to the values of samples, and has to be done to others too.
+        scaling: How the values of samples were scaled, as others must be too.
     """
 
     name: str
@@ -71,7 +71,7 @@ def local(place: str) -> Path | None:
 
 
 def printable(name: str) -> str:
-    """A name of a file, with escapes for what is no UTF-8 and could not be printed or saved."""
+    """A file name, with escapes for bytes that are not UTF-8 and could not be printed."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -88,7 +88,7 @@ except (AttributeError, OSError, ValueError):  # as on Windows
 
 
 def existing(place: str | os.PathLike, expected: str) -> Path:
-    """The whole path of a file or folder that is there. A pipe or device is neither."""
+    """The absolute path of an existing file or folder; a pipe or device is neither."""
     shown = shortened(repr(os.fspath(place)))
     try:
         path = Path(os.path.expanduser(place)).resolve()
@@ -101,7 +101,7 @@ def existing(place: str | os.PathLike, expected: str) -> Path:
 
 
 def expect_file(path: Path) -> Path:
-    """Refuses what is no regular file, before it is opened: of a pipe that may never end."""
+    """Refuses anything but a regular file before it is opened: opening a pipe may never end."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -138,7 +138,7 @@ def expect_room(path: Path, size: int, packed: int | None = None) -> None:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Makes one kind of error, which names the file, of all that are raised where it is read."""
+    """Turns every error raised while a file is read into a `ValueError` that names it."""
     try:
         yield
     except Exception as error:  # decoders of damaged files raise all there are
@@ -174,7 +174,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """What a file of JSON says."""
+    """The content of a JSON file."""
     content = read_file(path)
     with reading(path):
         return json.loads(content)
@@ -289,7 +289,7 @@ def subfolders(folder: Path) -> dict[str, Path]:
 def files_by_class(
     roots: dict[str, Path], suffixes: Sequence[str], samples: str
 ) -> dict[str, dict[str, list[Path]]]:
-    """The files of each class in each part, and in print what else is there.
+    """Returns the files of each class in each part, and prints what is left out.
 
     Raises:
         ValueError: If a class has files, but none that ends as it must; or a name of two lines.

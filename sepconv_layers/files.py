@@ -1,8 +1,8 @@
-"""Writing files and folders so that a crash, at any moment, leaves the old one or the new one.
+"""Atomic writes: a crash at any moment leaves the old file or folder, or the new one.
 
-What is new is made in a room beside its target: a hidden folder that is locked as long as its
-process lives. From there it goes to its place in one step. Rooms that a crash left behind are
-cleared by whoever writes into the same folder next.
+New content is written into a room beside its target, a hidden folder that is locked while its
+process lives, and moved to its place in one step. The next writer into the same folder removes
+the rooms of crashed processes.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ LOCK, NEW, OLD = "lock", "new", "old"  # what is in a room
 def write(path: Path, writer: Callable[[Path], Any]) -> None:
     """Lets `writer` write a file or a folder beside the target, then puts it in its place.
 
-    It is on the disk before it is there, and no moment is without the old one or the new one, but
-    for the replacement of a folder on a system that cannot swap two: there the old one may be gone
-    until the next call.
+    It is synced to disk first, and the old or the new one is there at every moment, except when a
+    folder is replaced on a system that cannot swap two: there the old one may be missing until the
+    next call.
 
     Raises:
         OSError: If it cannot be written. Then, as after any error of `writer`, the target is as it
@@ -52,14 +52,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def regular(path: Path) -> Path:
-    """The path, or a `ValueError` if it is no file: a pipe, for one, would never end."""
+    """Returns the path; raises `ValueError` if it is not a file: a pipe may never end."""
     if not path.is_file():
         raise ValueError("it is no file" if os.path.lexists(path) else "it is missing")
     return path
 
 
 def clear(folder: Path) -> None:
-    """Removes the rooms of dead processes, and puts what they had moved away back in its place."""
+    """Removes the rooms of dead processes, and restores what they had moved away."""
     for room in folder.glob(f"{ROOM}*"):
         if ROOM_NAME.fullmatch(room.name) and room.is_dir() and not room.is_symlink():
             with contextlib.suppress(OSError):  # then it is for the next call
@@ -76,7 +76,7 @@ def _clear_room(room: Path) -> None:
 
 @contextlib.contextmanager
 def _room(folder: Path) -> Iterator[Path]:
-    """A room of this process alone."""
+    """A locked room of this process."""
     lock = None
     while lock is None:
         room = Path(tempfile.mkdtemp(prefix=ROOM, dir=folder))
@@ -90,7 +90,7 @@ def _room(folder: Path) -> Iterator[Path]:
 
 
 def _lock(room: Path) -> BinaryIO | None:
-    """The lock of a new room; `None`, if another process cleared it before it was locked."""
+    """Locks a new room; `None` if another process removed it first."""
     try:
         lock = open(room / LOCK, "x+b")
     except FileNotFoundError:
@@ -109,7 +109,7 @@ def _lock(room: Path) -> BinaryIO | None:
 
 
 def _hold(file: int) -> None:
-    """Locks an open file until it is closed, or its process ends; an `OSError`, if another has."""
+    """Locks an open file until it is closed or the process ends, or raises `OSError`."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -143,7 +143,7 @@ def _put(new: Path, path: Path, room: Path) -> None:
 
 
 def _swap(one: Path, other: Path) -> bool:
-    """Exchanges two paths in one step, if the system and the file system can."""
+    """Swaps two paths in one step, if the operating and file systems support that."""
     if os.name != "posix":
         return False
     here, exchange = -100, 2  # AT_FDCWD, and RENAME_EXCHANGE or RENAME_SWAP
@@ -156,7 +156,7 @@ def _swap(one: Path, other: Path) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Brings a file, or a folder with all that is in it, to the disk."""
+    """Syncs a file, or a folder with its contents, to disk."""
     for part in [*path.rglob("*"), path] if path.is_dir() else [path]:
         if part.is_file():
             _sync_one(part)
@@ -174,7 +174,7 @@ def _sync_one(path: Path) -> None:
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    """The error with the name of what could not be written, in a sentence."""
+    """The error as a sentence that names what could not be written."""
     reason = error.strerror or str(error).partition("\n")[0]
     if error.filename is not None and ROOM not in str(error.filename):  # what the writer reads
         reason += f": {error.filename}"

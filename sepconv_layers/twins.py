@@ -171,7 +171,7 @@ def _twin(
 
 
 def unseen(surgery: Surgery, is_wanted: Callable[[Any, type], bool]) -> str:
-    """A sentence more that names what subclasses and layers of other classes hide; or nothing.
+    """A sentence that names layers hidden in subclasses and in other layers; empty if none are.
 
     Args:
         surgery: The model.

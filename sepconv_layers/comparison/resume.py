@@ -1,4 +1,4 @@
-"""What a run keeps on the disk to go on from: it is read again whole, or not at all."""
+"""Saved state of a run, which is read back whole or not at all."""
 
 import hashlib
 import json
@@ -22,13 +22,13 @@ DIGEST = "digest"
 
 
 def save_finished(record: Path, artefact: Path, result: Mapping[str, Any]) -> None:
-    """Writes what became of a run, with a digest of that and of its model."""
+    """Writes the result of a run with a digest of the result and its model."""
     text = json.dumps({**result, DIGEST: _digest(result, artefact)}, indent=2)
     write_text(record, text)
 
 
 def load_finished(record: Path, artefact: Path) -> dict[str, Any] | None:
-    """What became of a run; `None` if it did not end, or if that or its model is damaged."""
+    """Returns the result of a run; `None` if it did not end, or if result or model is damaged."""
     if not os.path.lexists(record):
         return None
     try:
@@ -56,7 +56,7 @@ def load_finished(record: Path, artefact: Path) -> dict[str, Any] | None:
 def save_state(
     path: Path, state: Sequence[keras.Variable], history: list, best: list[np.ndarray]
 ) -> None:
-    """Writes all that the next epoch depends on, and the best weights so far."""
+    """Writes everything the next epoch depends on, and the best weights so far."""
     arrays = [*values(state), *best]
     write(path, partial(_savez, arrays, json.dumps(history)))
 
@@ -68,9 +68,9 @@ def _savez(arrays: list[np.ndarray], history: str, path: Path) -> None:
 def load_state(
     path: Path, state: Sequence[keras.Variable], weights: Sequence[keras.Variable], epochs: int
 ) -> tuple[list, list[np.ndarray]]:
-    """History and best weights of what was interrupted, whose state the variables get.
+    """Restores an interrupted run into the variables; returns its history and best weights.
 
-    Both are empty, and the variables are as they were, if there is none, or if it is damaged.
+    If there is none, or it is damaged, both are empty and the variables stay unchanged.
     """
     if not os.path.lexists(path):
         return [], []
@@ -85,12 +85,12 @@ def load_state(
 
 
 def values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """The numbers in variables."""
+    """Copies the values of variables to NumPy."""
     return [np.array(variable.numpy()) for variable in variables]  # copies, for PyTorch shares them
 
 
 def set_aside(path: Path, why: object) -> None:
-    """Renames what cannot be used, and says so; does nothing if it is not there."""
+    """Renames an unusable file or folder and prints why; does nothing if it is absent."""
     if not os.path.lexists(path):
         return
     number, aside = 1, path.with_name(f"{path.name}.damaged")
@@ -128,7 +128,7 @@ def _check_history(history: list) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """Reads all of a ZIP file, whose parts have checksums."""
+    """Verifies the checksums of all members of a ZIP file."""
     with zipfile.ZipFile(path) as archive:
         if name := archive.testzip():
             raise ValueError(f"{name} in it is damaged")

@@ -1,4 +1,4 @@
-"""Names of inputs and outputs: the same ones, for the same tensors, in artefacts of all kinds."""
+"""Names of inputs and outputs, the same for the same tensors in every kind of artifact."""
 
 import functools
 import keyword
@@ -14,10 +14,10 @@ from sepconv_layers.surgery import input_structure
 
 
 def leaves(structure: Any, values: Any) -> list[Any]:
-    """What `values` hold in the places of the leaves of a structure, in the order of Keras.
+    """Returns the values at the leaves of `structure`, in the order of Keras.
 
     The two may differ in the order of keys: Keras sorts those of a dictionary, but not those of an
-    `OrderedDict`, and a SavedModel gives a dictionary back for either.
+    `OrderedDict`, and a SavedModel returns a plain dictionary for either.
     """
     paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
     return [functools.reduce(operator.getitem, path, values) for path in paths]
@@ -45,7 +45,7 @@ def input_names(model: keras.Model) -> list[str]:
 
 
 def default_names(count: int) -> list[str]:
-    """Names of so many inputs that have none."""
+    """Default names for `count` unnamed inputs."""
     return ["inputs"] if count == 1 else [f"inputs_{i}" for i in range(count)]
 
 
@@ -57,7 +57,7 @@ def output_names(model: keras.Model) -> list[str]:
 
 
 def output_structure(model: keras.Model) -> Any:
-    """The outputs of a model as a call returns them: of a list of one, what is in it."""
+    """The structure that a call of the model returns: Keras unpacks a list of one."""
     if isinstance(model, keras.Sequential):  # has no `output` until it is called
         structure = model.compute_output_spec(model.inputs[0])
     else:
@@ -67,7 +67,7 @@ def output_structure(model: keras.Model) -> Any:
 
 
 def named_arrays(names: Sequence[str], structure: Any, values: Any) -> dict[str, np.ndarray]:
-    """The results of a call as arrays by their names.
+    """Returns the results of a call as arrays by name.
 
     Args:
         names: A name for each leaf.
@@ -81,7 +81,7 @@ def named_arrays(names: Sequence[str], structure: Any, values: Any) -> dict[str,
 
 
 def argument_names(names: Sequence[Any]) -> list[str]:
-    """Names for inputs, as TensorFlow can have them: arguments of functions in small letters."""
+    """Valid, distinct argument names for TensorFlow, which ignores case."""
     found = [re.sub(r"[^0-9a-zA-Z]", "_", str(name)) for name in names]
     found = [name if name[:1].isalpha() else f"arg_{name}" for name in found]
     found = [f"{name}_" if keyword.iskeyword(name) or name == "self" else name for name in found]
@@ -89,16 +89,16 @@ def argument_names(names: Sequence[Any]) -> list[str]:
 
 
 def _identifier(name: Any) -> str:
-    """A name that TensorFlow leaves as it is."""
+    """A name that TensorFlow leaves unchanged."""
     return re.sub(r"^(?=\d)|\W", "_", str(name))
 
 
 def unique(names: Sequence[str], form: Callable[[str], str] = str) -> list[str]:
-    """The names, with numbers behind those that are there more than once.
+    """Appends numbers to names that occur more than once.
 
     Args:
         names: The names.
-        form: What has to be unique of a name.
+        form: Maps a name to what must be unique.
     """
     forms = [form(name) for name in names]
     taken = set(forms)

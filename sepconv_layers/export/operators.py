@@ -1,4 +1,4 @@
-"""What the converter to ONNX lacks: operators, names and silence."""
+"""Additions to tf2onnx: operators, tensor names, and silence."""
 
 import contextlib
 import logging
@@ -13,9 +13,9 @@ Handler = Callable[[Any, Any, str, Any], None]
 
 
 def handlers() -> dict[str, tuple[Handler, list]]:
-    """What makes ONNX operators of TensorFlow's, for those that tf2onnx does not know or not right.
+    """Handlers for TensorFlow operators that tf2onnx lacks or converts wrongly.
 
-    Each takes a graph, the node, its name and nothing else.
+    Each takes a graph, the node, its name and an unused list.
     """
     found: dict[str, Handler] = {"Erfc": _erfc, "Expm1": _expm1}
     found.update({f"Resize{way}": _resize for way in ("Bilinear", "NearestNeighbor", "Bicubic")})
@@ -31,7 +31,7 @@ def _expm1(graph: Any, node: Any, name: str, _: Any) -> None:
 
 
 def _resize(graph: Any, node: Any, name: str, _: Any) -> None:
-    """By what cuts no pixel: the converter's scales, rounded to float32, may be too small."""
+    """Keeps every pixel: the converter's scales, rounded to float32, may be too small."""
     from tf2onnx.onnx_opset.nn import Resize
 
     kind, sizes, target = node.type, graph.get_shape(node.input[0])[1:3], node.inputs[1]
@@ -61,7 +61,7 @@ def _one(graph: Any, node: Any) -> str:
 
 
 def _in_place(graph: Any, node: Any, kind: str, *inputs: str) -> None:
-    """Another operator that gives the outputs of a node."""
+    """Replaces a node by another operator with the same outputs."""
     shapes, dtypes = node.output_shapes, node.output_dtypes
     graph.remove_node(node.name)
     graph.make_node(
@@ -70,7 +70,7 @@ def _in_place(graph: Any, node: Any, kind: str, *inputs: str) -> None:
 
 
 def rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Renames tensors of an ONNX graph in place, also where the graphs of its loops read them."""
+    """Renames tensors of an ONNX graph in place, including those read by its subgraphs."""
     for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         value.name = names.get(value.name, value.name)
     for node in graph.node:
@@ -82,10 +82,10 @@ def rename(graph: Any, names: Mapping[str, str]) -> None:
 
 
 def frozen(function: Any) -> Any:
-    """A concrete function with constants for its variables, and without calls of other functions.
+    """A concrete function with constants for variables and all calls inlined.
 
-    Those that XLA is to compile, such as in a SavedModel that a layer has loaded, stay calls unless
-    that is taken from them.
+    Functions marked for XLA, such as those of a loaded SavedModel, are only inlined once the mark
+    is removed.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -117,9 +117,9 @@ def frozen(function: Any) -> Any:
 
 @contextlib.contextmanager
 def quiet_converter() -> Iterator[None]:
-    """Keeps back what tf2onnx logs, such as the traceback of an optimization that it leaves out.
+    """Holds back what tf2onnx logs, such as tracebacks of skipped optimizations.
 
-    If the conversion fails, it is said after all.
+    If the conversion fails, the records are logged after all.
     """
     logger, keeping = logging.getLogger("tf2onnx"), _Keeping()
     handlers, propagate = logger.handlers[:], logger.propagate

@@ -1,8 +1,8 @@
-"""Functions of Keras as LiteRT and ONNX have them, while a graph for these is traced.
+"""Replaces Keras backend functions by portable ones while a graph for LiteRT or ONNX is traced.
 
-Keras's layers and operations, wherever they are in a model, go through a few functions of its
-backend. TensorFlow's kernels, which those are written for, are not what runs a file: what they
-lack, and Keras works around by XLA, the files have, and the other way round.
+All layers and operations of Keras go through a few functions of its backend, which are written
+for TensorFlow's kernels. The exported formats have operators that TensorFlow lacks, and lack
+others that it has.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ import keras
 from sepconv_layers import ops
 from sepconv_layers.ops.geometry import standardize_tuple
 
-_ONE_AT_A_TIME = threading.RLock()  # or one would put another's functions back for Keras's own
+_ONE_AT_A_TIME = threading.RLock()  # or one thread would restore the replacements of another
 
 
 @contextlib.contextmanager
 def portable_keras(volumes_as_images: bool) -> Iterator[None]:
-    """Within it, what this thread traces is portable.
+    """Makes whatever this thread traces portable.
 
-    Convolutions in groups and with channels first are not compiled by XLA, and generators of seeds,
-    which layers without an effect in inference ask too, do not move on.
+    Grouped and channels-first convolutions are not compiled by XLA, and seed generators, which even
+    layers without an effect in inference call, do not advance.
 
     Args:
-        volumes_as_images: Whether 3D pooling has to be made of 2D pooling, as for LiteRT.
+        volumes_as_images: Whether to assemble 3D pooling from 2D pooling, as LiteRT needs.
     """
-    from keras.src.backend.tensorflow import nn, numpy  # where all that Keras computes goes through
+    from keras.src.backend.tensorflow import nn, numpy  # which Keras computes with
 
     replaced: list[tuple[Any, str, Callable[..., Any]]] = [
         (numpy, "add", _add),
@@ -66,7 +66,7 @@ def _same_seed(plain: Callable[..., Any], generator: Any, ordered: bool = True) 
 
 
 def _add(plain: Callable[..., Any], x1: Any, x2: Any) -> Any:
-    """Without the operation for a bias where that is along the first of other axes than two."""
+    """Avoids `BiasAdd` for channels-first biases of 1D and 3D inputs."""
     shape: Sequence[int] = getattr(x2, "shape", ())
     is_bias = len(shape) in (3, 5) and shape[1] != 1 == shape[0] == math.prod(shape[2:])
     if is_bias and getattr(x1, "dtype", None) == x2.dtype:
@@ -105,7 +105,7 @@ def _conv(
 def _in_groups(
     inputs: Any, kernel: Any, groups: int, strides: tuple, padding: str, dilation_rate: tuple
 ) -> Any:
-    """By operations that TensorFlow may have no kernel for: here they are only traced."""
+    """Uses operations that TensorFlow may have no kernel for: they are only traced here."""
     import tensorflow as tf
 
     if len(strides) < 3:
@@ -139,7 +139,7 @@ def _pool(
     padding: str = "valid",
     data_format: str | None = None,
 ) -> Any:
-    """Pools images, then what lies one behind the other: a window is as good as its parts."""
+    """Pools images, then along the depth: a window can be pooled in parts."""
     rank = len(inputs.shape) - 2
     size = standardize_tuple(pool_size, rank, "pool_size")
     strides = size if strides is None else standardize_tuple(strides, rank, "strides")
@@ -159,7 +159,7 @@ def _pool(
 
 
 def _in_channels_last(function: Callable[[Any], Any], inputs: Any, data_format: str | None) -> Any:
-    """What a function of channels-last inputs gives, in the data format of the inputs."""
+    """Applies a channels-last function to inputs of either data format."""
     if (data_format or keras.config.image_data_format()) == "channels_last":
         return function(inputs)
     return keras.ops.moveaxis(function(keras.ops.moveaxis(inputs, 1, -1)), -1, 1)

@@ -1,4 +1,4 @@
-"""Which layer has the operation that cannot be converted: errors of converters in a sentence."""
+"""Turns converter errors into a sentence that names the layer and its operation."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import keras
 
 from sepconv_layers.surgery import Surgery
 
-# How converters and checkers name the kind of an operation, or several kinds.
+# How converters and checkers name the type of an operation, or several types.
 KINDS = (
     r"'tf\.(\w+)' op",
     r"ops: (\w+(?:, \w+)*)",
@@ -16,7 +16,7 @@ KINDS = (
     r"OpType: (\w+)",
     r"op_type:\s*(\w+)",
 )
-# What stands for a thing outside of the graph, and for no operation.
+# Nodes that are not computations.
 OUTSIDE = {"Placeholder", "Const", "Identity", "NoOp", "PartitionedCall"}
 STATEFUL = re.compile(r"Assign\w*VariableOp|LookupTable\w*")
 LOOPS = {"While", "StatelessWhile", "If", "StatelessIf"}
@@ -24,7 +24,7 @@ LONGEST = 300  # characters of an error that names no operation
 
 
 def refusal(kind: str, graph: Any, traced: Any, error: Exception) -> ValueError:
-    """The error to raise for one of a converter.
+    """Returns the error to raise for a converter's error.
 
     Args:
         kind: What cannot have the operation.
@@ -62,7 +62,7 @@ def refusal(kind: str, graph: Any, traced: Any, error: Exception) -> ValueError:
 
 
 def refuse_loops(graph: Any, traced: Any) -> None:
-    """Refuses what the calibration of integers cannot follow, where it would end the process."""
+    """Refuses loops, on which int8 calibration would crash the process."""
     if LOOPS.isdisjoint(_kinds(traced.graph.as_graph_def())):
         return
     layers = [
@@ -76,14 +76,14 @@ def refuse_loops(graph: Any, traced: Any) -> None:
 
 
 def _kinds(graph_def: Any) -> Iterator[str]:
-    """The kinds of all operations of a graph, those in loops and other functions included."""
+    """Yields the types of all operations in a graph, including those in its functions."""
     yield from (node.op for node in graph_def.node)
     for function in graph_def.library.function:
         yield from (node.op for node in function.node_def)
 
 
 def _having(model: keras.Model, kinds: set[str]) -> Iterator[tuple[Any, set[str]]]:
-    """Layers that have operations of some kinds, found by tracing each on its own."""
+    """Yields layers with operations of these types, by tracing each layer on its own."""
     import tensorflow as tf
 
     seen = set()
@@ -101,7 +101,7 @@ def _having(model: keras.Model, kinds: set[str]) -> Iterator[tuple[Any, set[str]
 
 
 def _sentence(text: str) -> str:
-    """What an error says, without the places in source files that it repeats."""
+    """The first line of an error, without source locations."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = re.sub(r"\S*\.py:\d+:\d+: error: ", "", lines[0]) if lines else "no reason was given"
     return first[:LONGEST].rstrip(".")

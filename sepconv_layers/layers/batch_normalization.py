@@ -74,10 +74,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return self._or_moving(super()._moments(inputs, mask), inputs, mask)
 
     def _or_moving(self, moments: Sequence[Any], inputs: Any, mask: Any) -> Sequence[Any]:
-        """The moments of a batch, or the moving ones if the batch is empty or wholly masked.
+        """The moments of a batch, or the moving ones if the batch is empty or entirely masked.
 
-        A replica may get nothing of the last batch of an epoch. Whether it has is decided where the
-        graph runs, unless the sizes are known.
+        A replica may get no samples of an epoch's last batch. Unless the sizes are known, that is
+        decided when the graph runs.
         """
         sizes = [size for i, size in enumerate(inputs.shape) if i != self.axis % len(inputs.shape)]
         if mask is None and 0 not in sizes and None not in runtime.known_sizes(sizes):

@@ -1,4 +1,4 @@
-"""What layers share that are made of other layers."""
+"""Base class of layers that are made of other layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -10,18 +10,18 @@ _CHANGES = "changes"  # in the configuration to build from
 
 
 class Composite(keras.layers.Layer):
-    """A layer that makes others when it is built, and keeps what then becomes of them.
+    """A layer that creates others in `build`, and saves later changes to them.
 
-    Keras writes the configuration of the outer layer alone. What a user makes of an inner one
-    later, by `model.quantize`, `enable_lora` or another `dtype_policy`, is no argument of the outer
-    one. So it goes into what that is built from when it is loaded.
+    Keras saves only the outer layer's configuration. Changes to an inner layer, by
+    `model.quantize`, `enable_lora` or a new `dtype_policy`, are not arguments of the outer one, so
+    they go into its build configuration.
     """
 
-    # For the next build; of a type that Keras and TensorFlow do not look for weights in.
+    # For the next build. Keras and TensorFlow do not search this type for weights.
     _to_change: Mapping[str, dict[str, Any]] = MappingProxyType({})
 
     def changes(self) -> dict[str, dict[str, Any]]:
-        """By the path of each inner layer in what it is no longer as it was made."""
+        """Changes to inner layers since they were created, by path."""
         found = {path: _change(layer, self) for path, layer in _inner(self)}
         return {path: change for path, change in found.items() if change}
 
@@ -34,7 +34,7 @@ class Composite(keras.layers.Layer):
         super().build_from_config(config)
 
     def _build_inner(self, layer: Any, shape: Sequence[int | None]) -> None:
-        """Builds a layer inside, as what it was when this one was saved."""
+        """Builds an inner layer as it was when this layer was saved."""
         change = self._to_change.get(layer.name, {})
         policy = keras.dtype_policies.get(change.get("dtype", layer.dtype_policy))
         if policy.quantization_mode is not None:  # which has other weights
@@ -60,7 +60,7 @@ class Composite(keras.layers.Layer):
 
 
 def _inner(layer: keras.layers.Layer, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
-    """All layers inside, and where they are."""
+    """Yields all inner layers with their paths."""
     for child in layer._flatten_layers(recursive=False, include_self=False):
         yield f"{path}{child.name}", child
         yield from _inner(child, f"{path}{child.name}/")

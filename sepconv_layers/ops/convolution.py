@@ -49,10 +49,10 @@ class Conv(keras.Operation):
         return without_sample(self.run(inputs, *kernels))
 
     def run(self, *tensors: Any, bias: Any = None) -> Any:
-        """Computes with a bias, or `None`, for which some backends' kernels have a place.
+        """Runs with an optional bias, which some backends' kernels can add.
 
-        In a TensorFlow graph, the outputs of a batch that turns out to be empty may have a wrong
-        shape, as with the layers of Keras: to prevent it takes a small layer a tenth of its time.
+        In a TensorFlow graph, the output for a batch that turns out to be empty may have the wrong
+        shape, as with Keras's own layers: preventing that costs a small layer a tenth of its time.
         """
         inputs, *kernels = _as_tensors(*tensors)
         data_format = standardize_data_format(self.data_format)
@@ -114,7 +114,7 @@ class Conv(keras.Operation):
     )
 
     def _fits(self, kernel_shape: tuple, channels: int | None) -> bool:
-        """Whether the kernel goes with so many channels, as one or in groups."""
+        """Whether the kernel fits so many channels, as one group or several."""
         *_, within, filters = kernel_shape
         return bool(channels) and channels % within == 0 and filters % (channels // within) == 0
 
@@ -181,7 +181,7 @@ class Conv(keras.Operation):
 
 @dataclasses.dataclass(frozen=True)
 class _Shaped:
-    """What stands for a tensor whose shape is checked."""
+    """Stands in for a tensor whose shape is checked."""
 
     shape: tuple
 
@@ -283,7 +283,7 @@ class SeparableConvTranspose(DepthwiseConvTranspose, SeparableConv):
 
 
 def made(operation: type[Conv], *arguments: Any) -> Conv:
-    """An operation that computes. To make one takes Keras longer than a small convolution."""
+    """An operation to run, cached: creating one takes Keras longer than a small convolution."""
     wanted: list[Any] = [operation, repr(arguments), *arguments]
     try:
         return _made(*wanted)
@@ -293,7 +293,7 @@ def made(operation: type[Conv], *arguments: Any) -> Conv:
 
 @functools.lru_cache(maxsize=1024)
 def _made(operation: type[Conv], which: str, *arguments: Any) -> Conv:
-    """Arguments may be equal and not the same: 1.0, which is an error, is not to be found as 1."""
+    """`which` tells apart arguments that are equal but not the same: 1.0 is an error, 1 is not."""
     return operation(*arguments)
 
 
@@ -318,7 +318,7 @@ def _as_tensor(value: Any, name: str) -> Any:
 
 
 def _names(tensors: Sequence[Any]) -> tuple[str, ...]:
-    """How the operations name so many tensors."""
+    """The argument names of two or three tensors."""
     if len(tensors) == 2:
         return "inputs", "kernel"
     return "inputs", "depthwise_kernel", "pointwise_kernel"

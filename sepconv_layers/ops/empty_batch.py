@@ -1,4 +1,4 @@
-"""Batches that turn out to be empty only when a TensorFlow graph runs."""
+"""Handling of batches that turn out to be empty when a TensorFlow graph runs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +10,11 @@ from sepconv_layers.ops import runtime
 
 
 def with_a_sample(inputs: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """Returns inputs that hold at least one sample, and what takes it out of the outputs again.
+    """Returns inputs with at least one sample, and a function that drops an added sample again.
 
-    The oneDNN kernels of TensorFlow give an empty batch the shape of the input. Where there are
-    samples, neither the padding nor the slice copies anything, forward or backward. XLA computes
-    its own kernels, and an exported file gets no operators for this.
+    TensorFlow's oneDNN kernels return the input's shape for an empty batch. If the batch is not
+    empty, neither the padding nor the slice copies anything, forward or backward. XLA has kernels
+    of its own, and exported files get no operators for this.
     """
     if not _may_be_misshapen(inputs):
         return inputs, lambda outputs: outputs

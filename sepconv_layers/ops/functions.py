@@ -248,7 +248,7 @@ def separable_conv_transpose(
 
 
 def _run(operation: type[Conv], tensors: tuple, *arguments: Any) -> Any:
-    """Computes at once, or with a symbolic input becomes part of a functional model."""
+    """Runs an operation, or adds it to a functional model if an input is symbolic."""
     if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
         return operation(*arguments).symbolic_call(*tensors)
     return made(operation, *arguments).call(*tensors)

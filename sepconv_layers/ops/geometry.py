@@ -15,7 +15,7 @@ _PADDINGS = ("valid", "same", "causal")
 _DATA_FORMATS = ("channels_last", "channels_first")
 
 
-LIMIT = 2**31  # from which on the kernels of the backends count no more
+LIMIT = 2**31  # the kernels of the backends count in 32 bits
 
 
 def standardize_tuple(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:
@@ -37,7 +37,7 @@ def standardize_tuple(value: int | Sequence[int], rank: int, name: str) -> tuple
 
 
 def _integers(value: Any, count: int) -> tuple[int, ...]:
-    """Returns those of a sequence, or as many of one, or raises a `TypeError`."""
+    """Returns the integers of a sequence, or one `count` times; `TypeError` for others."""
     is_one = isinstance(value, np.ndarray) and value.ndim == 0
     if isinstance(value, (Sequence, np.ndarray)) and not is_one:
         if isinstance(value, (str, bytes, bytearray, memoryview)):  # of other things than numbers
@@ -235,14 +235,14 @@ class Geometry:
         return inputs, kernel, left
 
     def is_open(self, inputs: Any) -> bool:
-        """Whether JAX cannot tell that slices of an input of open sizes are equally long."""
+        """Whether JAX cannot compare the lengths of slices, because sizes are symbolic."""
         sizes = runtime.known_sizes([inputs.shape[axis] for axis in self.spatial_axes])
         return keras.backend.backend() == "jax" and self.padding == "valid" and None in sizes
 
     def pad_widths(self, shape: Sequence[Any]) -> list[tuple[Any, Any]]:
         """Zeros before and after each spatial axis; where a size is unknown, tensors may be.
 
-        Or what else stands for an unknown size.
+        The same holds for symbols and other stand-ins for an unknown size.
         """
         widths: list[tuple[Any, Any]] = []
         for axis, extent, stride, mode in zip(
@@ -297,7 +297,7 @@ def ceil_div(number: Any, by: int) -> Any:
 
 
 def or_zero(number: Any) -> Any:
-    """A number that may be known only when the graph runs, or zero where it is negative."""
+    """The larger of a number, which may be known only when the graph runs, and zero."""
     if isinstance(number, int):
         return max(number, 0)
     if keras.backend.backend() != "torch":

@@ -1,4 +1,4 @@
-"""Functions that know their gradients, for any order of derivative and in either mode."""
+"""Custom gradients that stay differentiable: higher orders, and forward mode on JAX."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,12 +12,12 @@ Gradients = Callable[..., Sequence[Any]]
 
 
 def with_gradients(function: Function, gradients: Gradients, loops: bool = False) -> Function:
-    """Returns `function`, differentiated in reverse mode by the program that `gradients` is.
+    """Returns `function` with `gradients` as its reverse-mode derivative.
 
-    Whatever else is asked for follows from it: `gradients` is made of operations that the backend
-    can differentiate and gets all that it needs as arguments, so that higher orders are right.
-    PyTorch, which gains nothing by such programs, differentiates `function` as it is. Where one of
-    them is a loop, JAX has the reverse mode alone: transposed twice, a loop keeps all that it met.
+    Higher orders follow from it, because `gradients` consists of differentiable operations and
+    gets everything it needs as arguments. PyTorch gains nothing from this and differentiates
+    `function` itself. With `loops`, JAX gets reverse mode only: a loop that is transposed twice
+    keeps every intermediate value.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -38,7 +38,7 @@ def _on_tensorflow(function: Function, gradients: Gradients) -> Function:
 
 
 def _on_jax(function: Function, gradients: Gradients) -> Function:
-    """By a rule for forward mode, the transpose of `gradients`: JAX transposes it back.
+    """Defines forward mode as the transpose of `gradients`, which JAX transposes back.
 
     A rule for reverse mode alone, as `jax.custom_vjp` takes it, would refuse forward mode.
     """

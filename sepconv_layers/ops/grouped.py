@@ -1,4 +1,4 @@
-"""The convolution in groups: each group of filters sees its own group of channels."""
+"""Grouped convolution: each group of filters sees its own group of channels."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from sepconv_layers.ops.geometry import Convolve, Geometry
 def grouped(inputs: Any, kernel: Any, geometry: Geometry, groups: int, convolve: Convolve) -> Any:
     """Convolves with a `(*kernel_size, channels / groups, filters)` kernel.
 
-    By the backend's own kernel where that is fast and has gradients: on PyTorch, and on JAX but for
-    a CPU, where XLA takes up to eighty times as long for the gradients as for those of the parts.
-    TensorFlow has none on a CPU without XLA, and LiteRT no such operator in one and three
-    dimensions: there and elsewhere `convolve` computes group by group.
+    Uses the backend's own kernel where that is fast and has gradients: on PyTorch, and on JAX
+    except on a CPU, where XLA's gradients take up to eighty times as long as those of the parts.
+    TensorFlow has no gradients on a CPU without XLA, and LiteRT has no such operator in one and
+    three dimensions: there and elsewhere, `convolve` runs group by group.
     """
     backend = keras.backend.backend()
     if backend == "torch":

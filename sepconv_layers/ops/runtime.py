@@ -58,9 +58,9 @@ def traced_by_torch() -> bool:
 
 
 def known_sizes(sizes: Sequence[Any]) -> tuple[int | None, ...]:
-    """Sizes, with `None` for those that other runs of what is traced now may have differently.
+    """Sizes, with `None` for those that may differ in later runs of what is being traced.
 
-    Nothing may be decided by these: what traces has a sample of them at best. TensorFlow gives
+    No decision may depend on those: the trace only sees a sample of them. TensorFlow gives
     `None` itself, PyTorch tensors (`torch.jit`) or symbols (`torch.export`), JAX symbols. Where
     PyTorch rewrites the code that it compiles, its symbols pass for integers.
     """
@@ -75,7 +75,7 @@ def known_sizes(sizes: Sequence[Any]) -> tuple[int | None, ...]:
 
 
 def known_shape(tensor: Any, channel_axis: int) -> tuple[int | None, ...]:
-    """The shape of a tensor, as far as it is that of every run; its channels are, by a kernel."""
+    """The known sizes of a tensor, always with its channels, which the kernel fixes."""
     sizes = list(tensor.shape)
     known = list(known_sizes(sizes))
     for size in sizes[channel_axis:][:1]:  # too few axes may have none, for a check to name
@@ -85,7 +85,7 @@ def known_shape(tensor: Any, channel_axis: int) -> tuple[int | None, ...]:
 
 
 def fixed_sizes(sizes: Sequence[Any]) -> tuple[int, ...]:
-    """Sizes that are the same in every run, as those of a weight: for `torch.jit` all vary."""
+    """Sizes that never change, such as a weight's, as integers: `torch.jit` has tensors."""
     return tuple(map(int, sizes))
 
 

@@ -1,4 +1,4 @@
-"""When the frames of a tensor come: for each chunk of the input, how many and which ones."""
+"""Which frames of a tensor are available after each chunk of the input."""
 
 import dataclasses
 import math
@@ -14,8 +14,8 @@ class Pace:
     """How many frames there are behind so many frames of the input.
 
     Attributes:
-        due: That number behind 0, 1, 2, ... frames of the input, up to a period, after which the
-            numbers go on in the same way. A frame is due with the last input that it depends on.
+        due: That number after 0, 1, 2, ... input frames, up to one period, after which it repeats.
+            A frame is due with the last input it depends on.
         made: How many frames the model of a step makes of a chunk of that length. Where the chunk
             ends in the middle of a period, those behind the ones that are due wait for later input.
     """
@@ -29,17 +29,17 @@ class Pace:
 
     @property
     def stride(self) -> int | Fraction:
-        """Frames of the input for each frame."""
+        """Input frames per frame."""
         stride = Fraction(self.period, self.due[-1])
         return stride.numerator if stride.denominator == 1 else stride
 
     def after(self, frames: int) -> int:
-        """The number of frames that are due behind so many frames of the input."""
+        """The number of frames that are due after `frames` input frames."""
         periods, more = divmod(frames, self.period)
         return self.due[-1] * periods + self.due[more]
 
     def strided(self, stride: int, phase: int) -> "Pace":
-        """That of each `stride`-th frame, the first of which is frame `phase`."""
+        """The pace of every `stride`-th frame, starting with frame `phase`."""
         periods = stride // math.gcd(stride, self.due[-1])
         due = [self.after(frames) for frames in range(self.period * periods + 1)]
         made = [
@@ -52,7 +52,7 @@ class Pace:
         )
 
     def repeated(self, times: int) -> "Pace":
-        """That of a signal in which each frame comes so many times."""
+        """The pace of a signal that repeats each frame `times` times."""
         return Pace(
             tuple(times * number for number in self.due),
             tuple(times * number for number in self.made),
@@ -81,7 +81,7 @@ class Frames:
 
     @property
     def first(self) -> int:
-        """The number of frames of the input behind which the first frame is due."""
+        """The number of input frames after which the first frame is due."""
         frames, pace = 0, self.pace
         if self.skip >= pace.due[-1]:
             frames = self.skip // pace.due[-1] * pace.period
@@ -92,7 +92,7 @@ class Frames:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Signal:
-    """A symbolic tensor of the new graph, and when its frames come."""
+    """A symbolic tensor of the new graph, with the timing of its frames."""
 
     tensor: Any
     frames: Frames
@@ -106,12 +106,12 @@ class Signal:
         return self.frames.lead
 
     def replace(self, tensor: Any, **changes: Any) -> "Signal":
-        """Another tensor, with changes in when its frames come."""
+        """Another tensor, with changes to its timing."""
         return Signal(tensor, dataclasses.replace(self.frames, **changes))
 
 
 def array_of(tensor: Any) -> np.ndarray:
-    """The values of a tensor that is not symbolic."""
+    """The values of a concrete tensor."""
     return keras.ops.convert_to_numpy(tensor)
 
 

@@ -1,4 +1,4 @@
-"""What stands for one call of a layer in the graph of a step, for each kind of layer."""
+"""Rules: the streaming form of a call, for each kind of layer."""
 
 import functools
 import math
@@ -31,7 +31,7 @@ def _nothing(step: Step, layer: Any, signal: Signal) -> Signal:
 
 
 def _each_frame(step: Step, layer: Any, *args: Any) -> Signal:
-    """For what does the same at all times, to one signal or to several that run in step."""
+    """For layers that treat every frame alike, with one signal or several in step."""
     leaves = keras.tree.flatten(args)
     signals = [leaf for leaf in leaves if is_signal(leaf)]
     kinds = [_kind(signal) for signal in signals]
@@ -55,13 +55,13 @@ def _each_frame(step: Step, layer: Any, *args: Any) -> Signal:
 
 
 def _kind(signal: Signal) -> tuple:
-    """What is the same for signals whose frames come together and belong together."""
+    """Equal for signals whose frames arrive and belong together."""
     frames = signal.frames
     return len(signal.tensor.shape), frames.axis, frames.pace.stride, frames.skip, frames.pace.due
 
 
 def _axes(layer: Any, rank: int) -> set[int]:
-    """The axes along which a layer does not do the same everywhere."""
+    """The axes along which a layer is not uniform."""
     axes: Any = -1 if isinstance(layer, keras.layers.Dense) else getattr(layer, "axis", None)
     if isinstance(layer, keras.layers.PReLU):
         axes = set(range(1, rank)).difference(layer.shared_axes or ())
@@ -108,7 +108,7 @@ def _shortcut_block(step: Step, block: ShortcutBlock, signal: Signal) -> Signal:
 
 
 def _recurrent(step: Step, layer: Any, signal: Signal) -> Signal:
-    """For a recurrent layer: its own states go in and out."""
+    """For recurrent layers: their own states become states of the step."""
     if signal.axis != 1 or layer.go_backwards or layer.stateful:
         step.refuse(
             layer, "it must run forwards over axis 1, as time, with go_backwards=stateful=False."
@@ -144,7 +144,7 @@ def _so_far(signal: Signal) -> Frames:
 def _pooled(
     step: Step, layer: Any, signal: Signal, pool: Rule, join: Rule, neutral: float
 ) -> Signal:
-    """For global pooling: states are the result so far, and of how many positions it is."""
+    """For global pooling: the states are the result so far and its number of positions."""
     rank = len(signal.tensor.shape) - 2
     spatial_index(step, layer, signal, rank)
     first, channels = (2, 1) if layer.data_format == "channels_first" else (1, -1)

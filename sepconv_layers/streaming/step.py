@@ -1,4 +1,4 @@
-"""The model of a step while it grows: the graph, and the states between two steps."""
+"""Builds the model of one step: its graph, and the states between steps."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ Rule = Callable[..., Any]
 
 
 class Step:
-    """The graph of a step.
+    """The graph of one step, under construction.
 
     Args:
         chunk: The symbolic tensor of a chunk.
@@ -46,13 +46,13 @@ class Step:
         return model._run_through_graph(signals, operation_fn=lambda layer: partial(self, layer))
 
     def fold(self, chain: Sequence[keras.layers.Layer], signal: Signal) -> Any:
-        """Walks one layer after the other."""
+        """Walks a chain of layers."""
         for layer in chain:
             signal = self(layer, signal)
         return signal
 
     def __call__(self, layer: keras.Operation, *args: Any, **kwargs: Any) -> Any:
-        """Adds what stands for a call of the layer."""
+        """Adds the streaming form of a call of the layer."""
         self._path.append(layer.name)
         signals = [leaf for leaf in keras.tree.flatten((args, kwargs)) if is_signal(leaf)]
         if is_graph(layer):
@@ -70,7 +70,7 @@ class Step:
         return result
 
     def call(self, layer: Any, args: Sequence[Any], kwargs: Any = None, **changes: Any) -> Any:
-        """Calls a copy of the layer, with another argument or two; a shared layer has one copy."""
+        """Calls a copy of the layer with `changes`; a shared layer has one copy."""
         key = (id(layer), *changes.items())
         is_new = key not in self._copies
         if is_new:
@@ -91,7 +91,7 @@ class Step:
         return outputs
 
     def each(self, function: Callable[[Any], Any], signal: Signal, **changes: Any) -> Signal:
-        """Applies what treats all frames alike, also to those before the first one."""
+        """Applies a per-frame function, also to the frames before the first one."""
         made = function(signal.tensor)
         lead = None if signal.lead is None else array_of(function(signal.lead))
         return signal.replace(made, **{"lead": lead, **changes})
@@ -101,7 +101,7 @@ class Step:
     def add_state(
         self, layer: Any, shape: Sequence[int | None], dtype: str, first: np.ndarray | None = None
     ) -> Any:
-        """A new state; `hand_on` must then be told its next value.
+        """Adds a state, whose next value `hand_on` must be given.
 
         Args:
             layer: What needs it.
@@ -126,14 +126,14 @@ class Step:
         return keras.ops.where(seen > 0, state, keras.ops.convert_to_tensor(first, dtype))
 
     def hand_on(self, *values: Any) -> None:
-        """Tells the next values of the states that were added last."""
+        """Sets the next values of the states added last."""
         for value in values:
             self.new_states[self._waiting.pop(0)] = value
 
     def seen(self) -> Any:
-        """How many frames of the input there were before this chunk, of each sequence.
+        """The number of input frames before this chunk, per sequence.
 
-        It is a state like any other, and stands still where nothing asks any more how many.
+        It is a state like any other, and saturates where no larger number matters.
         """
         if self._seen is None:
             self._seen_at = len(self.states)
@@ -142,7 +142,7 @@ class Step:
         return self._seen
 
     def finish(self) -> None:
-        """Completes the states; nothing can be added behind it."""
+        """Completes the states; nothing can be added afterwards."""
         if self._seen is None:
             return
         known = positions(self.chunk.tensor, self.chunk.axis)[:, -1:]
@@ -152,11 +152,11 @@ class Step:
     # Frames that are none of the original model's.
 
     def is_frame(self, signal: Signal, in_chunk: bool = False) -> Any:
-        """Where a signal has frames of the original model, or `None` where all of them are.
+        """Mask of the frames that the original model has too; `None` if it has all of them.
 
         Args:
             signal: The signal.
-            in_chunk: Whether to leave out what waits for input behind the end of the chunk.
+            in_chunk: Whether to exclude frames that wait for input after the chunk.
         """
         pace, skip = signal.frames.pace, signal.frames.skip
         waits = in_chunk and self.chunk.tensor.shape[self.chunk.axis] is None
@@ -183,7 +183,7 @@ class Step:
         return found
 
     def only_frames(self, signal: Signal, else_: float = 0, in_chunk: bool = False) -> Any:
-        """A signal's tensor with a number where it has no frame of the original model."""
+        """The signal's tensor, with a constant in frames that the original model does not have."""
         found = self.is_frame(signal, in_chunk)
         if found is None:
             return signal.tensor
@@ -197,24 +197,24 @@ class Step:
 
 
 def positions(tensor: Any, axis: int) -> Any:
-    """Counts the frames of each sequence from one: `(batch, frames)`."""
+    """Frame numbers, counted from one, of shape `(batch, frames)`."""
     at = tuple(slice(None) if n in (0, axis) else 0 for n in range(len(tensor.shape)))
     return keras.ops.cumsum(keras.ops.ones_like(tensor[at], dtype="float32"), axis=1)
 
 
 def is_graph(layer: Any) -> bool:
-    """Whether it is a model whose graph is all that it does."""
+    """Whether a layer is a model that only runs its graph."""
     is_graph = isinstance(layer, keras.Function | keras.Sequential)
     return is_graph and type(layer).call.__module__.startswith("keras.")
 
 
 def is_signal(leaf: Any) -> bool:
-    """Whether it is one, and not an array or a number."""
+    """Whether a leaf is a signal, not an array or a number."""
     return isinstance(leaf, Signal)
 
 
 def tensors(structure: Any) -> Any:
-    """A structure with the tensors of its signals."""
+    """Replaces the signals of a structure by their tensors."""
     return keras.tree.map_structure(
         lambda leaf: leaf.tensor if is_signal(leaf) else leaf, structure
     )

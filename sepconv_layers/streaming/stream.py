@@ -79,7 +79,7 @@ class Streaming:
 
 
 class Stream:
-    """Feeds chunks of any length to a streaming model, and keeps the states.
+    """Feeds chunks of any length to a streaming model and keeps its states.
 
     After each call, the outputs of all calls together are what the original model gives for all
     frames so far. Where time has strides, an output is due with the first of its frames; the frames

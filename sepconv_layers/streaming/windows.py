@@ -1,4 +1,4 @@
-"""Rules for what moves along time: kernels and pools, paddings, croppings and repetitions."""
+"""Rules for layers that move along time: kernels, pools, padding, cropping and upsampling."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from sepconv_layers.streaming.step import Step
 
 
 def window(step: Step, layer: Any, signal: Signal) -> Signal:
-    """For what moves a kernel or pool over time: a state of what it needs of the past."""
+    """For kernels and pools that move along time: the state is the past frames they need."""
     size = getattr(layer, "kernel_size", None) or layer.pool_size
     dilation_rate = getattr(layer, "dilation_rate", (1,) * len(size))
     index = spatial_index(step, layer, signal, len(size))
@@ -51,7 +51,7 @@ def moved(
     stride: int,
     function: Callable[[Any], Any],
 ) -> Signal:
-    """Applies a function of windows, each of `extent` frames and one more, without padding.
+    """Applies a function of windows of `extent + 1` frames, without padding.
 
     The first window of the original model begins with its first frame, and this says which frames
     of a chunk the windows end with: one, and each `stride`-th one behind it.
@@ -76,7 +76,7 @@ def moved(
 
 
 def _with_past(step: Step, layer: Any, signal: Signal, length: int) -> Any:
-    """The frames of a chunk behind so many of the past."""
+    """The frames of a chunk, preceded by `length` past frames."""
     frames, axis, lead = signal.tensor, signal.axis, signal.lead
     shape = [length if n == axis else size for n, size in enumerate(frames.shape)]
     if lead is not None:
@@ -90,7 +90,7 @@ def _with_past(step: Step, layer: Any, signal: Signal, length: int) -> Any:
 
 
 def behind_zeros(step: Step, layer: Any, signal: Signal, number: int) -> Signal:
-    """Puts so many zeros before the first frame."""
+    """Puts `number` zeros before the first frame."""
     if number == 0:
         return signal
     skip = signal.frames.skip - number
@@ -136,7 +136,7 @@ def cropping(step: Step, layer: Any, signal: Signal) -> Signal:
 
 
 def _widths(step: Step, layer: Any, signal: Signal, name: str) -> tuple[tuple[int, int], Signal]:
-    """What a layer adds or takes along time, and the signal with that done along other axes."""
+    """A layer's widths along time, and the signal with the layer applied along other axes."""
     value = getattr(layer, name)
     widths = [value] if isinstance(value[0], int) else list(value)
     index = spatial_index(step, layer, signal, len(widths))
@@ -148,7 +148,7 @@ def _widths(step: Step, layer: Any, signal: Signal, name: str) -> tuple[tuple[in
 
 
 def up_sampling(step: Step, layer: Any, signal: Signal) -> Signal:
-    """For frames that come several times."""
+    """For repeated frames."""
     size = (layer.size,) if isinstance(layer.size, int) else layer.size
     times = size[spatial_index(step, layer, signal, len(size))]
     if times > 1 and getattr(layer, "interpolation", "nearest") != "nearest":
