@@ -117,6 +117,31 @@ def test_convolutions_have_forward_and_second_derivatives_on_jax(shape):
     np.testing.assert_allclose(jax.jvp(jax.grad(loss), (x,), (x,))[1], expected, atol=1e-4)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="its XLA differentiates bounded loops only")
+def test_xla_differentiates_a_loop_over_the_rows_of_a_kernel_twice():
+    import tensorflow as tf
+
+    x, direction = (tf.constant(RNG.normal(size=(1, 9, 8, 1)), "float32") for _ in range(2))
+    kernel = tf.constant(RNG.normal(size=(8, 7, 1, 1)) / 5, "float32")  # over 49 taps
+
+    def penalty(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = tf.sin(sl.ops.depthwise_conv(x, kernel, padding="same"))
+        return tf.reduce_sum(tape.gradient(outputs, x) ** 2)
+
+    def derivative(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = penalty(x)
+        return tf.reduce_sum(tape.gradient(value, x) * direction)
+
+    with sl.ops.lowering("native"):
+        expected = derivative(x)
+    found = tf.function(derivative, jit_compile=True)(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
 def statistics(layer):
     return [np.copy(keras.ops.convert_to_numpy(weight)) for weight in layer.non_trainable_variables]
 
@@ -141,13 +166,18 @@ def train(layer, x, mode, **arguments):
     return outputs
 
 
+RENORM = {"renorm": True, "renorm_momentum": 0.5}  # statistics that differ from the moving ones
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("axis", [-1, 1])
-@pytest.mark.parametrize("synchronized", [False, True])
-def test_an_empty_batch_leaves_the_statistics_alone(mode, axis, synchronized):
-    if synchronized and BACKEND != "tensorflow":
+@pytest.mark.parametrize("arguments", [{}, {"synchronized": True}, RENORM], ids=str)
+def test_an_empty_batch_leaves_the_statistics_alone(mode, axis, arguments):
+    if "synchronized" in arguments and BACKEND != "tensorflow":
         pytest.skip("TensorFlow alone synchronizes")
-    layer = sl.BatchNormalization(axis=axis, synchronized=synchronized)
+    if "renorm" in arguments and not hasattr(keras.layers.BatchNormalization(), "renorm"):
+        pytest.skip("older versions of Keras do not renormalize")
+    layer = sl.BatchNormalization(axis=axis, **arguments)
     layer.build((None, 4, 5, 3))
     train(layer, RNG.normal(size=(2, 4, 5, 3)).astype("float32"), mode)
     before = statistics(layer)

@@ -61,27 +61,41 @@ class BatchNormalization(keras.layers.BatchNormalization):
             beta = self.beta if self.center else keras.ops.zeros(shape)
             fused = batch_norm(inputs, gamma, beta, self.epsilon)
         if fused is None:
-            return super().call(inputs, training=training, mask=mask)
+            return self._call_of_keras(inputs, training, mask)
         outputs, *moments = fused
         moving_moments = (self.moving_mean, self.moving_variance)
-        now_or_before = self._or_moving(moments, inputs, mask)
-        for moving, now in zip(moving_moments, now_or_before, strict=True):
+        for moving, now in zip(
+            moving_moments, self._or_kept(moments, moving_moments, inputs, mask), strict=True
+        ):
             before = keras.ops.cast(moving, now.dtype)
             moving.assign(before + (now - before) * (1.0 - self.momentum))
         return keras.ops.cast(outputs, self.compute_dtype)
 
-    def _moments(self, inputs: Any, mask: Any) -> Any:
-        return self._or_moving(super()._moments(inputs, mask), inputs, mask)
+    def _call_of_keras(self, inputs: Any, training: bool | None, mask: Any) -> Any:
+        renorms = training and self.trainable and getattr(self, "renorm", False)
+        weights = self.non_trainable_variables if renorms else []  # Keras updates more of them
+        kept = [keras.ops.copy(weight.value) for weight in weights]
+        outputs = super().call(inputs, training=training, mask=mask)
+        now = [weight.value for weight in weights]
+        for weight, value in zip(weights, self._or_kept(now, kept, inputs, mask), strict=True):
+            weight.assign(value)
+        return outputs
 
-    def _or_moving(self, moments: Sequence[Any], inputs: Any, mask: Any) -> Sequence[Any]:
-        """The moments of a batch, or the moving ones if the batch is empty or entirely masked.
+    def _moments(self, inputs: Any, mask: Any) -> Any:
+        moving = (self.moving_mean, self.moving_variance)
+        return self._or_kept(super()._moments(inputs, mask), moving, inputs, mask)
+
+    def _or_kept(
+        self, values: Sequence[Any], kept: Sequence[Any], inputs: Any, mask: Any
+    ) -> Sequence[Any]:
+        """The values from a batch, or those to keep if the batch is empty or entirely masked.
 
         A replica may get no samples of an epoch's last batch. Unless the sizes are known, that is
         decided when the graph runs.
         """
         sizes = [size for i, size in enumerate(inputs.shape) if i != self.axis % len(inputs.shape)]
         if mask is None and 0 not in sizes and None not in runtime.known_sizes(sizes):
-            return moments
+            return values
         if mask is None:
             count = keras.ops.cast(math.prod(keras.ops.shape(inputs)), "float32")
         else:
@@ -91,10 +105,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
             if replica := tf.distribute.get_replica_context():
                 count = replica.all_reduce(tf.distribute.ReduceOp.SUM, count)
-        moving = (self.moving_mean, self.moving_variance)
         return [
             keras.ops.where(count > 0, now, keras.ops.cast(before, now.dtype))
-            for now, before in zip(moments, moving, strict=True)
+            for now, before in zip(values, kept, strict=True)
         ]
 
     def scale_and_shift(self) -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ def correlate_rows(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         return outputs
 
     zeros = keras.ops.zeros_like(row(band(0), 0))
-    return keras.ops.fori_loop(0, rows, add_row, zeros)
+    return _repeated(add_row, rows, zeros)
 
 
 def rows_kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
@@ -44,8 +44,22 @@ def rows_kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
         return gradient + place * sums
 
     zeros = keras.ops.zeros((rows, taps, channels), inputs.dtype)
-    gradient = keras.ops.fori_loop(0, rows, add_row, zeros)
+    gradient = _repeated(add_row, rows, zeros)
     return keras.ops.reshape(gradient, (*geometry.kernel_size, channels, 1))
+
+
+def _repeated(step: Callable, times: int, value: Any) -> Any:
+    """Applies `step(n, value)` for each `n`, in a loop."""
+    if keras.backend.backend() != "tensorflow":
+        return keras.ops.fori_loop(0, times, step, value)
+    # XLA differentiates only loops with a bound, which Keras's `fori_loop` does not set.
+    _, value = keras.ops.while_loop(
+        lambda n, _: n < times,
+        lambda n, value: (n + 1, step(n, value)),
+        (0, value),
+        maximum_iterations=times,
+    )
+    return value
 
 
 def _loop(inputs: Any, geometry: Geometry) -> tuple[int, int, Callable, Callable]:
