@@ -58,6 +58,13 @@ def regular(path: Path) -> Path:
     return path
 
 
+def regular_below(folder: Path) -> None:
+    """Raises `ValueError` if there is anything but files and folders in a folder."""
+    for path in folder.rglob("*"):
+        if not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is no file")
+
+
 def clear(folder: Path) -> None:
     """Removes the rooms of dead processes, and restores what they had moved away."""
     for room in folder.glob(f"{ROOM}*"):

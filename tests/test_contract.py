@@ -370,3 +370,9 @@ def test_an_operator_refuses_kernels_that_do_not_fit(shapes):
         with pytest.raises(ValueError, match="must have.*Received") as error:
             operator(*map(make, shapes))
         assert str(shapes[-1]) in str(error.value)
+
+
+@pytest.mark.parametrize("normalization", [{"": object()}, {"class_name": 3}, {}, "instance", 2])
+def test_what_is_no_normalization_is_refused(normalization):
+    with pytest.raises(ValueError, match="normalization"):
+        sl.SeparableConvBlock1D(4, normalization=normalization)

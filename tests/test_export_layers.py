@@ -333,3 +333,13 @@ def test_nets_of_keras_go_through(build, tmp_path):
         artefact = function(model, tmp_path / f"net-{number}", **options)
         scale = max(1, np.abs(model(sample)).max())
         assert artefact.max_difference < scale * (0.2 if options else 1e-4)
+
+
+@pytest.mark.parametrize("to", [export.to_litert, export.to_onnx])
+@pytest.mark.parametrize("family", ["Conv1D", "SeparableConv1D"])
+def test_a_bias_goes_where_keras_adds_it(to, family, tmp_path):
+    # Channels first, Keras 3.15 adds it along the last axis if that is as long as the channels.
+    layer = getattr(keras.layers, family)(4, 3, padding="same", data_format="channels_first")
+    model = keras.Sequential([keras.Input((1, 4)), layer])
+    layer.bias.assign([0, 10, 20, 30])
+    assert to(model, tmp_path / "net.file").max_difference < 1e-4

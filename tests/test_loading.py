@@ -309,6 +309,16 @@ def test_a_pipe_is_no_artefact(name, tmp_path):
         export.load(tmp_path / name)
 
 
+@pytest.mark.parametrize("load", [export.load, export.HubLayer])
+def test_a_pipe_in_a_saved_model_is_refused(load, model, tmp_path):
+    path = export.to_hub(model, tmp_path / "net").path
+    index = path / "variables" / "variables.index"
+    index.unlink()
+    os.mkfifo(index)
+    with pytest.raises(ValueError, match="variables.index is no file"):
+        load(str(path))
+
+
 def test_paths_that_the_engines_misread_are_refused_early(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="takes them for a pattern.*run\\[1\\]"):

@@ -1,5 +1,6 @@
 """What all blocks share: arguments, configuration, shapes, and the folding of stages."""
 
+import contextlib
 import functools
 import itertools
 import math
@@ -253,7 +254,8 @@ class ShortcutBlock(Block):
 
 def _standardize_normalization(normalization: Any) -> Normalization:
     if isinstance(normalization, dict):  # from a configuration
-        normalization = keras.saving.deserialize_keras_object(normalization)
+        with contextlib.suppress(TypeError):  # if it is none, it is refused below
+            normalization = keras.saving.deserialize_keras_object(normalization)
         if isinstance(normalization, keras.layers.Layer):
             return type(normalization)
     if isinstance(normalization, str | None):

@@ -32,6 +32,7 @@ from sepconv_layers.export.names import (
     output_names,
     output_structure,
 )
+from sepconv_layers.files import regular_below
 from sepconv_layers.surgery import input_structure
 
 LABELS = "labels.txt"
@@ -333,6 +334,7 @@ class HubLayer(keras.layers.TFSMLayer):
                 f" Received: filepath={filepath!r}."
             )
         try:
+            regular_below(Path(filepath))  # a pipe would never end
             super().__init__(filepath, call_endpoint="__call__", trainable=trainable, **kwargs)
         except Exception as error:  # of any kind: of what is truncated, each reader has its own
             raise ValueError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from sepconv_layers.export.artefact import Arrays
 from sepconv_layers.export.graph import require
+from sepconv_layers.files import regular_below
 
 Run = Callable[[Arrays], Arrays]
 
@@ -267,6 +268,7 @@ def onnx_runner(session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> 
 def _hub(path: Path) -> Parts:
     import tensorflow as tf
 
+    regular_below(path)  # a pipe would never end
     loaded = tf.saved_model.load(str(path))
     if SIGNATURE not in loaded.signatures:
         raise ValueError(f"it has no signature {SIGNATURE!r}, only {sorted(loaded.signatures)}")

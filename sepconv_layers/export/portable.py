@@ -66,10 +66,13 @@ def _same_seed(plain: Callable[..., Any], generator: Any, ordered: bool = True) 
 
 
 def _add(plain: Callable[..., Any], x1: Any, x2: Any) -> Any:
-    """Avoids `BiasAdd` for channels-first biases of 1D and 3D inputs."""
+    """Avoids `BiasAdd` for channels-first biases of 1D and 3D inputs.
+
+    Not where the last axis is as long as the channels: there Keras adds the bias along that axis.
+    """
     shape: Sequence[int] = getattr(x2, "shape", ())
     is_bias = len(shape) in (3, 5) and shape[1] != 1 == shape[0] == math.prod(shape[2:])
-    if is_bias and getattr(x1, "dtype", None) == x2.dtype:
+    if is_bias and getattr(x1, "dtype", None) == x2.dtype and x1.shape[-1] != shape[1]:
         return x1 + x2
     return plain(x1, x2)
 

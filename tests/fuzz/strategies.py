@@ -199,6 +199,8 @@ def built(net):
         elif kind == "keras":
             family, use_bias = how
             conv = keras_layers[f"{family if rank < 3 else ''}Conv{rank}D"]
+            if data_format == "channels_first" and x.shape[-1] == 4:
+                use_bias = False  # Keras 3.15 adds it along the last axis if that is as long
             x = conv(4, 3, use_bias=use_bias, **padded)(x)
             x = keras.layers.BatchNormalization(axis)(x)
         else:

@@ -68,6 +68,7 @@ def test_any_chunks_give_the_batch_outputs(seed, rank, is_causal):
 
 
 @only_tensorflow
+@pytest.mark.filterwarnings("ignore:.*quantize='dynamic' saves size:UserWarning")  # it is timed
 @cases(few=1, many=25)
 @given(nets(data_formats=st.just("channels_last")), st.sampled_from([None, "float16", "dynamic"]))
 def test_a_litert_file_has_the_outputs_of_the_model(tmp_path_factory, net, quantize):
