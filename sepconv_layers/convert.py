@@ -405,9 +405,21 @@ def _norms_to_fold(surgery: Surgery) -> dict[int, keras.layers.Layer]:
         is_training = any(arguments.args[1:]) or arguments.kwargs.get("training")
         once = surgery.is_called_once(norm) and surgery.is_called_once(conv)
         is_all = surgery.only_user(tensors[0]) is node
-        if once and is_all and not is_training and can_fold(conv, norm, len(tensors[0].shape)):
+        foldable = can_fold(conv, norm, len(tensors[0].shape))
+        if once and is_all and not is_training and foldable and _takes_bias(conv, tensors[0].shape):
             found[id(conv)] = norm
     return found
+
+
+def _takes_bias(conv: keras.layers.Layer, shape: Sequence[int | None]) -> bool:
+    """Whether a layer adds a bias to its channels.
+
+    With channels first on TensorFlow, those of Keras 3.15 add it along the last axis of an output
+    where that is as long as the channels.
+    """
+    is_first = getattr(conv, "data_format", None) == "channels_first"
+    is_of_keras = not isinstance(conv, BaseConv) and keras.backend.backend() == "tensorflow"
+    return not (is_first and is_of_keras and shape[-1] == shape[1])
 
 
 # The arithmetic.

@@ -405,3 +405,28 @@ def test_distillation_says_what_is_wrong():
     ):
         with pytest.raises(ValueError, match=message):
             convert.distill(student, net(3), data)
+
+
+@pytest.mark.parametrize("family", ["Conv", "SeparableConv", "Conv?Transpose"])
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_folding_keeps_outputs_whose_last_axis_is_as_long_as_the_channels(family, rank, use_bias):
+    # There Keras 3.15 adds a channels-first bias along the last axis, on TensorFlow.
+    name, _, ending = family.partition("?")
+    cls = getattr(keras.layers, f"{name}{rank}D{ending}")
+    arguments = {"padding": "same", "data_format": "channels_first", "use_bias": use_bias}
+    model = as_trained(
+        keras.Sequential(
+            [
+                keras.Input((2, *(6, 4)[-rank:])),
+                cls(4, 3, **arguments),
+                keras.layers.BatchNormalization(axis=1),
+            ]
+        )
+    )
+    if use_bias:
+        model.layers[0].bias.assign([1, -2, 3, -4])
+    x = np.random.default_rng(0).normal(size=(3, *model.input_shape[1:])).astype("float32")
+    expected = keras.ops.convert_to_numpy(model(x))
+    folded = keras.ops.convert_to_numpy(convert.fold_batch_norm(model)(x))
+    np.testing.assert_allclose(folded, expected, atol=1e-4)
