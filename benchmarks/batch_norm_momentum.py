@@ -1,4 +1,4 @@
-"""How soon inference sees what training has learnt, by the momentum of batch normalisation.
+"""How soon inference sees what training has learned, by the momentum of batch normalization.
 
     python -m benchmarks.batch_norm_momentum --dataset fashion_mnist
 

@@ -189,7 +189,7 @@ def with_gradients(function: Callable, mode: str, *arrays: Any, upstream: Any) -
 
     `upstream` has the gradient towards the output, or a list of them for a list of outputs. Ones
     would be no measure: with a constant there, TensorFlow computes part of the gradient of a
-    convolution of `keras.layers` while it optimises the graph.
+    convolution of `keras.layers` while it optimizes the graph.
     """
     backend, count = keras.backend.backend(), len(arrays)
     is_list = isinstance(upstream, list)

@@ -3,7 +3,7 @@
     python -m benchmarks.nets
 
 Ours, the same net of `keras.layers`, in PyTorch and in LiteRT, taking turns in one process for each
-Keras backend. The realised fraction is the speed-up over the standard twin in its best mode,
+Keras backend. The realized fraction is the speed-up over the standard twin in its best mode,
 divided by the ratio of the MACs. Takes 7 minutes on two cores. A GPU needs more work:
 
     python -m benchmarks.nets --backends jax torch --size 224 --batch-size 128
@@ -49,7 +49,7 @@ FILTERS_AND_STRIDES = (
 )
 CLASSES = 1000
 KINDS = {"infer": "inference", "train": "training step"}
-PARTS = {"products": "matrix products", "norms": "normalisations"}
+PARTS = {"products": "matrix products", "norms": "normalizations"}
 FULL, HALF = "float32", "mixed_bfloat16"
 COLORS = {
     "sepconv_layers": "tab:blue",
@@ -151,7 +151,7 @@ def _measure(kind: str, policy: str, arguments: argparse.Namespace) -> list[dict
     for mode in comparison.MODES[backend]:
         calls["matrix products", mode] = matrix_products(arguments, kind, policy, mode)
         if kind == "train":  # else they are folded into the convolutions
-            calls["normalisations", mode] = normalisations(arguments, policy, mode)
+            calls["normalizations", mode] = normalizations(arguments, policy, mode)
     for conv in ("separable", "standard"):
         if backend == "torch":
             calls[f"PyTorch {conv}", "eager"] = in_pytorch(arguments, conv, *batch, kind, policy)
@@ -208,8 +208,8 @@ def matrix_products(
     return harness.forward(products, mode, *arrays)
 
 
-def normalisations(arguments: argparse.Namespace, policy: str, mode: str) -> Callable[[], Any]:
-    """A training step of the normalisations and activations alone, of which the twin has half."""
+def normalizations(arguments: argparse.Namespace, policy: str, mode: str) -> Callable[[], Any]:
+    """A training step of the normalizations and activations alone, of which the twin has half."""
     rng, size = np.random.default_rng(0), arguments.size
     dtype = keras.DTypePolicy(policy).compute_dtype
     layers, arrays, upstream = [], [], []
@@ -226,7 +226,7 @@ def normalisations(arguments: argparse.Namespace, policy: str, mode: str) -> Cal
             upstream.append(keras.ops.cast(gradient, dtype))
         depthwise = filters
 
-    def normalise(*arrays: Any) -> list:
+    def normalize(*arrays: Any) -> list:
         found = []
         for layer, *given in zip(layers, arrays[::3], arrays[1::3], arrays[2::3], strict=True):
             x, *trained = given
@@ -235,7 +235,7 @@ def normalisations(arguments: argparse.Namespace, policy: str, mode: str) -> Cal
             found.append(keras.ops.relu(outputs))
         return found
 
-    return harness.with_gradients(normalise, mode, *arrays, upstream=upstream)
+    return harness.with_gradients(normalize, mode, *arrays, upstream=upstream)
 
 
 @contextlib.contextmanager
@@ -349,7 +349,7 @@ def gains(rows: list[dict]) -> list[dict]:
                 "speedup": standard[row["mode"]]["ms"] / row["ms"],
                 "best_speedup": best / row["ms"],
                 "mac_ratio": macs,
-                "realised": best / row["ms"] / macs,
+                "realized": best / row["ms"] / macs,
                 **{
                     f"{part}_ms": None if prefix else alone.get((name, row["mode"]))
                     for part, name in PARTS.items()
@@ -371,12 +371,12 @@ def table(rows: list[dict]) -> str:
         "what",
         "separable ms",
         "its matrix products alone, ms",
-        "its normalisations alone, ms",
+        "its normalizations alone, ms",
         "standard ms",
         "standard ms, best mode",
         "speed-up",
         "over best mode",
-        "realised fraction",
+        "realized fraction",
         "`keras.layers` ÷ ours",
     ]
     lines = [
@@ -389,7 +389,7 @@ def table(rows: list[dict]) -> str:
             ),
             harness.times(gain["speedup"]),
             harness.times(gain["best_speedup"]),
-            f"{gain['realised']:.0%}",
+            f"{gain['realized']:.0%}",
             harness.times(gain["over_keras"]),
         ]
         for gain in gains(rows)

@@ -38,7 +38,7 @@ WIDTH, SHORTCUT_WIDTH = 2.3, 1.7  # of boxes
 GAP, LINE, PADDING = 0.24, 0.19, 0.1
 BESIDE = 0.3  # from the boxes to the shortcut
 MARGIN, APART, HEAD, FOOT = 0.2, 0.5, 0.9, 0.65
-COLOURS = {
+COLORS = {
     "spatial": "#ffd9a8",
     "pointwise": "#bfe3c6",
     "gates": "#e3d2f2",
@@ -191,8 +191,8 @@ def _box(axes: Any, x: float, top: float, width: float, box: Box) -> None:
     corner = (x - width / 2 + round_by, top - box.height + round_by)
     size = (width - 2 * round_by, box.height - 2 * round_by)
     style = f"round,pad={round_by}"
-    colours = {"facecolor": COLOURS[box.kind], "edgecolor": "#555555"}
-    axes.add_patch(FancyBboxPatch(corner, *size, style, lw=0.8, **colours))
+    colors = {"facecolor": COLORS[box.kind], "edgecolor": "#555555"}
+    axes.add_patch(FancyBboxPatch(corner, *size, style, lw=0.8, **colors))
     for number, line in enumerate(box.lines):
         is_name = number == 0 and len(box.lines) > 1
         y = top - PADDING / 2 - LINE * (number + 0.5)

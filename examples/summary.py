@@ -21,7 +21,7 @@ def _row(one: Comparison) -> list[str]:
     separable, standard = rows["separable"], rows["standard"]
     # No convolution saves the parameters of an embedding.
     params = [row.params - row.embedding_params for row in (standard, separable)]
-    int8 = [row.artefacts.get("int8", {}).get("bytes") for row in (separable, standard)]
+    int8 = [row.artifacts.get("int8", {}).get("bytes") for row in (separable, standard)]
     return [
         f"{one.task}: {one.dataset}",
         separable.accuracy_text(),

@@ -1,4 +1,4 @@
-"""The command `sepconv`: what a saved model costs, how fast it is, its twins and its artefacts."""
+"""The command `sepconv`: what a saved model costs, how fast it is, its twins and its artifacts."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from sepconv_layers import comparison, convert, cost, export, twins
-from sepconv_layers.export.artefact import SAMPLES, array_dtype, check_model, drawn
+from sepconv_layers.export.artifact import SAMPLES, array_dtype, check_model, drawn
 from sepconv_layers.export.litert import QUANTIZE
 from sepconv_layers.export.loading import THREADS
 from sepconv_layers.files import regular, write
@@ -25,13 +25,13 @@ from sepconv_layers.surgery import input_structure
 
 OURS = ("keras", "sepconv_layers")
 HDF5 = (".h5", ".hdf5")
-WRITERS: dict[str, Callable[..., export.Artefact]] = {
+WRITERS: dict[str, Callable[..., export.Artifact]] = {
     "hub": export.to_hub,
     "litert": export.to_litert,
     "onnx": export.to_onnx,
 }
 TWINS = {"standard": twins.standard_twin, "separable": twins.separable_twin}
-# The name of an artefact beside its model.
+# The name of an artifact beside its model.
 ENDINGS = {"hub": "-hub", "litert": ".tflite", "onnx": ".onnx"}
 
 EXAMPLES = """examples:
@@ -150,11 +150,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_keras_output(command, "MODEL-rank-N.keras")
 
-    text = "a model as an artefact that runs without this package, and how well it agrees"
+    text = "a model as an artifact that runs without this package, and how well it agrees"
     command = _described(commands.add_parser, text, EXPORT_EXAMPLES, name="export", help=text)
     command.set_defaults(run=partial(_export, command.error))
     _add_model(command)
-    command.add_argument("--to", required=True, choices=ENDINGS, help="kind of the artefact")
+    command.add_argument("--to", required=True, choices=ENDINGS, help="kind of the artifact")
     command.add_argument(
         "--output",
         metavar="PATH",
@@ -170,7 +170,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--sample",
         metavar="FILE",
         type=Path,
-        help="inputs to try the artefact with: .npy or .npz; default: the calibration, or random "
+        help="inputs to try the artifact with: .npy or .npz; default: the calibration, or random "
         "numbers",
     )
     command.add_argument(
@@ -184,7 +184,7 @@ def make_parser() -> argparse.ArgumentParser:
         "for float16 0.01, for dynamic and int8 any",
     )
 
-    text = "milliseconds of a call of each model and artefact, in turns in one process"
+    text = "milliseconds of a call of each model and artifact, in turns in one process"
     command = _described(commands.add_parser, text, BENCH_EXAMPLES, name="bench", help=text)
     command.set_defaults(run=_bench)
     command.add_argument(
@@ -343,13 +343,13 @@ def _export(usage_error: Callable[[str], Any], arguments: argparse.Namespace) ->
     if arguments.calibration:
         options["calibration"] = _arrays(arguments.calibration, model)
     existed = path.exists()
-    artefact = WRITERS[to](model, path, **options)
+    artifact = WRITERS[to](model, path, **options)
     tried = arguments.sample or arguments.calibration or f"{SAMPLES} samples of random numbers"
-    print(f"{artefact.path}{', where an older one was replaced' if existed else ''}")
-    print(f"size                {artefact.bytes / 1e3:,.1f} kB")
-    print(f"largest difference  {artefact.max_difference:.3g}, on {tried}")
-    print(f"agreement           {artefact.agreement:.1%} of the largest outputs")
-    print(f"latency             {artefact.latency_ms:.3f} ms, batch 1, on {comparison.device()}")
+    print(f"{artifact.path}{', where an older one was replaced' if existed else ''}")
+    print(f"size                {artifact.bytes / 1e3:,.1f} kB")
+    print(f"largest difference  {artifact.max_difference:.3g}, on {tried}")
+    print(f"agreement           {artifact.agreement:.1%} of the largest outputs")
+    print(f"latency             {artifact.latency_ms:.3f} ms, batch 1, on {comparison.device()}")
     print(_versions())
 
 
@@ -409,7 +409,7 @@ def _in_all_modes(
 
 
 def _as_loaded(path: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """The call of an artefact, by what runs it."""
+    """The call of an artifact, by what runs it."""
     loaded = export.load(path)
     specs = [(tensor.shape, tensor.dtype) for tensor in loaded.inputs]
     mode = loaded.kind + f", {THREADS} threads" * (loaded.kind == "litert")
@@ -487,7 +487,7 @@ def _conversion(path: Path) -> str:
         )
     if ending in (".tflite", ".onnx", ".pb") or path.is_dir():
         return (
-            ", an artefact that no longer has the layers of the model. Take the .keras file that "
+            ", an artifact that no longer has the layers of the model. Take the .keras file that "
             "it was made from, or save one there by `model.save`; `sepconv bench` takes SavedModel "
             "folders, .tflite and .onnx files as they are"
         )

@@ -1,4 +1,4 @@
-"""Trained models in another form: batch normalisation folded, standard convolutions separable."""
+"""Trained models in another form: batch normalization folded, standard convolutions separable."""
 
 import dataclasses
 import itertools
@@ -46,14 +46,14 @@ CHANNEL_AXES: tuple[tuple[tuple[type, ...], tuple[int, ...]], ...] = (
 
 
 def fold_batch_norm(model: keras.Model, dtype: str | None = None) -> keras.Model:
-    """Makes a model for inference that has no batch normalisation after a convolution.
+    """Makes a model for inference that has no batch normalization after a convolution.
 
-    In inference a batch normalisation multiplies and shifts each channel by numbers that are
+    In inference a batch normalization multiplies and shifts each channel by numbers that are
     fixed, and the kernel and bias of the convolution or dense layer before it can do that for
     nothing. The blocks of this package, which then have `normalization=None`, are folded, and so
     are layers of this package and of `keras.layers`, also in models inside the model. A layer whose
     output has another use, or that has an activation or another call, is left as it is, and so is a
-    block with another normalisation.
+    block with another normalization.
 
     Args:
         model: A functional or a built sequential model. It is not changed.
@@ -426,7 +426,7 @@ def _takes_bias(conv: keras.layers.Layer, shape: Sequence[int | None]) -> bool:
 
 
 def scale_and_shift(norm: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
-    """What a batch normalisation multiplies each channel with in inference, and then adds."""
+    """What a batch normalization multiplies each channel with in inference, and then adds."""
     mean, variance, gamma, beta = (
         None if weight is None else keras.ops.convert_to_numpy(weight).astype("float64")
         for weight in (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta)
@@ -436,7 +436,7 @@ def scale_and_shift(norm: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
 
 
 def folded_weights(conv: keras.layers.Layer, norm: keras.layers.Layer) -> list[np.ndarray]:
-    """The kernels and the bias with which a convolution does the work of its normalisation."""
+    """The kernels and the bias with which a convolution does the work of its normalization."""
     kernels: list[np.ndarray] = conv.get_weights()
     bias = kernels.pop() if conv.use_bias else 0.0
     scale, shift = scale_and_shift(norm)
@@ -469,7 +469,7 @@ def can_fold(conv: Any, norm: Any, rank: int) -> bool:
 
 
 def pairs_of(block: Block) -> list[Pair]:
-    """Each convolution of a block with its normalisation; none if not all can be folded."""
+    """Each convolution of a block with its normalization; none if not all can be folded."""
     pairs = []
     for chain in _chains(block):
         for conv, norm in itertools.zip_longest(chain, chain[1:]):
@@ -487,7 +487,7 @@ def _chains(block: Block) -> list[list[keras.layers.Layer]]:
 
 
 def _fill_block(old: Block, new: Block) -> None:
-    """Gives a block without normalisation the weights of one that has it."""
+    """Gives a block without normalization the weights of one that has it."""
     norms = {id(conv): norm for conv, norm in pairs_of(old)}
     skipped = {id(norm) for norm in norms.values()}
     stages = [stage for chain in _chains(old) for stage in chain if id(stage) not in skipped]

@@ -1,4 +1,4 @@
-"""Initialisers that know the fans of a depthwise kernel."""
+"""Initializers that know the fans of a depthwise kernel."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ class DepthwiseVarianceScaling(keras.initializers.VarianceScaling):
 
     Each output of a depthwise convolution sums over the kernel elements of one channel, so the
     fan-in of a kernel `(*kernel_size, channels, multiplier)` is `prod(kernel_size)`, and its
-    fan-out `prod(kernel_size) * multiplier`. The initialisers of `keras.initializers` read that
+    fan-out `prod(kernel_size) * multiplier`. The initializers of `keras.initializers` read that
     shape as the one of a standard convolution and count a fan-in `channels` times as large:
     activations then shrink by `sqrt(channels)` at each layer. With the default arguments, input of
     unit variance gives output of unit variance.

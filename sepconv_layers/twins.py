@@ -61,7 +61,7 @@ def standard_twin(model: keras.Model) -> keras.Model:
     Use it to see what separable convolutions save and cost in a model that exists. Blocks of this
     package become their twins. Separable layers, of this package and of `keras.layers`, become
     standard ones with the same kernel size. Where a depthwise and a pointwise convolution are
-    layers of their own, with normalisation and activation between them or not, one standard
+    layers of their own, with normalization and activation between them or not, one standard
     convolution takes their place; in an inverted bottleneck, where a pointwise convolution widens
     before the depthwise one and another narrows after it, the first two become one, and the last
     one stays. A depthwise convolution without a pointwise one becomes a standard convolution of as

@@ -406,10 +406,10 @@ def test_from_recordings_to_words(tmp_path, capsys):
     record = json.loads((output / "results.json").read_text("utf-8"))
     assert record["task"] == "Keyword spotting"
     if kinds != "none":
-        artefacts = record["rows"][0]["artefacts"]
-        assert artefacts["hub"]["agreement"] == 1 and artefacts["int8"]["accuracy"] > 0.9
-        assert artefacts["streaming"]["accuracy"] == comparison.rows[0].accuracy["mean"]
-        assert artefacts["streaming"]["agreement"] == 1
+        artifacts = record["rows"][0]["artifacts"]
+        assert artifacts["hub"]["agreement"] == 1 and artifacts["int8"]["accuracy"] > 0.9
+        assert artifacts["streaming"]["accuracy"] == comparison.rows[0].accuracy["mean"]
+        assert artifacts["streaming"]["agreement"] == 1
         assert (output / "separable-streaming.tflite").is_file()
         assert re.search(r"takes 0\.\d+ ms for each hop of 20 ms", comparison.notes[0])
         import tensorflow as tf

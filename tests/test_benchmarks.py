@@ -126,7 +126,7 @@ def test_nets_agree_on_their_cost(tmp_path, monkeypatch, capsys):
     for gain in nets.gains(rows):
         assert gain["mac_ratio"] > 1
         assert gain["speedup"] == pytest.approx(gain["standard_ms"] / gain["ms"])
-        assert gain["realised"] == pytest.approx(gain["best_speedup"] / gain["mac_ratio"])
+        assert gain["realized"] == pytest.approx(gain["best_speedup"] / gain["mac_ratio"])
     others = {"tensorflow": "LiteRT separable", "torch": "PyTorch separable"}
     assert others.get(BACKEND, "separable") in {row["net"] for row in rows}
     assert "inference" in capsys.readouterr().out

@@ -169,7 +169,7 @@ def test_export_to_each_kind(run, folder):
 
 
 @EXPORTS
-def test_bench_takes_models_and_artefacts(run, folder):
+def test_bench_takes_models_and_artifacts(run, folder):
     assert run("export separable.keras --to onnx --output bench.onnx")[0] == 0
     code, out, _ = run("bench separable.keras standard.keras bench.onnx --seconds 0.01")
     assert code == 0
@@ -209,9 +209,9 @@ def test_bench_draws_the_sizes_that_are_asked_for(run):
         ("twin net.HDF5 --to standard", r"load_model\('net.HDF5'.*save\('net.keras'"),
         ("bench net.hdf5", r"older format. .*load_model\('net.hdf5'"),
         ("convert net.weights.h5", r"weights alone. .*load_weights\('net.weights.h5'.*'net.keras'"),
-        ("profile net.tflite", "an artefact that no longer has the layers.*`sepconv bench` takes"),
-        ("export saved_model.pb --to onnx", "an artefact that no longer has the layers"),
-        ("profile .", "an artefact that no longer has the layers"),
+        ("profile net.tflite", "an artifact that no longer has the layers.*`sepconv bench` takes"),
+        ("export saved_model.pb --to onnx", "an artifact that no longer has the layers"),
+        ("profile .", "an artifact that no longer has the layers"),
         ("profile text.keras", "text.keras, which is truncated, or of another kind"),
         ("profile truncated.keras", "truncated.keras, which is truncated, or of another kind"),
         ("profile foreign.keras", "foreign.keras, which is truncated, or of another kind"),

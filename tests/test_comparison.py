@@ -182,7 +182,7 @@ def test_the_record_has_these_fields_and_no_others(finished):
     record = json.loads((finished.directory / "results.json").read_text())
     assert set(record) == {
         "task", "dataset", "command", "device", "backend", "versions", "wall_seconds", "budget",
-        "mac_ratio", "speedup", "realised_fraction", "rows", "notes", "test_part",
+        "mac_ratio", "speedup", "realized_fraction", "rows", "notes", "test_part",
     }  # fmt: skip
     assert (record["task"], record["dataset"], record["command"]) == ("Toy", "crosses", "make toy")
     assert record["backend"] == BACKEND and record["device"] and record["wall_seconds"] > 0
@@ -190,17 +190,17 @@ def test_the_record_has_these_fields_and_no_others(finished):
     assert record["budget"] == {
         "epochs": EPOCHS, "batch_size": 16, "seeds": [0, 1], "training_samples": 192,
     }  # fmt: skip
-    assert set(record["speedup"]) == set(record["realised_fraction"]) == {"infer", "train"}
+    assert set(record["speedup"]) == set(record["realized_fraction"]) == {"infer", "train"}
     for row, conv in zip(record["rows"], CONVS, strict=True):
         assert set(row) == {
             "conv", "model", "params", "macs", "accuracy", "infer_ms", "infer_mode",
-            "train_step_ms", "train_mode", "artefacts", "embedding_params",
+            "train_step_ms", "train_mode", "artifacts", "embedding_params",
         }  # fmt: skip
         assert (row["conv"], row["model"]) == (conv, f"{conv}_net")
         assert set(row["accuracy"]) == {"mean", "std", "per_seed"}
         assert set(row["infer_ms"]) == set(row["infer_mode"]) == {"1", "16"}
-        assert set(row["artefacts"]) == {"keras"}
-        assert set(row["artefacts"]["keras"]) == {"seed", "bytes", "max_difference", "agreement"}
+        assert set(row["artifacts"]) == {"keras"}
+        assert set(row["artifacts"]["keras"]) == {"seed", "bytes", "max_difference", "agreement"}
 
 
 def test_the_numbers_agree(finished):
@@ -220,8 +220,8 @@ def test_the_numbers_agree(finished):
         "train": standard.train_step_ms / separable.train_step_ms,
     }
     assert result.speedup == pytest.approx(speedup, abs=1e-4)
-    realised = {key: value / result.mac_ratio for key, value in speedup.items()}
-    assert result.realised_fraction == pytest.approx(realised, abs=1e-4)
+    realized = {key: value / result.mac_ratio for key, value in speedup.items()}
+    assert result.realized_fraction == pytest.approx(realized, abs=1e-4)
 
 
 def test_what_is_loaded_equals_what_was_saved(finished, tmp_path):
@@ -254,7 +254,7 @@ def test_the_texts_hold_the_numbers(finished):
             assert re.search(".*".join(map(re.escape, cells)), line)
         assert f"{result.mac_ratio:.2f} times fewer MACs" in text
         for key in ("infer", "train"):
-            gain = f"{result.speedup[key]:.2f} times as fast ({result.realised_fraction[key]:.0%}"
+            gain = f"{result.speedup[key]:.2f} times as fast ({result.realized_fraction[key]:.0%}"
             assert gain in text
     assert report.startswith("# Toy: crosses") and "make toy" in report
     for fact in (*result.versions.values(), result.device, "192 training samples"):
@@ -265,11 +265,11 @@ def test_the_files_are_what_the_record_says(finished):
     png = (finished.directory / "comparison.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n\x1a\n") and png.endswith(b"IEND\xaeB`\x82")
     for row in finished.result.rows:
-        path, artefact = finished.directory / f"{row.conv}.keras", row.artefacts["keras"]
-        assert path.stat().st_size == artefact["bytes"]
-        assert artefact["max_difference"] == pytest.approx(0, abs=1e-5)
-        assert artefact["agreement"] == 1
-        accuracy = row.accuracy["per_seed"][artefact["seed"]]
+        path, artifact = finished.directory / f"{row.conv}.keras", row.artifacts["keras"]
+        assert path.stat().st_size == artifact["bytes"]
+        assert artifact["max_difference"] == pytest.approx(0, abs=1e-5)
+        assert artifact["agreement"] == 1
+        accuracy = row.accuracy["per_seed"][artifact["seed"]]
         for model in (keras.models.load_model(path), finished.result.models[row.conv]):
             assert accuracy_of(model, DATA["test"]) == pytest.approx(accuracy, abs=1e-6)
 
@@ -284,7 +284,7 @@ def test_one_net_and_one_seed_have_no_ratios_and_no_spread(tmp_path):
         infer_batch_sizes=[np.uint8(4)],
         output=tmp_path,
     )
-    assert (result.mac_ratio, result.speedup, result.realised_fraction) == (None, {}, {})
+    assert (result.mac_ratio, result.speedup, result.realized_fraction) == (None, {}, {})
     assert result == Comparison.load(tmp_path) and "±" not in str(result)
     assert result.budget["seeds"] == [7] and list(result.rows[0].infer_ms) == [4]
     assert len(result.plot().axes) == 1
@@ -317,7 +317,7 @@ def test_the_weights_of_the_best_validation_epoch_count():
         epochs.append((score, self.get_weights()))
         return fitted
 
-    wrong = changed("val", y=lambda y: (y + 1) % CLASSES)  # the more is learnt, the worse it gets
+    wrong = changed("val", y=lambda y: (y + 1) % CLASSES)  # the more is learned, the worse it gets
     with mock.patch.object(keras.Model, "fit", recording_fit):
         result = compare_toy(data=wrong, convs="separable", seeds=1)
     best_score, best_weights = max(epochs, key=lambda epoch: epoch[0])
@@ -390,10 +390,10 @@ def test_inputs_may_be_strings(tmp_path):
     assert "| 8 + 14 |" in result.to_markdown()
 
 
-def test_artefacts_and_notes_may_be_added(finished, tmp_path):
+def test_artifacts_and_notes_may_be_added(finished, tmp_path):
     result = Comparison.load(finished.directory)
     for row in result.rows:
-        row.artefacts["int8"] = {"bytes": 12_345}
+        row.artifacts["int8"] = {"bytes": 12_345}
     result.notes.append("Hears 7 words a second.")
     result.save(tmp_path)
     assert Comparison.load(tmp_path) == result

@@ -135,7 +135,7 @@ def test_one_training_step_moves_every_weight(case, policy, jit_compile):
     for variable, old, new in zip(model.weights, before, model.get_weights(), strict=True):
         if "seed_generator" not in variable.path:
             assert variable.dtype == "float32"
-            # A bias in front of a normalisation has no gradient: there must be none.
+            # A bias in front of a normalization has no gradient: there must be none.
             assert not np.array_equal(old, new), variable.path
             assert np.isfinite(new).all(), variable.path
 
@@ -187,7 +187,7 @@ def wide_group_norm():
 
 
 @pytest.mark.parametrize("rank", RANKS)
-def test_a_block_with_a_function_for_normalisation_reloads(rank, tmp_path):
+def test_a_block_with_a_function_for_normalization_reloads(rank, tmp_path):
     block = getattr(sl, f"ConvBlock{rank}D")(3, normalization=wide_group_norm)
     model = keras.Sequential([keras.Input((*SIZES[:rank], CHANNELS)), block])
     model.save(tmp_path / "model.keras")

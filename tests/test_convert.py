@@ -21,7 +21,7 @@ def norms_of(model):
 
 
 def as_trained(model):
-    """Gives all batch normalisations statistics and weights that are not the ones at the start."""
+    """Gives all batch normalizations statistics and weights that are not the ones at the start."""
     rng = np.random.default_rng(0)
     for norm in norms_of(model):
         for weight in norm.weights:
@@ -80,7 +80,7 @@ def test_every_block_gives_the_same(rank):
 
 
 @pytest.mark.parametrize("rank", RANKS)
-def test_every_convolution_takes_in_the_normalisation_after_it(rank):
+def test_every_convolution_takes_in_the_normalization_after_it(rank):
     layers, common = keras.layers, {"strides": 2, "padding": "same"}
     made = [
         layer

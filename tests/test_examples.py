@@ -82,7 +82,7 @@ def test_vision_takes_an_npz_file(tmp_path):
     comparison = train.main([*TINY, "--data", str(path), *size, *only, "--output", str(output)])
     assert comparison.dataset == "own"
     assert keras.saving.load_model(output / "standard.keras").input_shape == (None, 8, 8, 1)
-    record = json.loads((output / "results.json").read_text("utf-8"))["rows"][0]["artefacts"]
+    record = json.loads((output / "results.json").read_text("utf-8"))["rows"][0]["artifacts"]
     for kind in () if kinds == "none" else kinds.split(","):
         assert record[kind]["bytes"] > 1000
         assert kind == "int8" or record[kind]["agreement"] == 1

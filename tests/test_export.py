@@ -70,12 +70,12 @@ def sample_of(model, count=4, seed=2):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("artefacts")
+    return tmp_path_factory.mktemp("artifacts")
 
 
 @pytest.fixture(scope="module")
 def exported(folder):
-    """Artefacts of all ranks, and what the models give, in files."""
+    """Artifacts of all ranks, and what the models give, in files."""
     keras.utils.set_random_seed(0)  # integers may disagree where logits of a net are close
     found = {}
     for build in (sequence, image, volume, several):
@@ -92,13 +92,13 @@ def exported(folder):
             names = ["inputs"] if build is volume else [model.inputs[0].name]
             inputs = {names[0]: sample}
         outputs = arrays_of(model(sample, training=False))
-        artefacts = [
+        artifacts = [
             export.to_litert(model, folder / f"{name}.tflite", sample=sample, labels=labels),
             export.to_onnx(model, folder / f"{name}.onnx", sample=sample, labels=labels),
         ]
         expected = {f"output_{i}": output for i, output in enumerate(outputs)}
         np.savez(folder / f"{name}.npz", **inputs, **expected)
-        found[name] = SimpleNamespace(model=model, artefacts=artefacts)
+        found[name] = SimpleNamespace(model=model, artifacts=artifacts)
     return found
 
 
@@ -130,7 +130,7 @@ assert not {"sepconv_layers", "keras", "tensorflow"} & set(sys.modules)
 """
 
 
-def test_artefacts_of_all_ranks_run_where_there_is_no_keras(exported, folder):
+def test_artifacts_of_all_ranks_run_where_there_is_no_keras(exported, folder):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, *exported],
@@ -149,12 +149,12 @@ def test_artefacts_of_all_ranks_run_where_there_is_no_keras(exported, folder):
 
 def test_the_record_says_what_was_written(exported):
     for entry in exported.values():
-        for kind, artefact in zip(("litert", "onnx"), entry.artefacts, strict=True):
-            assert artefact.kind == kind
-            assert artefact.bytes == artefact.path.stat().st_size
-            assert artefact.max_difference < 1e-4
-            assert artefact.agreement == 1
-            assert artefact.latency_ms > 0
+        for kind, artifact in zip(("litert", "onnx"), entry.artifacts, strict=True):
+            assert artifact.kind == kind
+            assert artifact.bytes == artifact.path.stat().st_size
+            assert artifact.max_difference < 1e-4
+            assert artifact.agreement == 1
+            assert artifact.latency_ms > 0
 
 
 def interpreter_of(path, delegates=True):
@@ -169,7 +169,7 @@ def interpreter_of(path, delegates=True):
 
 def test_litert_files_have_built_in_operators_for_one_sample(exported):
     for name, entry in exported.items():
-        interpreter = interpreter_of(entry.artefacts[0].path)
+        interpreter = interpreter_of(entry.artifacts[0].path)
         used = {operator["op_name"] for operator in interpreter._get_ops_details()}
         assert not {op for op in used if op.startswith("Flex") or op == "CUSTOM"}
         assert "CONV_2D" in used or name == "volume"
@@ -180,7 +180,7 @@ def test_litert_files_have_built_in_operators_for_one_sample(exported):
 def test_labels_stand_where_readers_of_litert_metadata_look(exported):
     from ai_edge_litert import schema_py_generated as schema
 
-    path = exported["image"].artefacts[0].path
+    path = exported["image"].artifacts[0].path
     with zipfile.ZipFile(path) as archive:
         assert archive.read("labels.txt").decode() == "".join(f"{name}\n" for name in LABELS)
     content = np.frombuffer(path.read_bytes(), "uint8")
@@ -234,17 +234,17 @@ class Table:
         return [Table(self.reader.Bytes, self.reader.Indirect(start + 4 * i)) for i in tables]
 
 
-def test_quantised_files_are_smaller_and_agree(exported, folder):
-    model, plain = exported["image"].model, exported["image"].artefacts[0]
+def test_quantized_files_are_smaller_and_agree(exported, folder):
+    model, plain = exported["image"].model, exported["image"].artifacts[0]
     (calibration,) = sample_of(model, 30)
     sizes = {}
     for quantize in ("float16", "dynamic", "int8"):
         inputs = calibration if quantize == "int8" else None
         path = folder / f"{quantize}.tflite"
-        artefact = export.to_litert(model, path, quantize, inputs, sample=calibration)
-        sizes[quantize] = artefact.bytes / plain.bytes
-        assert artefact.agreement > 0.8
-        assert 0 < artefact.max_difference < 0.3
+        artifact = export.to_litert(model, path, quantize, inputs, sample=calibration)
+        sizes[quantize] = artifact.bytes / plain.bytes
+        assert artifact.agreement > 0.8
+        assert 0 < artifact.max_difference < 0.3
     assert sizes["float16"] < 0.65
     assert sizes["dynamic"] < 0.55
     assert sizes["int8"] < 0.6
@@ -256,10 +256,10 @@ def test_int8_files_have_a_scale_for_each_channel_and_integers_at_both_ends(expo
     batches = (sample_of(model, 5, seed) for seed in range(4))  # an iterable of lists of arrays
     (sample,) = sample_of(model, 20)
     path = folder / "integers.tflite"
-    artefact = export.to_litert(
+    artifact = export.to_litert(
         model, path, "int8", batches, sample=sample, quantize_io=True, labels=LABELS
     )
-    assert artefact.agreement > 0.8
+    assert artifact.agreement > 0.8
     interpreter = interpreter_of(path)
     ends = (*interpreter.get_input_details(), *interpreter.get_output_details())
     assert {details["dtype"] for details in ends} == {np.int8}
@@ -314,7 +314,7 @@ def test_int8_files_hold_the_scales_of_kernel_and_bias_once(exported, tmp_path, 
 
 
 def integers_of(interpreter, sample):
-    """What a quantised model gives for inputs that it would round to integers."""
+    """What a quantized model gives for inputs that it would round to integers."""
     (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
     scale, zero_point = into["quantization"]
     outputs = []
@@ -335,7 +335,7 @@ def kernels_of(interpreter, operator):
 # With a depth of 1, two of three planes of a kernel meet only padding.
 @pytest.mark.parametrize("depth", [6, 1])
 @pytest.mark.parametrize("quantize", ["float16", "dynamic", "int8"])
-def test_volumes_can_be_quantised(folder, depth, quantize):
+def test_volumes_can_be_quantized(folder, depth, quantize):
     x = inputs = keras.Input((depth, 5, 4, 2))
     for strides in (1, 2):
         x = sl.SeparableConvBlock3D(40, strides=strides)(x)
@@ -344,8 +344,8 @@ def test_volumes_can_be_quantised(folder, depth, quantize):
     (calibration,) = sample_of(model, 10)
     path = folder / f"volume_{quantize}_{depth}.tflite"
     batches = calibration if quantize == "int8" else None
-    artefact = export.to_litert(model, path, quantize, batches, sample=calibration)
-    assert artefact.max_difference < 0.1
+    artifact = export.to_litert(model, path, quantize, batches, sample=calibration)
+    assert artifact.max_difference < 0.1
     interpreter = interpreter_of(path)
     matrices = kernels_of(interpreter, "FULLY_CONNECTED")
     assert len(matrices) == 3  # the pointwise steps too
@@ -379,8 +379,8 @@ def test_a_bound_of_six_needs_no_scale(quantize, tmp_path):
     model = as_trained(bounded())
     sample = sample_of(model, 8)
     calibration = sample if quantize == "int8" else None
-    artefact = export.to_litert(model, tmp_path / "net.tflite", quantize, calibration, sample)
-    assert artefact.max_difference < {None: 1e-4, "float16": 0.02}.get(quantize, 0.3)
+    artifact = export.to_litert(model, tmp_path / "net.tflite", quantize, calibration, sample)
+    assert artifact.max_difference < {None: 1e-4, "float16": 0.02}.get(quantize, 0.3)
 
 
 def test_loops_are_refused_for_integers(tmp_path):
@@ -390,8 +390,8 @@ def test_loops_are_refused_for_integers(tmp_path):
     with pytest.raises(ValueError, match=r"loop in 'memory' \(GRU\).*unroll=True"):
         export.to_litert(model, tmp_path / "net.tflite", "int8", sample)
     unrolled = keras.Model(inputs, keras.layers.GRU(3, unroll=True)(inputs))
-    artefact = export.to_litert(unrolled, tmp_path / "net.tflite", "int8", sample)
-    assert artefact.max_difference < 0.1
+    artifact = export.to_litert(unrolled, tmp_path / "net.tflite", "int8", sample)
+    assert artifact.max_difference < 0.1
 
 
 def test_slow_dynamic_files_are_said(exported, tmp_path, monkeypatch):
@@ -450,14 +450,14 @@ def test_the_batch_is_open_or_one_sample(function, tmp_path):
         inputs = keras.Input((9, 4), batch_size=batch_size)
         return keras.Model(inputs, sl.SeparableConvBlock1D(5)(inputs))
 
-    artefact = function(model(1), tmp_path / "net")
-    assert artefact.max_difference < 1e-5
+    artifact = function(model(1), tmp_path / "net")
+    assert artifact.max_difference < 1e-5
     with pytest.raises(ValueError, match=r"of any size, or of one sample.*\(4, 9, 4\).*Build it"):
         function(model(4), tmp_path / "net")
 
 
 def test_names_in_litert_files_are_those_of_both_ends(exported):
-    interpreter = interpreter_of(exported["image"].artefacts[0].path)
+    interpreter = interpreter_of(exported["image"].artifacts[0].path)
     ends = (*interpreter.get_input_details(), *interpreter.get_output_details())
     long = {details["name"] for details in interpreter.get_tensor_details() if details["name"]}
     named = {name for name in long if not name.isdigit()}

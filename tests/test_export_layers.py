@@ -273,8 +273,8 @@ def test_what_a_format_lacks_is_refused_by_the_name_of_the_layer(kind, name, tmp
             WRITERS[kind](model, tmp_path / "net", sample=sample_of(source))
         assert not list(tmp_path.iterdir())
     else:
-        artefact = WRITERS[kind](model, tmp_path / "net", sample=sample_of(source, 1))
-        assert artefact.max_difference < 1e-2
+        artifact = WRITERS[kind](model, tmp_path / "net", sample=sample_of(source, 1))
+        assert artifact.max_difference < 1e-2
 
 
 def test_what_the_runtime_cannot_run_is_refused(tmp_path):
@@ -330,9 +330,9 @@ def test_nets_of_keras_go_through(build, tmp_path):
             (export.to_hub, {}),
         )
     ):
-        artefact = function(model, tmp_path / f"net-{number}", **options)
+        artifact = function(model, tmp_path / f"net-{number}", **options)
         scale = max(1, np.abs(model(sample)).max())
-        assert artefact.max_difference < scale * (0.2 if options else 1e-4)
+        assert artifact.max_difference < scale * (0.2 if options else 1e-4)
 
 
 @pytest.mark.parametrize("to", [export.to_litert, export.to_onnx])

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 LABELS = ["one", "zwei", "trois"]
-REGULARISED = 2  # weights of the model
+REGULARIZED = 2  # weights of the model
 
 
 def scaled(images):
@@ -50,7 +50,7 @@ def exported(tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("hub"), build()
     images = np.random.default_rng(0).integers(0, 255, (24, 12, 10, 3)).astype("uint8")
     signature = tf.TensorSpec((None, 12, 10, 3), "uint8", name="images")
-    artefact = export.to_hub(
+    artifact = export.to_hub(
         model, folder / "net", scaled, LABELS, sample=images, input_signature=signature
     )
     expected = keras.ops.convert_to_numpy(model(scaled(images), training=False))
@@ -60,7 +60,7 @@ def exported(tmp_path_factory):
         model=model,
         folder=folder,
         path=str(folder / "net"),
-        artefact=artefact,
+        artifact=artifact,
         images=images,
         expected=expected,
         classes=classes,
@@ -70,10 +70,10 @@ def exported(tmp_path_factory):
 
 def test_the_record_says_what_was_written(exported):
     files = [file for file in (exported.folder / "net").rglob("*") if file.is_file()]
-    assert exported.artefact.kind == "hub"
-    assert exported.artefact.bytes == sum(file.stat().st_size for file in files)
-    assert exported.artefact.max_difference < 1e-5
-    assert exported.artefact.agreement == 1
+    assert exported.artifact.kind == "hub"
+    assert exported.artifact.bytes == sum(file.stat().st_size for file in files)
+    assert exported.artifact.max_difference < 1e-5
+    assert exported.artifact.agreement == 1
 
 
 ELSEWHERE = """
@@ -83,7 +83,7 @@ import tensorflow as tf
 import tensorflow_hub as hub
 import tf_keras
 
-labels, regularised = sys.argv[1].split(), int(sys.argv[2])
+labels, regularized = sys.argv[1].split(), int(sys.argv[2])
 data = np.load("data.npz")
 images, expected, classes = (data[key] for key in ("images", "expected", "classes"))
 
@@ -105,7 +105,7 @@ layer = hub.KerasLayer("net", trainable=True, input_shape=images.shape[1:], dtyp
 model = tf_keras.Sequential([layer])
 loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile(tf_keras.optimizers.Adam(0.01), loss)
-assert len(model.losses) == regularised
+assert len(model.losses) == regularized
 before = [weight.numpy().copy() for weight in layer.weights]
 losses = model.fit(images, classes, epochs=8, shuffle=False, verbose=0).history["loss"]
 assert losses[-1] < 0.9 * losses[0], losses
@@ -122,7 +122,7 @@ assert not [name for name in sys.modules if name.startswith("sepconv")]
 def test_it_is_used_and_fine_tuned_where_this_package_is_not(exported):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, " ".join(LABELS), str(REGULARISED)],
+        [sys.executable, "-c", ELSEWHERE, " ".join(LABELS), str(REGULARIZED)],
         capture_output=True,
         text=True,
         check=False,
@@ -139,7 +139,7 @@ def test_keras_has_a_layer_for_its_signature(exported):
 
 
 def with_layer(exported, trainable):
-    """A model of the artefact and a dense layer, to be trained."""
+    """A model of the artifact and a dense layer, to be trained."""
     layer = export.HubLayer(exported.path, trainable=trainable)
     inputs = keras.Input(exported.images.shape[1:], dtype="uint8")
     outputs = keras.layers.Dense(len(LABELS), kernel_initializer="identity")(layer(inputs))
@@ -162,7 +162,7 @@ def test_the_layer_trains_in_keras_3(exported):
     layer, model = with_layer(exported, trainable=True)
     np.testing.assert_allclose(layer(exported.images), exported.expected, atol=1e-5)
     model(exported.images, training=True)
-    assert len(model.losses) == REGULARISED
+    assert len(model.losses) == REGULARIZED
     assert len(layer.trainable_weights) == len(exported.model.trainable_weights)
     losses, changed = fitted(exported, layer, model)
     assert losses[-1] < 0.9 * losses[0]
@@ -192,7 +192,7 @@ def test_a_model_with_the_layer_is_loaded_in_unsafe_mode_only(exported, tmp_path
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """The folder of an artefact that takes floats."""
+    """The folder of an artifact that takes floats."""
     inputs = keras.Input((8, 8, 4))
     x = sl.SeparableConvBlock2D(8, activation="hard_silu")(inputs)
     x = keras.layers.Conv2D(8, 3, groups=2)(x)  # which TensorFlow has XLA compile
@@ -350,7 +350,7 @@ def test_a_failed_export_leaves_the_old_folder(exported, tmp_path):
     assert (tmp_path / "net" / "saved_model.pb").read_text() == "old"
 
 
-def test_what_a_user_put_beside_an_older_artefact_stays(tmp_path):
+def test_what_a_user_put_beside_an_older_artifact_stays(tmp_path):
     path, model = tmp_path / "net", keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     export.to_hub(model, path)
     (path / "README.md").write_text("mine")
@@ -365,7 +365,7 @@ def test_what_a_user_put_beside_an_older_artefact_stays(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_older_artefact_is_replaced(tmp_path):
+def test_an_older_artifact_is_replaced(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     for _ in range(2):
         export.to_hub(model, tmp_path / "net")

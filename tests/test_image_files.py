@@ -38,7 +38,7 @@ def test_other_programs_are_not_run_for_images():
 
 
 def write_deep(root, values, suffix=".png"):
-    """Writes grey images of these values, of one class each."""
+    """Writes gray images of these values, of one class each."""
     for label, some in enumerate(values):
         (root / f"class{label}").mkdir(parents=True)
         for i, value in enumerate(some):
@@ -119,7 +119,7 @@ def test_images_of_too_many_pixels_are_skipped_and_large_ones_read(tmp_path, mon
 
 
 def write_png(path, color_type, values):
-    """A PNG with 16 bits in each channel, which Pillow writes of grey images alone."""
+    """A PNG with 16 bits in each channel, which Pillow writes of gray images alone."""
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
 
@@ -203,7 +203,7 @@ def test_predict_says_what_is_wrong(tmp_path, capsys):
     a_run(tmp_path, tmp_path / "own", classes=("a", "b", "c"))
     assert "must be a model of the run that wrote" in said(model, image)
     a_run(tmp_path, tmp_path / "own", channels=5)
-    assert "must take grey or colored images. Received 5 channels" in said(model, image)
+    assert "must take gray or colored images. Received 5 channels" in said(model, image)
     (tmp_path / predict.ABOUT).write_text('{"classes": ' + "[" * 100_000)
     assert "images.json is truncated or not what its name says" in said(model, image)
     (tmp_path / predict.ABOUT).unlink()

@@ -1,4 +1,4 @@
-"""The layers as drop-ins for those of `keras.layers`, and the initialisers."""
+"""The layers as drop-ins for those of `keras.layers`, and the initializers."""
 
 import inspect
 import itertools
@@ -52,11 +52,11 @@ def test_the_constructor_is_that_of_keras(name, needed, rank):
 
 
 @drop_ins_and_convs
-def test_the_defaults_are_those_of_keras_but_for_the_depthwise_initialiser(name, needed, rank):
+def test_the_defaults_are_those_of_keras_but_for_the_depthwise_initializer(name, needed, rank):
     ours, theirs = (layer.get_config() for layer in both(name, **needed, name="same"))
     if not name.startswith("Conv"):
-        initialiser = ours.pop("depthwise_initializer")
-        assert initialiser["class_name"] == "DepthwiseVarianceScaling"
+        initializer = ours.pop("depthwise_initializer")
+        assert initializer["class_name"] == "DepthwiseVarianceScaling"
         del theirs["depthwise_initializer"]
     assert ours == theirs
 
@@ -110,16 +110,16 @@ def test_weights_copied_from_keras_give_the_outputs_of_keras(name, needed, rank)
 
 
 @drop_ins_and_convs
-@pytest.mark.parametrize("initialiser", ["glorot_uniform", "he_normal", "random_normal"])
-def test_an_initialiser_by_name_draws_the_numbers_that_it_draws_in_keras(
-    name, needed, rank, initialiser
+@pytest.mark.parametrize("initializer", ["glorot_uniform", "he_normal", "random_normal"])
+def test_an_initializer_by_name_draws_the_numbers_that_it_draws_in_keras(
+    name, needed, rank, initializer
 ):
     kind = "kernel" if name.startswith("Conv") else "depthwise"
     drawn = []
     for module in (sl, keras.layers):
         keras.utils.set_random_seed(7)
         layer = getattr(module, name)(
-            **needed, **{f"{kind}_initializer": initialiser}, bias_initializer=initialiser
+            **needed, **{f"{kind}_initializer": initializer}, bias_initializer=initializer
         )
         layer.build((None, *SIZES[:rank], CHANNELS))
         drawn.append(layer.get_weights())
@@ -128,7 +128,7 @@ def test_an_initialiser_by_name_draws_the_numbers_that_it_draws_in_keras(
 
 
 @drop_ins_and_convs
-def test_regularisers_and_constraints_are_those_of_keras(name, needed, rank):
+def test_regularizers_and_constraints_are_those_of_keras(name, needed, rank):
     kinds = {"Conv": ["kernel"], "Dept": ["depthwise"], "Sepa": ["depthwise", "pointwise"]}
     arguments = {"activity_regularizer": "l1"}
     for kind in [*kinds[name[:4]], "bias"]:
@@ -160,9 +160,9 @@ GAINS = {"fan_in": 1, "fan_out": 1 / 2, "fan_avg": 2 / 3}  # with a multiplier o
 @pytest.mark.parametrize("rank", RANKS)
 @pytest.mark.parametrize("mode", GAINS)
 @pytest.mark.parametrize("distribution", ["truncated_normal", "untruncated_normal", "uniform"])
-def test_the_initialiser_sets_the_variance_of_the_output(rank, mode, distribution):
-    initialiser = sl.DepthwiseVarianceScaling(1.5, mode, distribution, seed=rank)
-    kernel = keras.ops.convert_to_numpy(initialiser((*(3, 5, 4)[:rank], 4000, 2)))
+def test_the_initializer_sets_the_variance_of_the_output(rank, mode, distribution):
+    initializer = sl.DepthwiseVarianceScaling(1.5, mode, distribution, seed=rank)
+    kernel = keras.ops.convert_to_numpy(initializer((*(3, 5, 4)[:rank], 4000, 2)))
     # What a channel makes of input of unit variance has the variance of its squared kernel's sum.
     per_channel = np.square(kernel).sum(tuple(range(rank)))
     assert per_channel.mean() == pytest.approx(1.5 * GAINS[mode], rel=0.04)
@@ -180,7 +180,7 @@ def test_layers_keep_the_variance_by_default(name, rank):
     assert per_channel.mean() == pytest.approx(1, rel=0.1)
 
 
-def test_the_initialiser_repeats_itself_by_its_seed():
+def test_the_initializer_repeats_itself_by_its_seed():
     shape = (3, 3, 4, 2)
     seeded = sl.DepthwiseVarianceScaling(2, "fan_avg", "uniform", seed=5)
     again = keras.initializers.deserialize(keras.initializers.serialize(seeded))
@@ -196,19 +196,19 @@ def test_the_initialiser_repeats_itself_by_its_seed():
     ("argument", "value", "expected"),
     [("scale", 0, "positive"), ("mode", "fan", "fan_in"), ("distribution", "cauchy", "uniform")],
 )
-def test_the_initialiser_names_a_bad_argument(argument, value, expected):
+def test_the_initializer_names_a_bad_argument(argument, value, expected):
     with pytest.raises(ValueError) as error:
         sl.DepthwiseVarianceScaling(**{argument: value})
     assert all(word in str(error.value) for word in (f"`{argument}`", expected, str(value)))
 
 
-def test_the_initialiser_names_a_shape_that_is_not_of_a_depthwise_kernel():
+def test_the_initializer_names_a_shape_that_is_not_of_a_depthwise_kernel():
     with pytest.raises(ValueError, match=r"`shape`.*kernel_size.*Received: shape=\(4, 2\)"):
         sl.DepthwiseVarianceScaling()((4, 2))
 
 
-def normalised(cls, axis, x, upstream):
-    """Outputs, statistics and gradients of a training step of a batch normalisation."""
+def normalized(cls, axis, x, upstream):
+    """Outputs, statistics and gradients of a training step of a batch normalization."""
     rng = np.random.default_rng(1)
     layer = cls(axis, momentum=0.8, epsilon=1e-2)
     layer.build(x.shape)
@@ -254,12 +254,12 @@ def test_a_pointwise_layer_is_a_product_over_many_positions(rank, sizes, is_know
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("rank", RANKS)
-def test_batch_normalisation_trains_like_that_of_keras(rank, data_format):
+def test_batch_normalization_trains_like_that_of_keras(rank, data_format):
     x = inputs(rank, data_format) * 3 + 1
     upstream = np.random.default_rng(0).normal(size=x.shape)
     axis = 1 if data_format == "channels_first" else -1
-    ours = normalised(sl.BatchNormalization, axis, x, upstream)
-    theirs = normalised(keras.layers.BatchNormalization, axis, x, upstream)
+    ours = normalized(sl.BatchNormalization, axis, x, upstream)
+    theirs = normalized(keras.layers.BatchNormalization, axis, x, upstream)
     for one, other in zip(ours, theirs, strict=True):
         for result, expected in zip(one, other, strict=True):
             np.testing.assert_allclose(result, expected, rtol=2e-4, atol=2e-4)
@@ -268,7 +268,7 @@ def test_batch_normalisation_trains_like_that_of_keras(rank, data_format):
 @pytest.mark.parametrize(
     "arguments", [{"center": False, "scale": False}, {"renorm": True}, {"trainable": False}]
 )
-def test_batch_normalisation_has_the_options_of_keras(arguments):
+def test_batch_normalization_has_the_options_of_keras(arguments):
     known = inspect.signature(keras.layers.BatchNormalization).parameters
     if not set(arguments) - {"trainable"} <= set(known):
         pytest.skip("this Keras does not have it")
@@ -321,7 +321,7 @@ def test_hooks_on_the_stages_of_a_block_run():
     assert seen == block.stages
 
 
-def test_what_a_normalisation_of_another_type_gives_is_cast_to_that_of_the_block():
+def test_what_a_normalization_of_another_type_gives_is_cast_to_that_of_the_block():
     seen = []
 
     def make():

@@ -1,4 +1,4 @@
-"""`export.load`: artefacts of all kinds as functions, and what is none."""
+"""`export.load`: artifacts of all kinds as functions, and what is none."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ import pytest
 
 import sepconv_layers as sl
 from sepconv_layers import export
-from sepconv_layers.export.artefact import compared
+from sepconv_layers.export.artifact import compared
 from tests.backends import BACKEND
 
 pytestmark = pytest.mark.skipif(
@@ -36,7 +36,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def paths(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("artefacts")
+    folder = tmp_path_factory.mktemp("artifacts")
     return {kind: WRITERS[kind](model, folder / name).path for kind, name in NAMES.items()}
 
 
@@ -275,7 +275,7 @@ def test_what_is_truncated_or_foreign_is_refused(kind, paths, tmp_path):
             export.load(copy)
 
 
-def test_what_is_no_artefact_is_refused(model, tmp_path):
+def test_what_is_no_artifact_is_refused(model, tmp_path):
     model.save(tmp_path / "net.keras")
     with pytest.raises(ValueError, match=r"Load it by `keras\.saving\.load_model`"):
         export.load(tmp_path / "net.keras")
@@ -303,7 +303,7 @@ def test_a_missing_package_is_named(kind, module, paths, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["pipe.tflite", "pipe.onnx"])
-def test_a_pipe_is_no_artefact(name, tmp_path):
+def test_a_pipe_is_no_artifact(name, tmp_path):
     os.mkfifo(tmp_path / name)
     with pytest.raises(ValueError, match="which is none of them"):
         export.load(tmp_path / name)

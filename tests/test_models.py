@@ -54,7 +54,7 @@ def output_of(model, x):
     return keras.ops.convert_to_numpy(model(x, training=False))
 
 
-def randomise(model, seed=0):
+def randomize(model, seed=0):
     """Weights of random normals: positive variances, and kernels whose outputs are as large as
     their inputs.
 
@@ -96,7 +96,7 @@ def source_of(application, input_shape, width, classes, **arguments):
 def test_outputs_are_those_of_keras_on_copied_weights(make, application, how, sizes, width):
     shape = (*sizes, 3)
     source = source_of(application, shape, width, 7, classifier_activation=None)
-    randomise(source)
+    randomize(source)
     model = make((None, None, 3), 7, width=width, **how)
     models.load_keras_application(model, source)
     x = np.random.default_rng(1).uniform(-1, 1, (2, *shape)).astype("float32")
@@ -111,7 +111,7 @@ def test_outputs_are_those_of_keras_on_copied_weights(make, application, how, si
 def test_a_source_without_a_top_leaves_the_classifier_as_it_was(make, application, how):
     shape = (32, 32, 3)
     source = source_of(application, shape, 1.0, 1000, include_top=False, pooling="avg")
-    randomise(source)
+    randomize(source)
     model = make(shape, 5, **how)
     before = model.get_layer("logits").get_weights()
     models.load_keras_application(model, source)
@@ -281,7 +281,7 @@ def test_bc_resnet_refuses_frequencies_that_its_bands_do_not_divide():
 )
 def test_causal_nets_of_sounds_give_their_logits_chunk_by_chunk(make, shape, how, conv):
     model = make(shape, 4, conv=conv, padding="causal", **how)
-    randomise(model)
+    randomize(model)
     x = batch_of(make, shape, 2)
     expected = output_of(model, x)
     made = streaming.to_streaming(model)
@@ -303,7 +303,7 @@ def test_narrow_nets_of_sounds_have_strides_too(width, conv):
 def test_padding_never_changes_what_is_said_of_a_text(conv):
     model = models.sep_cnn((None,), 3, vocabulary_size=50, conv=conv)
     rng = np.random.default_rng(0)
-    randomise(model)
+    randomize(model)
     texts = [rng.integers(1, 50, length) for length in (1, 4, 19, 7)]
     together = np.zeros((4, 31), "int32")
     for row, text in zip(together, texts, strict=True):

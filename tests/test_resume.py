@@ -234,22 +234,22 @@ def test_no_flip_of_a_bit_in_a_state_goes_unseen(tmp_path, capsys):
 
 @the_same_everywhere
 def test_no_flip_of_a_bit_in_what_became_of_a_run_goes_unseen(tmp_path, capsys):
-    record, artefact = tmp_path / "seed-0.json", tmp_path / "seed-0.keras"
+    record, artifact = tmp_path / "seed-0.json", tmp_path / "seed-0.keras"
     result = {"accuracy": 0.75, "seconds": 1.5, "best": EPOCH, "history": [EPOCH]}
-    result["artefact"] = {"bytes": 7, "max_difference": 0.0, "agreement": 1.0}
-    artefact.write_bytes(b"a model")
-    resume.save_finished(record, artefact, result)
-    contents = record.read_bytes(), artefact.read_bytes()
-    assert resume.load_finished(record, artefact) == result
-    for number, path in enumerate((record, artefact)):
+    result["artifact"] = {"bytes": 7, "max_difference": 0.0, "agreement": 1.0}
+    artifact.write_bytes(b"a model")
+    resume.save_finished(record, artifact, result)
+    contents = record.read_bytes(), artifact.read_bytes()
+    assert resume.load_finished(record, artifact) == result
+    for number, path in enumerate((record, artifact)):
         for place in range(len(contents[number])):
-            for file, content in zip((record, artefact), contents, strict=True):
+            for file, content in zip((record, artifact), contents, strict=True):
                 file.write_bytes(content)
             flipped = bytearray(contents[number])
             flipped[place] ^= 1 << place % 8
             path.write_bytes(flipped)
-            assert resume.load_finished(record, artefact) in (None, result)
-            assert number == 0 or not artefact.exists()
+            assert resume.load_finished(record, artifact) in (None, result)
+            assert number == 0 or not artifact.exists()
             for aside in tmp_path.glob("*.damaged*"):
                 aside.unlink()
 

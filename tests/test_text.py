@@ -395,7 +395,7 @@ def test_from_strings_to_labels(tmp_path, capsys):
     assert record["task"] == "Text classification" and "Texts per second" in record["notes"][0]
     for row in record["rows"]:
         assert 0 < row["embedding_params"] < row["params"]
-        assert row["artefacts"]["hub"]["agreement"] == 1
+        assert row["artifacts"]["hub"]["agreement"] == 1
 
     predict.main([str(output), "lovely 3 of old things", STRANGE[-1], "--top", "1"])
     lines = capsys.readouterr().out.splitlines()
@@ -422,10 +422,10 @@ def test_from_strings_to_labels(tmp_path, capsys):
 
 
 def write_run(folder, kinds):
-    """The record of a run whose nets have so many kinds of artefacts."""
+    """The record of a run whose nets have so many kinds of artifacts."""
     rest = {"infer_ms": {}, "infer_mode": {}, "train_step_ms": 1.0, "train_mode": "graph"}
     rows = [
-        Row(conv, conv, params=1, macs=1, accuracy={}, **rest, artefacts={kind: {} for kind in of})
+        Row(conv, conv, params=1, macs=1, accuracy={}, **rest, artifacts={kind: {} for kind in of})
         for conv, of in kinds.items()
     ]
     record = Comparison("", "", "", "", "", {}, 1.0, {}, None, {}, {}, rows)

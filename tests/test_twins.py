@@ -38,7 +38,7 @@ def test_twins_have_the_same_signature_and_configuration(separable, standard, ra
 def influence(cls, rank, filters, **arguments):
     """Which input position reaches which output position: a matrix of truth values.
 
-    All kernels are of ones and nothing is normalised, so that no influence cancels out; each
+    All kernels are of ones and nothing is normalized, so that no influence cancels out; each
     sample of the batch has its only ones in a position of its own.
     """
     plain = {"activation": None, "normalization": None, **own_arguments(cls)}

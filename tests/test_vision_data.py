@@ -28,7 +28,7 @@ def write_image(path, color=(10, 20, 30), size=(16, 16), mode="RGB", **options):
 
 
 def write_classes(root, count=10, classes=("cat", "dog"), first=0):
-    """Writes `count` images per class, each of its own grey value, with gaps between classes."""
+    """Writes `count` images per class, each of its own gray value, with gaps between classes."""
     for label, name in enumerate(classes):
         for i in range(count):
             write_image(root / name / f"{i}.png", first + label * 100 + i, mode="L")
@@ -36,7 +36,7 @@ def write_classes(root, count=10, classes=("cat", "dog"), first=0):
 
 
 def values(part):
-    """The grey values and labels of a part of `write_classes`."""
+    """The gray values and labels of a part of `write_classes`."""
     images, labels = part
     return [(int(image[0, 0, 0]), int(label)) for image, label in zip(images, labels, strict=True)]
 
@@ -314,7 +314,7 @@ def test_a_class_left_without_readable_images(tmp_path):
 
 
 def load_one(tmp_path, image, suffix=".png", **options):
-    """The pixels of an image that is saved and loaded as the test part of a set of grey images."""
+    """The pixels of an image that is saved and loaded as the test part of a set of gray images."""
     write_classes(tmp_path / "train", 3)
     for name in ("cat", "dog"):
         (tmp_path / "test" / name).mkdir(parents=True)
@@ -409,12 +409,12 @@ def test_only_the_first_frame_of_a_gif_counts(tmp_path):
     assert {int(value) for part in PARTS for value in np.unique(getattr(dataset, part)[0])} == {50}
 
 
-def test_unequal_sizes_are_cropped_at_the_centre_to_the_median(tmp_path):
+def test_unequal_sizes_are_cropped_at_the_center_to_the_median(tmp_path):
     write_classes(tmp_path, 4)
     for name in ("cat", "dog"):
         for i in range(4):
             image = Image.new("L", (100, 42))
-            image.paste(200, (29, 0, 71, 42))  # the centre square
+            image.paste(200, (29, 0, 71, 42))  # the center square
             image.save(tmp_path / name / f"{i}.png")
         write_image(tmp_path / name / "small.png", 200, size=(10, 30), mode="L")
     dataset = data.load(folder=tmp_path)
@@ -439,7 +439,7 @@ def test_large_jpegs_are_reduced_well(tmp_path):
         for i in range(3):
             Image.fromarray(ramp).save(tmp_path / name / f"{i}.jpg", quality=95)
     image = data.load(folder=tmp_path, image_size=16).train[0][0, ..., 0].astype(int)
-    expected = ramp[0, 80:560].reshape(16, 30).mean(1)  # the centre crop, averaged
+    expected = ramp[0, 80:560].reshape(16, 30).mean(1)  # the center crop, averaged
     assert np.abs(image - expected).max() < 4
 
 

@@ -345,9 +345,9 @@ def _speech_commands(speaker_independent: bool, seed: int) -> tuple[list[Clip], 
         repeats = max(1, per_word // len(chosen)) if part == "train" and len(chosen) else 1
         clips += [unknown[i] for i in chosen] * repeats
         clips += list(_silences(noises, files, part, min(per_word, len(chosen)), rng))
-    learnt = {clip.word for clip in clips if clip.part == "train"}
+    learned = {clip.word for clip in clips if clip.part == "train"}
     note = f"Google Speech Commands, {', '.join(targets)}, {UNKNOWN} and {SILENCE}; CC BY 4.0"
-    return [clip for clip in clips if clip.word in learnt], 16_000, note
+    return [clip for clip in clips if clip.word in learned], 16_000, note
 
 
 def _silences(

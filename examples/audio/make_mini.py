@@ -47,7 +47,7 @@ def main() -> None:
                     speed, pitch = int(rng.integers(120, 200)), int(rng.integers(25, 75))
                     spoken = say(word, voice, speed, pitch)
                     spoken, _ = librosa.effects.trim(spoken, top_db=TOP_DB)
-                    waveforms.append(librosa.util.fix_length(centred(spoken), size=length()))
+                    waveforms.append(librosa.util.fix_length(centered(spoken), size=length()))
                     clips[part].append([word, voice])
         path = FOLDER / f"{part}.ogg"
         with soundfile.SoundFile(
@@ -74,7 +74,7 @@ def say(word: str, voice: str, speed: int, pitch: int) -> np.ndarray:
     return 0.9 * waveform / np.abs(waveform).max()
 
 
-def centred(waveform: np.ndarray) -> np.ndarray:
+def centered(waveform: np.ndarray) -> np.ndarray:
     waveform = waveform[: length()]
     return np.pad(waveform, ((length() - len(waveform)) // 2, 0))
 

@@ -168,11 +168,11 @@ def detections(
         name = about["classes"][word]
         if not is_loud[i] or row[word] < threshold or name in (UNKNOWN, SILENCE):
             continue
-        centre = i * hop / about["sample_rate"]  # the padding is half a window
-        if found and found[-1][2] == name and centre - found[-1][1] < 2.5 * HOP_SECONDS:
-            found[-1][1], found[-1][3] = centre, max(found[-1][3], float(row[word]))
+        center = i * hop / about["sample_rate"]  # the padding is half a window
+        if found and found[-1][2] == name and center - found[-1][1] < 2.5 * HOP_SECONDS:
+            found[-1][1], found[-1][3] = center, max(found[-1][3], float(row[word]))
         else:
-            found.append([centre, centre, name, float(row[word])])
+            found.append([center, center, name, float(row[word])])
     return [tuple(item) for item in found]
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from examples.artefacts import CHECKED, add_export, export_all
+from examples.artifacts import CHECKED, add_export, export_all
 from examples.audio import data, features
 from examples.command_line import (
     add_budget,
@@ -55,14 +55,14 @@ def build(
     mfcc: bool | None = None,
     causal: bool = False,
 ) -> keras.Model:
-    """A net for log-mel spectrograms like these, which it normalises by itself."""
+    """A net for log-mel spectrograms like these, which it normalizes by itself."""
     _, frames, bands = spectrograms.shape
     if mfcc is None:
         mfcc = net == "ds_cnn"
     moments = spectrograms.reshape(-1, bands)
     inputs = keras.Input((frames, bands), name="log_mel")
-    normalise = {"mean": moments.mean(0), "variance": moments.var(0) + 1e-3}
-    x = keras.layers.Normalization(**normalise)(inputs)
+    normalize = {"mean": moments.mean(0), "variance": moments.var(0) + 1e-3}
+    x = keras.layers.Normalization(**normalize)(inputs)
     if mfcc:
         bands = features.COEFFICIENTS
         x = features.fixed_product(features.cosine_transform(x.shape[-1]), "mfcc")(x)
@@ -189,17 +189,17 @@ def export_streaming(found: Comparison, dataset: data.Dataset, output: Path) -> 
     for row in found.rows:
         model = found.models[row.conv]
         step = streaming.to_streaming(model, streaming.to_streaming(model).stride)
-        artefact = export.to_litert(step.model, output / f"{row.conv}-streaming.tflite")
-        heard = heard_in_steps(export.load(artefact.path), step, x).argmax(-1)
-        row.artefacts["streaming"] = {
-            "bytes": artefact.bytes,
-            "max_difference": artefact.max_difference,
+        artifact = export.to_litert(step.model, output / f"{row.conv}-streaming.tflite")
+        heard = heard_in_steps(export.load(artifact.path), step, x).argmax(-1)
+        row.artifacts["streaming"] = {
+            "bytes": artifact.bytes,
+            "max_difference": artifact.max_difference,
             "agreement": float(np.mean(heard == predicted(model, x))),
-            "latency_ms": artefact.latency_ms,
+            "latency_ms": artifact.latency_ms,
             "accuracy": float(np.mean(heard == y)),
         }
         found.notes.append(
-            f"Frame by frame, the {row.conv} net takes {artefact.latency_ms / step.stride:.3f} ms "
+            f"Frame by frame, the {row.conv} net takes {artifact.latency_ms / step.stride:.3f} ms "
             f"for each hop of {1e3 * dataset.settings.hop_seconds:.0f} ms, as a LiteRT file."
         )
 

@@ -47,7 +47,7 @@ from examples.text.tables import Rows
 
 NAMED = 5  # labels of those that cannot be
 
-Source = tuple[dict[str, Rows], tuple[str, ...], str]  # parts, class names, origin and licence
+Source = tuple[dict[str, Rows], tuple[str, ...], str]  # parts, class names, origin and license
 
 
 def load(
@@ -178,7 +178,7 @@ def masked(docstring: str) -> str:
 
 def _imdb() -> Source:
     names = {"train": "imdb_train.jsonl.xz", "test": "imdb_test.jsonl.xz"}
-    note = "Large Movie Review Dataset, Maas et al. 2011; no licence stated, for research"
+    note = "Large Movie Review Dataset, Maas et al. 2011; no license stated, for research"
     if all(local(f"text/{name}") for name in names.values()):
         parts = tables.columns({part: local(f"text/{name}") for part, name in names.items()})
         return _named(parts, ("negative", "positive"), note)
@@ -216,7 +216,7 @@ def _sst2() -> Source:
             ("test", "test", "test", "797f1305da9a23378a0168a387453dcf"),
         )
     }
-    note = "Stanford Sentiment Treebank, Socher et al. 2013; no licence stated, for research"
+    note = "Stanford Sentiment Treebank, Socher et al. 2013; no license stated, for research"
     return _named(parts, ("negative", "positive"), note)
 
 
@@ -229,7 +229,7 @@ def _trec() -> Source:
         )
     }
     classes = ("description", "entity", "abbreviation", "human", "location", "number")
-    note = "TREC question types, Li and Roth 2002; no licence stated, for research"
+    note = "TREC question types, Li and Roth 2002; no license stated, for research"
     return _named(parts, classes, note)
 
 

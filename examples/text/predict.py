@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def load(path: Path):
     """The function from strings to labels and probabilities."""
-    require("tensorflow_text")  # whose operations the artefact has
+    require("tensorflow_text")  # whose operations the artifact has
     if not os.path.exists(path / "saved_model.pb"):
         path = of_run(path)
     expect_file(path / "saved_model.pb")
@@ -71,10 +71,10 @@ def of_run(path: Path) -> Path:
     expected += "results.json"
     if not os.path.isfile(path / "results.json"):
         raise ValueError(f"{expected}. Received: neither")
-    convs = [row.conv for row in record_of(path).rows if "hub" in row.artefacts]
+    convs = [row.conv for row in record_of(path).rows if "hub" in row.artifacts]
     if not convs:
         fix = "Run it again with `--export hub`."
-        raise ValueError(f"{expected}, which must list an artefact 'hub'. Received: none. {fix}")
+        raise ValueError(f"{expected}, which must list an artifact 'hub'. Received: none. {fix}")
     return path / f"{preferred(convs)}-hub"
 
 

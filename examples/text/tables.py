@@ -260,7 +260,7 @@ def _rows(
             expected = f"{place}: there must be {width} columns"
             expect(len(fields) == width, expected, len(fields), fix)
             label, text = fields[at_label], fields[at_text]
-        # An artefact has its labels in a file, one on each line.
+        # An artifact has its labels in a file, one on each line.
         label, text = " ".join(label.split()), text.strip()
         if not (label and text):
             skipped.append(str(number))

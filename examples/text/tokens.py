@@ -1,4 +1,4 @@
-"""From strings to token numbers by tensorflow-text, in a graph: WordPiece over normalised words.
+"""From strings to token numbers by tensorflow-text, in a graph: WordPiece over normalized words.
 
 Text is brought into one form of Unicode, lower case and without accents, is split at blanks,
 punctuation and between Chinese characters, and each word into the longest pieces that are in the

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from examples.artefacts import CHECKED, add_export, export_all
+from examples.artifacts import CHECKED, add_export, export_all
 from examples.command_line import (
     add_budget,
     add_output,
@@ -250,7 +250,7 @@ def make_tokenizer(
 
 
 def throughput(found: Comparison, output: Path, texts: np.ndarray) -> str:
-    """How many strings a second become labels, by the artefacts in turns."""
+    """How many strings a second become labels, by the artifacts in turns."""
     batch = tf.constant(np.resize(texts, SERVED).tolist())
     loaded = {conv: tf.saved_model.load(str(output / f"{conv}-hub")) for conv in found.models}
     calls = {conv: partial(model.signatures["classify"], batch) for conv, model in loaded.items()}

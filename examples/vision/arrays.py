@@ -11,7 +11,7 @@ IMAGE = ("height", "width")
 MOST_CHANNELS = 4  # of images, or of a single slice
 OVERSHOOT = 1.5  # up to which floats from 0 to 1 go, where they were resampled
 
-Source = tuple[dict[str, Part], list[str], str]  # parts, class names, origin and licence
+Source = tuple[dict[str, Part], list[str], str]  # parts, class names, origin and license
 
 
 def from_npz(path: Path, axes: Sequence[str] = IMAGE) -> tuple[Source, str]:

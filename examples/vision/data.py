@@ -71,7 +71,7 @@ def load(
         limit: Use at most this many training images, in the proportions of the classes.
             The validation and the test part stay whole.
         image_size: Height and width to which images are resized. What is not square is
-            centre-cropped first, as Keras does by `crop_to_aspect_ratio=True`. Default: as they
+            center-cropped first, as Keras does by `crop_to_aspect_ratio=True`. Default: as they
             are; but image files of several sizes, or of more than 96 pixels, get the median of
             their shorter sides, rounded to a multiple of 8, 96 at the most.
         seed: Of the split, of the choice for `limit` and of the order: the same seed and the
@@ -80,7 +80,7 @@ def load(
     Returns:
         A `Dataset` of images `(n, height, width, channels)` with values from 0 to 255. They are
         uint8, or float32 if a `.npz` file has floats. Images from files have one channel if all are
-        grey, otherwise three; transparent parts become white.
+        gray, otherwise three; transparent parts become white.
 
     Raises:
         ValueError: If an argument, a folder or a file does not hold what is described here.
@@ -158,12 +158,12 @@ def _fashion_mnist() -> Source:
     else:
         train, test = _download("fashion_mnist", place)
     parts = {"train": (train[0][..., None], train[1]), "test": (test[0][..., None], test[1])}
-    return parts, FASHION, "Fashion-MNIST, Zalando SE; MIT licence"
+    return parts, FASHION, "Fashion-MNIST, Zalando SE; MIT license"
 
 
 def _cifar10() -> Source:
     place = "vision/cifar10_jpeg.npz"
-    note = "Krizhevsky 2009; no licence stated, for research"
+    note = "Krizhevsky 2009; no license stated, for research"
     if found := local(place):
         note = f"CIFAR-10, JPEG copy (lossy), {note}"
         train, test = (_read_jpegs(found, part) for part in ("train", "test"))

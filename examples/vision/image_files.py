@@ -1,6 +1,6 @@
 """Your own images as files, in a folder for each class: listed, and decoded at one size.
 
-All is read that Pillow decodes by itself. Grey images of 16 or 32 bits, such as X-rays or depth,
+All is read that Pillow decodes by itself. Gray images of 16 or 32 bits, such as X-rays or depth,
 often use little of what such numbers can be: their values are scaled by the range of those in the
 training part, which then holds for all others.
 """
@@ -25,7 +25,7 @@ from examples.vision.arrays import Source
 
 LARGEST_DEFAULT_SIZE = 96
 ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # of EXIF
-GREY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # as Pillow names them
+GRAY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # as Pillow names them
 DEEP = {"I": 65535.0, "F": 255.0}  # what begins the modes of deep images: their white, as a rule
 NOT_DECODED = {"EPS", "MPEG"}  # by Pillow: by Ghostscript, or not at all
 NAMED = "They end in .jpg, .png, .tif or another of what Pillow reads"
@@ -80,7 +80,7 @@ def read_headers(
     parts: dict[str, Part],
 ) -> tuple[dict[str, Part], tuple[int, int], str, set[str]]:
     """Drops files that are no images; gives size, mode and deep ones of the rest."""
-    readable, sizes, grey, deep, skipped = {}, [], True, set(), {}
+    readable, sizes, gray, deep, skipped = {}, [], True, set(), {}
     halved = 0  # images
     for part, (files, labels) in parts.items():
         for file in files:
@@ -92,7 +92,7 @@ def read_headers(
                     halved += not is_deep and any(";16" in str(tile) for tile in image.tile)
                     is_turned = image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
                     sizes.append(image.size[::-1] if is_turned else image.size)
-                    grey = grey and image.mode in GREY_MODES
+                    gray = gray and image.mode in GRAY_MODES
             except Exception as error:  # Pillow raises errors of many types
                 skipped[file] = error
         readable[part] = _without(skipped, files, files, labels)
@@ -108,7 +108,7 @@ def read_headers(
     elif sizes:
         median = np.median([min(size) for size in sizes])
         size = (min(LARGEST_DEFAULT_SIZE, max(8, 8 * round(median / 8))),) * 2
-    return readable, size, "L" if grey else "RGB", deep
+    return readable, size, "L" if gray else "RGB", deep
 
 
 def decode(
@@ -181,7 +181,7 @@ def scaling(ranges: Ranges) -> str:
     """What was done to values, in words."""
     kinds = {"I": "16 or 32 bits", "F": "floats"}
     return " ".join(
-        f"Grey images of {kinds[kind]}: values from {low:g} to {high:g}, which are those of the "
+        f"Gray images of {kinds[kind]}: values from {low:g} to {high:g}, which are those of the "
         "training part, became 0 to 255: so must be what the nets are given."
         for kind, (low, high) in ranges.items()
     )

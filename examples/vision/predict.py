@@ -73,7 +73,7 @@ def load(path: Path) -> tuple[keras.Model, dict]:
 def image_of(path: Path, model: keras.Model, ranges: image_files.Ranges) -> np.ndarray:
     """An image as the model takes it, `(1, height, width, channels)`."""
     _, *size, channels = model.input_shape
-    expect(channels in (1, 3), "The model must take grey or colored images", f"{channels} channels")
+    expect(channels in (1, 3), "The model must take gray or colored images", f"{channels} channels")
     with reading(path), image_files.open_image(path) as image:
         found = image_files.pixels(image, "L" if channels == 1 else "RGB", tuple(size), ranges)
         return found.reshape(1, *size, channels)

@@ -17,7 +17,7 @@ from functools import partial
 
 import keras
 
-from examples.artefacts import add_export, export_arrays
+from examples.artifacts import add_export, export_arrays
 from examples.command_line import (
     add_budget,
     add_output,

@@ -25,7 +25,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from examples.artefacts import add_export, export_arrays
+from examples.artifacts import add_export, export_arrays
 from examples.command_line import (
     add_budget,
     add_output,
@@ -251,7 +251,7 @@ def _torus(x: np.ndarray) -> np.ndarray:
     return np.hypot(ring, x[..., 2]) < 0.28
 
 
-# Whether points (..., 3) are inside, about one unit from the centre to the surface.
+# Whether points (..., 3) are inside, about one unit from the center to the surface.
 SOLIDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ball": lambda x: np.linalg.norm(x, axis=-1) < 0.9,
     "cube": lambda x: np.abs(x).max(-1) < 0.7,

@@ -124,7 +124,7 @@ class Block(Composite):
                 inputs, is_applied = call(inputs, scale_and_shift=after.scale_and_shift), True
             else:
                 inputs = call(inputs)
-        # A normalisation that the user makes may compute in another type than the block.
+        # A normalization that the user makes may compute in another type than the block.
         return keras.ops.cast(inputs, self.compute_dtype)
 
     def _call_of(self, stage: keras.layers.Layer, training: bool | None) -> Callable:
@@ -132,7 +132,7 @@ class Block(Composite):
 
         What Keras does around it takes as long there as a small convolution. The block's own call
         has done it all: the stages have its types, and shapes that follow from those it has
-        checked. Only a normalisation that the user makes, or a stage whose type a user has changed,
+        checked. Only a normalization that the user makes, or a stage whose type a user has changed,
         may give another one, for Keras to cast.
         """
         is_known = keras.backend.backend() == "torch" and not callable(self.normalization)
@@ -165,7 +165,7 @@ class Block(Composite):
         )
 
     def _norm(self, channels: int, name: str) -> list[keras.layers.Layer]:
-        """A normalisation of so many channels, or nothing."""
+        """A normalization of so many channels, or nothing."""
         if self.normalization is None:
             return []
         if callable(self.normalization):
@@ -180,7 +180,7 @@ class Block(Composite):
         layer_norm = keras.layers.LayerNormalization(-1, **common)
         if self.data_format == "channels_last":
             return [layer_norm]
-        # Until Keras 3.15 at least, its layer normalisation knows only the last axes on PyTorch.
+        # Until Keras 3.15 at least, its layer normalization knows only the last axes on PyTorch.
         spatial = range(1, self.rank + 1)
         return [
             keras.layers.Permute((*(n + 1 for n in spatial), 1), dtype=self.dtype_policy),

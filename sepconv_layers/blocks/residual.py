@@ -102,12 +102,12 @@ class ResidualFamily(ShortcutBlock):
 
 
 class ResidualSeparableConvBlock(ResidualFamily):
-    """`repeats` separable convolutions, each with normalisation, beside a shortcut.
+    """`repeats` separable convolutions, each with normalization, beside a shortcut.
 
     The block of Xception and MatchboxNet: activations between the convolutions and after the
     addition. The shortcut is the input itself, or a pointwise convolution of it where stride or
     width change; the first convolution has the strides. With `padding="valid"` the shortcut is cut
-    to what the outputs are centred on. `ResidualConvBlock` is the same with standard convolutions.
+    to what the outputs are centered on. `ResidualConvBlock` is the same with standard convolutions.
 
     Args:
         filters: Number of output channels.

@@ -43,10 +43,10 @@ class SeparableFamily(Block):
 
 
 class SeparableConvBlock(SeparableFamily):
-    """Depthwise convolution, then pointwise, each with normalisation and activation.
+    """Depthwise convolution, then pointwise, each with normalization and activation.
 
-    The block of MobileNet V1, to use where a network has convolution, normalisation and activation;
-    `ConvBlock` is just that, with the same arguments. Without normalisation the convolutions have
+    The block of MobileNet V1, to use where a network has convolution, normalization and activation;
+    `ConvBlock` is just that, with the same arguments. Without normalization the convolutions have
     a bias.
 
     Args:
@@ -101,7 +101,7 @@ class SeparableConvBlock(SeparableFamily):
 
 
 class ConvBlock(SeparableFamily):
-    """Standard convolution, normalisation and activation: the twin of `SeparableConvBlock`.
+    """Standard convolution, normalization and activation: the twin of `SeparableConvBlock`.
 
     Arguments, shapes and errors are those of `SeparableConvBlock`, where `depth_multiplier` alone
     has no effect here.

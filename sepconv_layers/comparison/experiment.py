@@ -44,7 +44,7 @@ def compare(
 ) -> Comparison:
     """Trains and measures twins under one budget.
 
-    All nets get AdamW with a short warm-up and cosine decay, the same regularisation and the same
+    All nets get AdamW with a short warm-up and cosine decay, the same regularization and the same
     seeds. The test accuracy is that of the epoch that was best on the validation part.
 
     With `output`, a comparison that was interrupted goes on after its last epoch when it is called
@@ -63,7 +63,7 @@ def compare(
         batch_size: Training samples per step.
         seeds: How many seeds, or which.
         learning_rate: Largest learning rate, after the warm-up; a number, no schedule.
-        weight_decay: Of AdamW, for all weights but biases and normalisation.
+        weight_decay: Of AdamW, for all weights but biases and normalization.
         label_smoothing: Share of each label that is spread over all classes, in `[0, 1)`.
         augmentation: Layer through which training inputs go. It is no part of the saved model,
             and its random state comes from the seed of the run.
@@ -73,7 +73,7 @@ def compare(
             ways, of which each net gets the faster. TensorFlow trains in that way too, if there are
             so many steps that it makes up for compiling.
         output: Directory for the results and for what resuming needs.
-        task: For the record: what is learnt.
+        task: For the record: what is learned.
         dataset: For the record: the data.
         command: For the record: what to run to get it again.
         progress: Whether to show what is going on.
@@ -132,7 +132,7 @@ def compare(
     training.say(f"Timing {', '.join(convs)}")
     times = timing.measure(build, convs, parts["train"], training, sizes, jit_compile)
 
-    rows, artefacts, models, digest = [], {}, {}, digest_of(parts)
+    rows, artifacts, models, digest = [], {}, {}, digest_of(parts)
     with _directory(output) as directory:
         for i, conv in enumerate(convs):
             folder = runs_folder(directory, conv, probes[conv], training, digest)
@@ -144,15 +144,15 @@ def compare(
                 runs[seed], earlier = run(build, conv, seed, parts, training, folder, compiles)
                 resumed += earlier
             best = max(seeds, key=lambda seed: score(runs[seed]["best"]))
-            artefacts[conv] = folder / f"seed-{best}.keras"
-            models[conv] = keras.models.load_model(artefacts[conv])
+            artifacts[conv] = folder / f"seed-{best}.keras"
+            models[conv] = keras.models.load_model(artifacts[conv])
             row = Row(
                 conv=conv,
                 model=probes[conv].name,
                 params=profiles[conv].params,
                 macs=profiles[conv].macs,
                 accuracy=_spread([runs[seed]["accuracy"] for seed in seeds]),
-                artefacts={"keras": {"seed": best, **runs[best]["artefact"]}},
+                artifacts={"keras": {"seed": best, **runs[best]["artifact"]}},
                 embedding_params=sum(
                     cost.params for cost in profiles[conv].rows if cost.kind == "Embedding"
                 ),
@@ -179,8 +179,8 @@ def compare(
         models=models,
     )
     if output is not None:
-        for conv, artefact in artefacts.items():
-            write(directory / f"{conv}.keras", partial(shutil.copyfile, artefact))
+        for conv, artifact in artifacts.items():
+            write(directory / f"{conv}.keras", partial(shutil.copyfile, artifact))
         result.save(output)
     return result
 
@@ -201,7 +201,7 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 def _gains(rows: dict[str, Row]) -> dict[str, Any]:
     if not {"separable", "standard"} <= set(rows):
-        return {"mac_ratio": None, "speedup": {}, "realised_fraction": {}}
+        return {"mac_ratio": None, "speedup": {}, "realized_fraction": {}}
     ours, theirs = rows["separable"], rows["standard"]
     largest = max(ours.infer_ms)
     ratio = theirs.macs / ours.macs if theirs.macs and ours.macs else None
@@ -209,11 +209,11 @@ def _gains(rows: dict[str, Row]) -> dict[str, Any]:
         "infer": theirs.infer_ms[largest] / ours.infer_ms[largest],
         "train": theirs.train_step_ms / ours.train_step_ms,
     }
-    realised = {key: value / ratio for key, value in speedup.items()} if ratio else {}
+    realized = {key: value / ratio for key, value in speedup.items()} if ratio else {}
     return {
         "mac_ratio": ratio and round(ratio, 4),
         "speedup": {key: round(value, 4) for key, value in speedup.items()},
-        "realised_fraction": {key: round(value, 4) for key, value in realised.items()},
+        "realized_fraction": {key: round(value, 4) for key, value in realized.items()},
     }
 
 

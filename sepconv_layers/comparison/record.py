@@ -30,7 +30,7 @@ class Row:
         infer_mode: Batch size to how it ran: "graph", "xla" or "eager".
         train_step_ms: Median milliseconds of `train_on_batch` with the training batch size.
         train_mode: How that ran.
-        artefacts: Name of a saved form to its `bytes`, and `max_difference` and `agreement` (share
+        artifacts: Name of a saved form to its `bytes`, and `max_difference` and `agreement` (share
             of equal labels) between the model and what was loaded again. `seed` is whose it is:
             the seed that was best on the validation part.
         embedding_params: How many of `params` are those of embeddings, which no convolution saves.
@@ -45,7 +45,7 @@ class Row:
     infer_mode: dict[int, str]
     train_step_ms: float
     train_mode: str
-    artefacts: dict[str, dict[str, Any]]
+    artifacts: dict[str, dict[str, Any]]
     embedding_params: int = 0
 
     def accuracy_text(self, digits: int = 4) -> str:
@@ -59,7 +59,7 @@ class Comparison:
     """What `compare` found. `print(comparison)` shows it as a table.
 
     Attributes:
-        task: What is learnt.
+        task: What is learned.
         dataset: Name of the data.
         command: What to run to get this record again.
         device: Kind of processor.
@@ -71,7 +71,7 @@ class Comparison:
             where one of them is missing or has none that can be counted.
         speedup: `infer` and `train`: time of the standard net divided by that of the separable
             one, each in its best mode; `infer` with the largest batch size that was measured.
-        realised_fraction: `speedup` divided by `mac_ratio`.
+        realized_fraction: `speedup` divided by `mac_ratio`.
         rows: One `Row` per net.
         notes: What else was found, a sentence each.
         test_part: `samples`, and `largest_class`: the share of its largest class, which is the
@@ -90,7 +90,7 @@ class Comparison:
     budget: dict[str, Any]
     mac_ratio: float | None
     speedup: dict[str, float]
-    realised_fraction: dict[str, float]
+    realized_fraction: dict[str, float]
     rows: list[Row]
     notes: list[str] = dataclasses.field(default_factory=list)
     test_part: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -184,7 +184,7 @@ class Comparison:
         sizes = list(self.rows[0].infer_ms)
         infer = [f"inference ms, batch {size}" for size in sizes]
         step = f"training step ms, batch {self.budget['batch_size']}"
-        kinds = list(self.rows[0].artefacts)
+        kinds = list(self.rows[0].artifacts)
         has_embedding = any(row.embedding_params for row in self.rows)
         params = "parameters, embedding + rest" if has_embedding else "parameters"
         sizes_of = [f"{'.keras' if kind == 'keras' else kind} kB" for kind in kinds]
@@ -198,7 +198,7 @@ class Comparison:
                 f"{row.macs / 1e6:,.2f} M",
                 *(f"{row.infer_ms[size]:.2f} ({row.infer_mode[size]})" for size in sizes),
                 f"{row.train_step_ms:.2f} ({row.train_mode})",
-                *(f"{row.artefacts[kind]['bytes'] / 1e3:,.0f}" for kind in kinds),
+                *(f"{row.artifacts[kind]['bytes'] / 1e3:,.0f}" for kind in kinds),
             ]
             for row in self.rows
         ]
@@ -219,7 +219,7 @@ class Comparison:
         if not self.mac_ratio:
             return []
         infer, train = (
-            f"{self.speedup[key]:.2f} times as fast ({self.realised_fraction[key]:.0%} of that)"
+            f"{self.speedup[key]:.2f} times as fast ({self.realized_fraction[key]:.0%} of that)"
             for key in ("infer", "train")
         )
         return [
@@ -239,7 +239,7 @@ class Comparison:
   by the weights that were best on the validation part. The `.keras` files are of the seed that was
   best there.
 - Budget of every net: {budget["training_samples"]:,} training samples, {budget["epochs"]} epochs,
-  batches of {budget["batch_size"]}, the same optimiser, schedule and regularisation.
+  batches of {budget["batch_size"]}, the same optimizer, schedule and regularization.
 - Times: medians after warm-up of `predict_on_batch` and `train_on_batch`, the nets taking turns in
   one process, each in its fastest mode. The inference speed-up is that of the largest batch.
 - Device: {self.device}. Backend: {self.backend}.

@@ -17,17 +17,17 @@ import numpy as np
 from sepconv_layers.files import regular, write, write_text
 
 HISTORY = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")  # of each epoch
-RESULT = ("accuracy", "seconds", "best", "history", "artefact")
+RESULT = ("accuracy", "seconds", "best", "history", "artifact")
 DIGEST = "digest"
 
 
-def save_finished(record: Path, artefact: Path, result: Mapping[str, Any]) -> None:
+def save_finished(record: Path, artifact: Path, result: Mapping[str, Any]) -> None:
     """Writes the result of a run with a digest of the result and its model."""
-    text = json.dumps({**result, DIGEST: _digest(result, artefact)}, indent=2)
+    text = json.dumps({**result, DIGEST: _digest(result, artifact)}, indent=2)
     write_text(record, text)
 
 
-def load_finished(record: Path, artefact: Path) -> dict[str, Any] | None:
+def load_finished(record: Path, artifact: Path) -> dict[str, Any] | None:
     """Returns the result of a run; `None` if it did not end, or if result or model is damaged."""
     if not os.path.lexists(record):
         return None
@@ -40,15 +40,15 @@ def load_finished(record: Path, artefact: Path) -> dict[str, Any] | None:
         return None
     try:
         if digest is None:  # written before there were digests
-            _check_archive(regular(artefact))
-            is_whole = artefact.stat().st_size == result["artefact"]["bytes"]
+            _check_archive(regular(artifact))
+            is_whole = artifact.stat().st_size == result["artifact"]["bytes"]
         else:
-            is_whole = _digest(result, regular(artefact)) == digest
+            is_whole = _digest(result, regular(artifact)) == digest
         if not is_whole:
             raise ValueError(f"it does not belong to {record.name}, or one of them is damaged")
     except Exception as error:
-        set_aside(artefact, error)
-        set_aside(record, f"it is of no use without {artefact.name}")
+        set_aside(artifact, error)
+        set_aside(record, f"it is of no use without {artifact.name}")
         return None
     return result
 
@@ -109,9 +109,9 @@ def set_aside(path: Path, why: object) -> None:
     )
 
 
-def _digest(result: Mapping[str, Any], artefact: Path) -> str:
+def _digest(result: Mapping[str, Any], artifact: Path) -> str:
     digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode())
-    digest.update(artefact.read_bytes())
+    digest.update(artifact.read_bytes())
     return digest.hexdigest()
 
 

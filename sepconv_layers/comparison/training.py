@@ -146,10 +146,10 @@ def run(
     Returns:
         What became of it, and how many seconds of it were spent before this call.
     """
-    finished, unfinished, artefact = (
+    finished, unfinished, artifact = (
         folder / f"seed-{seed}.{ending}" for ending in ("json", "state.npz", "keras")
     )
-    result = resume.load_finished(finished, artefact)
+    result = resume.load_finished(finished, artifact)
     if result is not None:
         unfinished.unlink(missing_ok=True)  # which it was killed before
         training.say(f"  trained before: test accuracy {result['accuracy']:.4f}")
@@ -187,15 +187,15 @@ def run(
             f"The {conv} net with seed {seed} had a loss that is not finite on the test part. Look "
             "for inputs that are not finite."
         )
-    write(artefact, model.save)
+    write(artifact, model.save)
     result = {
         "accuracy": round(accuracy, 6),
         "best": max(history, key=score),
         "seconds": sum(epoch["seconds"] for epoch in history),
-        "artefact": _check_artefact(artefact, model, parts["test"][0]),
+        "artifact": _check_artifact(artifact, model, parts["test"][0]),
         "history": history,
     }
-    resume.save_finished(finished, artefact, result)
+    resume.save_finished(finished, artifact, result)
     unfinished.unlink(missing_ok=True)  # another process may do the same
     return result, earlier
 
@@ -301,7 +301,7 @@ def _evaluate(trainer: Trainer, part: tuple[Any, np.ndarray], training: Training
     return float(logs["accuracy"]) if math.isfinite(logs["loss"]) else math.nan
 
 
-def _check_artefact(path: Path, model: keras.Model, x: Any) -> dict[str, Any]:
+def _check_artifact(path: Path, model: keras.Model, x: Any) -> dict[str, Any]:
     """How what was saved differs from the model, once it is loaded again."""
     x = take(x, slice(CHECKED_SAMPLES))
     ours, theirs = logits_of(model, x), logits_of(keras.models.load_model(path), x)

@@ -52,7 +52,7 @@ class Graph:
         return dict(zip(self.outputs, outputs, strict=True))
 
     def reference(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """What the artefact has to give: that of the model, in float32 if it is half-precise."""
+        """What the artifact has to give: that of the model, in float32 if it is half-precise."""
         model = self.folded if is_half(self.model) else self.model
         return named_arrays(self.outputs, output_structure(model), self._run(model, arrays))
 

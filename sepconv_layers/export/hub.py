@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import keras
 
-from sepconv_layers.export.artefact import (
+from sepconv_layers.export.artifact import (
     Arrays,
-    Artefact,
+    Artifact,
     Named,
     Runner,
     check_labels,
@@ -47,7 +47,7 @@ def to_hub(
     sample: Any = None,
     input_signature: Any = None,
     tolerance: float | Literal["auto"] | None = "auto",
-) -> Artefact:
+) -> Artifact:
     """Writes a model as a reusable SavedModel, for inference and for fine-tuning.
 
     Whoever loads the folder needs TensorFlow, and this package not at all:
@@ -65,30 +65,30 @@ def to_hub(
             to be good, and what else is in the folder stays; any other folder is left alone, with
             an error.
         preprocessor: What turns raw inputs into those of the model: a Keras model, a `tf.Module`,
-            or a function of TensorFlow operations. It becomes part of the artefact.
+            or a function of TensorFlow operations. It becomes part of the artifact.
         labels: Names of the classes, in the order of the outputs. They become `assets/labels.txt`.
-        sample: A batch of inputs (raw ones, with a preprocessor) to try the artefact with; by
+        sample: A batch of inputs (raw ones, with a preprocessor) to try the artifact with; by
             default random numbers, which only a model without open sizes can take.
         input_signature: The `tf.TensorSpec` of the raw inputs, with an open batch, or a list or
             dictionary of them; needed for a preprocessor that is no Keras model.
-        tolerance: Largest difference to allow between the model and the artefact, over the largest
+        tolerance: Largest difference to allow between the model and the artifact, over the largest
             absolute output (or over 1, if that is less); `None` for any. By default 0.001, and 0.05
             for a model in half precision, which a graph rounds in other places.
 
     Returns:
-        An `Artefact`.
+        An `Artifact`.
 
     Raises:
         ValueError: If an argument is not of the kind described, the backend is not TensorFlow, or
-            the artefact differs by more than the tolerance; what was at `path` is left there.
+            the artifact differs by more than the tolerance; what was at `path` is left there.
 
     Example:
         >>> import os, tempfile
         >>> from sepconv_layers import SeparableConvBlock1D, export
         >>> model = keras.Sequential([keras.Input((9, 4)), SeparableConvBlock1D(8)])
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     artefact = export.to_hub(model, os.path.join(folder, "net"))
-        >>> artefact.max_difference < 1e-5
+        ...     artifact = export.to_hub(model, os.path.join(folder, "net"))
+        >>> artifact.max_difference < 1e-5
         True
 
     Reference:
@@ -107,7 +107,7 @@ def to_hub(
     elif sample is None:
         raise ValueError(
             "With a preprocessor that is no Keras model, the `sample` argument must be a batch of "
-            "raw inputs to try the artefact with. Received: sample=None."
+            "raw inputs to try the artifact with. Received: sample=None."
         )
     else:
         sample = _raw_sample(signature, sample)
@@ -124,7 +124,7 @@ def to_hub(
                 file.write_text("\n".join(names) + "\n", "utf-8")
                 root.labels = tf.saved_model.Asset(str(file))
                 signatures["classify"] = _classify(root, names, signature)
-            # Without it, whoever loads the artefact cannot train through our own gradients.
+            # Without it, whoever loads the artifact cannot train through our own gradients.
             options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
             tf.saved_model.save(root, str(beside), signatures, options)
 
@@ -294,7 +294,7 @@ class HubLayer(keras.layers.TFSMLayer):
 
     `hub.KerasLayer` is for Keras 2 only, and `keras.layers.TFSMLayer` runs a signature of
     inference also in training. This layer trains with the weights, dropout and batch statistics of
-    the artefact, and its regularisation losses.
+    the artifact, and its regularization losses.
 
     Args:
         filepath: The folder.
@@ -302,10 +302,10 @@ class HubLayer(keras.layers.TFSMLayer):
         **kwargs: `name` and `dtype`, as for every Keras layer.
 
     Input shape:
-        That of the artefact.
+        That of the artifact.
 
     Output shape:
-        That of the artefact.
+        That of the artifact.
 
     Raises:
         ValueError: If there is no reusable SavedModel, or the backend is not TensorFlow; also where
@@ -342,7 +342,7 @@ class HubLayer(keras.layers.TFSMLayer):
                 f"`export.to_hub` writes. Received: filepath={filepath!r}, which cannot be loaded: "
                 f"{error}"
             ) from error
-        self.autocast = False  # the artefact's floats are not those of the policy
+        self.autocast = False  # the artifact's floats are not those of the policy
 
     def _add_existing_weight(self, weight: Any) -> None:
         # Optimizers name their variables after a weight, and do not take its colon.
@@ -363,7 +363,7 @@ class HubLayer(keras.layers.TFSMLayer):
         return _in_floats(self._reloaded_obj(inputs, training=training), self.compute_dtype)
 
     def _input_floats(self) -> str | None:
-        """The only type of floats that the artefact takes, whatever the policy computes in."""
+        """The only type of floats that the artifact takes, whatever the policy computes in."""
         functions = getattr(self.call_endpoint_fn, "concrete_functions", ())
         specs = keras.tree.flatten([function.structured_input_signature for function in functions])
         dtypes = {spec.dtype.name for spec in specs if hasattr(spec, "dtype")}

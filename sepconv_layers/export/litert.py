@@ -1,4 +1,4 @@
-"""Models as LiteRT files, for phones and smaller devices, with or without quantisation."""
+"""Models as LiteRT files, for phones and smaller devices, with or without quantization."""
 
 import os
 import tempfile
@@ -10,9 +10,9 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from sepconv_layers.export.artefact import (
+from sepconv_layers.export.artifact import (
     Arrays,
-    Artefact,
+    Artifact,
     Runner,
     check_labels,
     check_model,
@@ -34,7 +34,7 @@ QUANTIZE: dict[str | None, float | None] = {
     "int8": None,
 }
 SLOWER = 3.0  # how many times the latency of floats is worth a warning
-TRIED = 100  # samples of the calibration that the artefact is tried with, where no others are given
+TRIED = 100  # samples of the calibration that the artifact is tried with, where no others are given
 
 
 def to_litert(
@@ -46,10 +46,10 @@ def to_litert(
     labels: Sequence[str] | None = None,
     quantize_io: bool = False,
     tolerance: float | Literal["auto"] | None = "auto",
-) -> Artefact:
+) -> Artifact:
     """Writes a model as a LiteRT (formerly TensorFlow Lite) file, usually named `.tflite`.
 
-    Batch normalisation is folded into the convolutions, and the file has built-in operators only,
+    Batch normalization is folded into the convolutions, and the file has built-in operators only,
     for sequences and volumes too: whoever loads it needs the interpreter alone. It takes one sample
     at a time, and all sizes are fixed, which is what the fast kernels ask for. Its signature
     `serving_default` has the names of the model's inputs and outputs.
@@ -65,24 +65,24 @@ def to_litert(
         calibration: For `"int8"`, inputs as they will come, some hundred of them: a batch, or an
             iterable of batches, all of which are run. A batch is an array, or a list or dictionary
             of arrays for several inputs.
-        sample: A batch of inputs to try the artefact with, one by one; where the model leaves sizes
+        sample: A batch of inputs to try the artifact with, one by one; where the model leaves sizes
             open, those of the file are the sample's. By default samples of the calibration, or
             random numbers.
         labels: Names of the classes, in the order of the outputs. They become `labels.txt` in the
             file's metadata, where MediaPipe looks for them and any ZIP reader finds them.
         quantize_io: For `"int8"`, whether inputs and outputs are int8 too: microcontrollers need
             it. The tensors' details say by which scale and zero point.
-        tolerance: Largest difference to allow between the model and the artefact, over the largest
+        tolerance: Largest difference to allow between the model and the artifact, over the largest
             absolute output (or over 1, if that is less); `None` for any. By default 0.001, for
             `"float16"` 0.01, and any for integers, whose `agreement` says more.
 
     Returns:
-        An `Artefact`.
+        An `Artifact`.
 
     Raises:
         ImportError: If the package `ai-edge-litert` is missing.
         ValueError: If an argument is not of the kind described, the backend is not TensorFlow, an
-            operation of the model has no built-in operator, or the artefact differs by more than
+            operation of the model has no built-in operator, or the artifact differs by more than
             the tolerance; what was at `path` is left there.
 
     Example:
@@ -90,8 +90,8 @@ def to_litert(
         >>> from sepconv_layers import SeparableConvBlock1D, export
         >>> model = keras.Sequential([keras.Input((9, 4)), SeparableConvBlock1D(8)])
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     artefact = export.to_litert(model, os.path.join(folder, "net.tflite"))
-        >>> artefact.max_difference < 1e-5
+        ...     artifact = export.to_litert(model, os.path.join(folder, "net.tflite"))
+        >>> artifact.max_difference < 1e-5
         True
 
     Reference:
@@ -135,20 +135,20 @@ def to_litert(
     def load(beside: Path) -> Runner:
         return _runner(interpreter.Interpreter(str(beside), num_threads=THREADS), graph)
 
-    artefact = export_checked("litert", path, graph.reference, sample, write, load, allowed)
+    artifact = export_checked("litert", path, graph.reference, sample, write, load, allowed)
     if quantize == "dynamic":
         with tempfile.TemporaryDirectory() as folder:
             beside = Path(folder) / "float.tflite"
             write(beside, None)
-            _warn_if_slower(artefact, latency_ms(load(beside), sample))
-    return artefact
+            _warn_if_slower(artifact, latency_ms(load(beside), sample))
+    return artifact
 
 
-def _warn_if_slower(artefact: Artefact, float_ms: float) -> None:
+def _warn_if_slower(artifact: Artifact, float_ms: float) -> None:
     """Says when int8 weights, which some kernels turn into floats in each call, cost time."""
-    if artefact.latency_ms > SLOWER * float_ms:
+    if artifact.latency_ms > SLOWER * float_ms:
         warnings.warn(
-            f"{artefact.path} takes {artefact.latency_ms:.3f} ms for a sample, and the same model "
+            f"{artifact.path} takes {artifact.latency_ms:.3f} ms for a sample, and the same model "
             f"with float32 weights {float_ms:.3f} ms: quantize='dynamic' saves size here, and no "
             "time. quantize=None or 'int8' is faster.",
             stacklevel=3,

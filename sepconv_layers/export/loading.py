@@ -1,4 +1,4 @@
-"""Artefacts back as functions of arrays, without the model that they were made from."""
+"""Artifacts back as functions of arrays, without the model that they were made from."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sepconv_layers.export.artefact import Arrays
+from sepconv_layers.export.artifact import Arrays
 from sepconv_layers.export.graph import require
 from sepconv_layers.files import regular_below
 
@@ -22,7 +22,7 @@ SUFFIXES = {".tflite": "litert", ".onnx": "onnx"}
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An input or an output of an artefact.
+    """An input or an output of an artifact.
 
     Attributes:
         name: Its name.
@@ -37,13 +37,13 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """An artefact as a function: from a batch of inputs to a list of the arrays of the outputs.
+    """An artifact as a function: from a batch of inputs to a list of the arrays of the outputs.
 
     Several inputs come as a list in the order of their names, or as a dictionary by their names.
-    Several outputs are in the order of their names. It is the only order that all artefacts keep.
+    Several outputs are in the order of their names. It is the only order that all artifacts keep.
 
     Attributes:
-        path: Where the artefact is.
+        path: Where the artifact is.
         kind: "hub", "litert" or "onnx".
         inputs: What it takes, in the order of the names.
         outputs: Names of what it gives, in their order.
@@ -109,12 +109,12 @@ def _described(tensor: Tensor) -> str:
 
 
 def load(path: str | os.PathLike) -> Loaded:
-    """Loads what `to_hub`, `to_litert` or `to_onnx` wrote, or another artefact of these kinds.
+    """Loads what `to_hub`, `to_litert` or `to_onnx` wrote, or another artifact of these kinds.
 
-    It runs where the model is not known, on any Keras backend, and no Python code of the artefact
+    It runs where the model is not known, on any Keras backend, and no Python code of the artifact
     is run. Several threads may call what it returns; those that call a LiteRT file take turns.
     LiteRT takes one sample at a time, so a batch runs sample by sample; what is int8 at both ends
-    is quantised and back by the scales in the file.
+    is quantized and back by the scales in the file.
 
     Args:
         path: A folder with a SavedModel that has the signature `serving_default`, a file named
@@ -126,8 +126,8 @@ def load(path: str | os.PathLike) -> Loaded:
         in the order of their names. Its attributes `inputs` and `outputs` tell the names.
 
     Raises:
-        ImportError: If the package that runs the artefact is missing.
-        ValueError: If there is no such artefact, or it cannot be loaded; from the function, if the
+        ImportError: If the package that runs the artifact is missing.
+        ValueError: If there is no such artifact, or it cannot be loaded; from the function, if the
             inputs do not fit.
 
     Example:
@@ -192,7 +192,7 @@ def _litert_tensor(name: str, details: Mapping[str, Any]) -> Tensor:
 def litert_runner(
     interpreter: Any, into: Sequence[Mapping[str, Any]], out: Sequence[Mapping[str, Any]]
 ) -> Run:
-    """A function that runs samples one by one, and quantises what has to be integers.
+    """A function that runs samples one by one, and quantizes what has to be integers.
 
     Several threads may call it: an interpreter has one set of tensors, so they take turns.
 

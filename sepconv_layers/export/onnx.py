@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.export.artefact import (
+from sepconv_layers.export.artifact import (
     Arrays,
-    Artefact,
+    Artifact,
     Named,
     Runner,
     check_labels,
@@ -35,31 +35,31 @@ def to_onnx(
     labels: Sequence[str] | None = None,
     opset: int = OPSET,
     tolerance: float | None = 1e-3,
-) -> Artefact:
+) -> Artifact:
     """Writes a model as an ONNX file, usually named `.onnx`.
 
-    Batch normalisation is folded into the convolutions, and the file has operators of the ONNX
+    Batch normalization is folded into the convolutions, and the file has operators of the ONNX
     standard only, for sequences and volumes too. The batch and all sizes that the model leaves open
     are open in the file. Inputs and outputs bear the names of the model's.
 
     Args:
         model: The model. In the file it computes in float32, whatever it was trained in.
         path: The file to write. An older one is replaced, once the new one is found to be good.
-        sample: A batch of inputs to try the artefact with; by default random numbers, which only a
+        sample: A batch of inputs to try the artifact with; by default random numbers, which only a
             model without open sizes can take.
         labels: Names of the classes, in the order of the outputs. They become the entry `labels` of
             the file's metadata, one in each line.
         opset: Version of the operators.
-        tolerance: Largest difference to allow between the model and the artefact, over the largest
+        tolerance: Largest difference to allow between the model and the artifact, over the largest
             absolute output (or over 1, if that is less); `None` for any.
 
     Returns:
-        An `Artefact`.
+        An `Artifact`.
 
     Raises:
         ImportError: If one of the packages `onnx`, `onnxruntime` and `tf2onnx` is missing.
         ValueError: If an argument is not of the kind described, the backend is not TensorFlow, an
-            operation of the model has no ONNX operator, or the artefact differs by more than the
+            operation of the model has no ONNX operator, or the artifact differs by more than the
             tolerance; what was at `path` is left there.
 
     Example:
@@ -67,8 +67,8 @@ def to_onnx(
         >>> from sepconv_layers import SeparableConvBlock1D, export
         >>> model = keras.Sequential([keras.Input((9, 4)), SeparableConvBlock1D(8)])
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     artefact = export.to_onnx(model, os.path.join(folder, "net.onnx"))
-        >>> artefact.max_difference < 1e-5
+        ...     artifact = export.to_onnx(model, os.path.join(folder, "net.onnx"))
+        >>> artifact.max_difference < 1e-5
         True
 
     Reference:
@@ -137,7 +137,7 @@ def _converted(graph: Graph, outputs: Sequence[str], opset: int) -> Any:
 
     with quiet_converter():
         try:
-            # The converter takes tensors that a layer holds, such as those of a normalisation of
+            # The converter takes tensors that a layer holds, such as those of a normalization of
             # inputs, for inputs of the model: here they become constants, as the weights do.
             constant = frozen(traced)
 

@@ -108,7 +108,7 @@ class BaseConv(keras.layers.Layer):
         )
 
     def call(self, inputs: Any, scale_and_shift: Callable[[], tuple] | None = None) -> Any:
-        """Convolves, and does the work of a batch normalisation that follows, if it is given."""
+        """Convolves, and does the work of a batch normalization that follows, if it is given."""
         if scale_and_shift is not None:
             return self._convolve(inputs, *scale_and_shift())
         outputs = self._convolve(inputs, None, self.bias)

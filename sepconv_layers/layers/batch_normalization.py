@@ -1,4 +1,4 @@
-"""Batch normalisation that costs little beside a separable convolution."""
+"""Batch normalization that costs little beside a separable convolution."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from sepconv_layers.ops.normalization import batch_norm
 
 @keras.saving.register_keras_serializable("sepconv_layers")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalisation by the backend's fused kernel in training.
+    """Batch normalization by the backend's fused kernel in training.
 
     A drop-in for `keras.layers.BatchNormalization`: same arguments, weights, statistics and
     outputs. Beside a separable convolution, which has few multiplications, the many small
     operations of which Keras makes a training step are what costs: on TensorFlow without XLA and on
     PyTorch this layer leaves them to one kernel, and where XLA compiles for a CPU it sums in a form
-    that XLA vectorises. In inference, the blocks fold it into the convolution before it.
+    that XLA vectorizes. In inference, the blocks fold it into the convolution before it.
 
     Args:
         *args: As for `keras.layers.BatchNormalization`.

@@ -26,11 +26,11 @@ class Conv(BaseConv):
         groups: Number of equal groups of channels, of which each has its own filters.
         activation: Activation function of the output, or its name.
         use_bias: Whether to add a bias to each output channel.
-        kernel_initializer: Initialiser of the kernel.
-        bias_initializer: Initialiser of the bias.
-        kernel_regularizer: Regulariser of the kernel.
-        bias_regularizer: Regulariser of the bias.
-        activity_regularizer: Regulariser of the output.
+        kernel_initializer: Initializer of the kernel.
+        bias_initializer: Initializer of the bias.
+        kernel_regularizer: Regularizer of the kernel.
+        bias_regularizer: Regularizer of the bias.
+        activity_regularizer: Regularizer of the output.
         kernel_constraint: Constraint on the kernel.
         bias_constraint: Constraint on the bias.
         **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.

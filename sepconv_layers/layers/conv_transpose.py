@@ -47,11 +47,11 @@ class DepthwiseConvTranspose(Transposed, DepthwiseConv):
         dilation_rate: Step between kernel elements, in output positions.
         activation: Activation function, or its name.
         use_bias: Whether to add a bias to each output channel.
-        depthwise_initializer: Initialiser of the kernel; by default `DepthwiseVarianceScaling()`.
-        bias_initializer: Initialiser of the bias.
-        depthwise_regularizer: Regulariser of the kernel.
-        bias_regularizer: Regulariser of the bias.
-        activity_regularizer: Regulariser of the output.
+        depthwise_initializer: Initializer of the kernel; by default `DepthwiseVarianceScaling()`.
+        bias_initializer: Initializer of the bias.
+        depthwise_regularizer: Regularizer of the kernel.
+        bias_regularizer: Regularizer of the bias.
+        activity_regularizer: Regularizer of the output.
         depthwise_constraint: Constraint on the kernel.
         bias_constraint: Constraint on the bias.
         **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
@@ -145,14 +145,14 @@ class SeparableConvTranspose(Transposed, SeparableConv):
         depth_multiplier: Number of depthwise outputs for each input channel.
         activation: Activation function of the output, or its name.
         use_bias: Whether to add a bias to each output channel.
-        depthwise_initializer: Initialiser of the depthwise kernel; by default
+        depthwise_initializer: Initializer of the depthwise kernel; by default
             `DepthwiseVarianceScaling()`.
-        pointwise_initializer: Initialiser of the pointwise kernel.
-        bias_initializer: Initialiser of the bias.
-        depthwise_regularizer: Regulariser of the depthwise kernel.
-        pointwise_regularizer: Regulariser of the pointwise kernel.
-        bias_regularizer: Regulariser of the bias.
-        activity_regularizer: Regulariser of the output.
+        pointwise_initializer: Initializer of the pointwise kernel.
+        bias_initializer: Initializer of the bias.
+        depthwise_regularizer: Regularizer of the depthwise kernel.
+        pointwise_regularizer: Regularizer of the pointwise kernel.
+        bias_regularizer: Regularizer of the bias.
+        activity_regularizer: Regularizer of the output.
         depthwise_constraint: Constraint on the depthwise kernel.
         pointwise_constraint: Constraint on the pointwise kernel.
         bias_constraint: Constraint on the bias.

@@ -14,7 +14,7 @@ class DepthwiseConv(BaseConv):
     """Convolves each channel with its own `depth_multiplier` kernels.
 
     A drop-in for the `keras.layers` class of the same name: same arguments, same weights. It adds
-    causal padding, any strides with any dilation, an initialiser with the right fans, and runs in
+    causal padding, any strides with any dilation, an initializer with the right fans, and runs in
     the fastest form that the backend has.
 
     Args:
@@ -26,11 +26,11 @@ class DepthwiseConv(BaseConv):
         dilation_rate: Step between kernel elements, in input positions.
         activation: Activation function, or its name.
         use_bias: Whether to add a bias to each output channel.
-        depthwise_initializer: Initialiser of the kernel; by default `DepthwiseVarianceScaling()`.
-        bias_initializer: Initialiser of the bias.
-        depthwise_regularizer: Regulariser of the kernel.
-        bias_regularizer: Regulariser of the bias.
-        activity_regularizer: Regulariser of the output.
+        depthwise_initializer: Initializer of the kernel; by default `DepthwiseVarianceScaling()`.
+        bias_initializer: Initializer of the bias.
+        depthwise_regularizer: Regularizer of the kernel.
+        bias_regularizer: Regularizer of the bias.
+        activity_regularizer: Regularizer of the output.
         depthwise_constraint: Constraint on the kernel.
         bias_constraint: Constraint on the bias.
         **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.

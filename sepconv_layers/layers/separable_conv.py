@@ -16,7 +16,7 @@ class SeparableConv(BaseConv):
     Use it in place of a standard convolution, of which it needs `1/filters + 1/prod(kernel_size)`
     of the multiply-accumulates. A drop-in for the `keras.layers` class of the same name: same
     arguments, same weights. It adds causal padding, any strides with any dilation, a depthwise
-    initialiser with the right fans, and runs in the fastest form that the backend has.
+    initializer with the right fans, and runs in the fastest form that the backend has.
 
     Args:
         filters: Number of output channels.
@@ -28,14 +28,14 @@ class SeparableConv(BaseConv):
         depth_multiplier: Number of depthwise outputs for each input channel.
         activation: Activation function of the output, or its name.
         use_bias: Whether to add a bias to each output channel.
-        depthwise_initializer: Initialiser of the depthwise kernel; by default
+        depthwise_initializer: Initializer of the depthwise kernel; by default
             `DepthwiseVarianceScaling()`.
-        pointwise_initializer: Initialiser of the pointwise kernel.
-        bias_initializer: Initialiser of the bias.
-        depthwise_regularizer: Regulariser of the depthwise kernel.
-        pointwise_regularizer: Regulariser of the pointwise kernel.
-        bias_regularizer: Regulariser of the bias.
-        activity_regularizer: Regulariser of the output.
+        pointwise_initializer: Initializer of the pointwise kernel.
+        bias_initializer: Initializer of the bias.
+        depthwise_regularizer: Regularizer of the depthwise kernel.
+        pointwise_regularizer: Regularizer of the pointwise kernel.
+        bias_regularizer: Regularizer of the bias.
+        activity_regularizer: Regularizer of the output.
         depthwise_constraint: Constraint on the depthwise kernel.
         pointwise_constraint: Constraint on the pointwise kernel.
         bias_constraint: Constraint on the bias.

@@ -233,7 +233,7 @@ def bc_resnet(
     if not isinstance(frequencies, int) or frequencies <= 0 or frequencies % multiple:
         raise ValueError(
             "The `input_shape` argument must be (frequency, time, 1), without the batch, with a "
-            f"multiple of {multiple} of frequencies, which are halved three times and normalised "
+            f"multiple of {multiple} of frequencies, which are halved three times and normalized "
             f"in {BANDS} bands. Received: input_shape={input_shape!r}"
         )
 
@@ -317,7 +317,7 @@ def _broadcasted_residual(
 
 
 def _sub_spectral_norm(x: Any, name: str) -> Any:
-    """Batch normalisation with statistics and weights for each band of frequencies."""
+    """Batch normalization with statistics and weights for each band of frequencies."""
     _, frequencies, _, channels = x.shape
     size = frequencies // BANDS
     x = keras.layers.Reshape((BANDS, size, -1, channels), name=f"{name}_bands")(x)

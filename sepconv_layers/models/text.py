@@ -38,7 +38,7 @@ def sep_cnn(
 
     Token 0 is padding, and never changes an output: what stands there is set to zero before each
     convolution, as beyond the ends of a text, and has no part in pooling, which is the average and
-    the maximum over the tokens. Nothing is normalised: the statistics of a batch would depend on
+    the maximum over the tokens. Nothing is normalized: the statistics of a batch would depend on
     the padding, and so few layers train well without.
 
     Args:

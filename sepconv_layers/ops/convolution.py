@@ -188,8 +188,8 @@ class _Shaped:
 
 def _standard(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) -> Any:
     inputs, kernel, geometry = geometry.without_idle(inputs, kernel)
-    # An exporter keeps a convolution quantised channel by channel, a matrix product it may not;
-    # but a convolution of volumes it does not quantise at all, and LiteRT runs it slowly.
+    # An exporter keeps a convolution quantized channel by channel, a matrix product it may not;
+    # but a convolution of volumes it does not quantize at all, and LiteRT runs it slowly.
     keeps = runtime.forced_lowering() == "portable" and geometry.rank < 3
     if max(geometry.kernel_size) == 1 and not keeps:
         return pointwise(inputs, kernel, geometry, bias)

@@ -1,4 +1,4 @@
-"""Batch normalisation in training, by the kernels in which a backend fuses it."""
+"""Batch normalization in training, by the kernels in which a backend fuses it."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from sepconv_layers.ops.per_channel import sum_per_channel
 
 
 def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any] | None:
-    """Normalises each channel, the last axis, by its mean and variance over all others.
+    """Normalizes each channel, the last axis, by its mean and variance over all others.
 
     Keras computes this by a dozen operations on tensors of the size of the input, forward and
     backward. XLA fuses them but for the sums, which it does slowly on a CPU; elsewhere the

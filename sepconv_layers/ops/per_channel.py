@@ -15,7 +15,7 @@ ROWS = 8
 def sum_per_channel(values: Any, channel_axis: int) -> Any:
     """Sums over all axes but that of the channels, the last one or the second.
 
-    XLA on a CPU runs such a sum one number at a time. Adding up a few slices is vectorised, with
+    XLA on a CPU runs such a sum one number at a time. Adding up a few slices is vectorized, with
     whatever computes `values` fused into it. A product with ones adds up the rest: with one row of
     ones it would be a loop again, with eight it is left to a library for matrix products.
     """

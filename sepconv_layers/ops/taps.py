@@ -22,7 +22,7 @@ WRITTEN_OUT = 49
 def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Pads once, then adds up shifted slices times a per-channel weight.
 
-    A compiler fuses it all into one vectorised pass over the input.
+    A compiler fuses it all into one vectorized pass over the input.
     """
     *kernel_size, channels, multiplier = kernel.shape
     if multiplier > 1:  # before the padding: XLA would repeat a padded tensor again for each tap

@@ -239,7 +239,7 @@ RULES: dict[str, Rule] = {
         "its gates come from an average over all time. Use se_ratio=0, or leave it out."
     ),
     "GroupNormalization": _refusal(
-        "it normalises over all time. Use normalization='batch' or 'layer'."
+        "it normalizes over all time. Use normalization='batch' or 'layer'."
     ),
     "Flatten": _refusal("it mixes time with the channels. Use a global pooling."),
     "*Conv?DTranspose": _refusal("it has several outputs for a frame, which it adds up over time."),

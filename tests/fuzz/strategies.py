@@ -210,11 +210,11 @@ def built(net):
         x = keras_layers[f"Global{pool}Pooling{rank}D"](**of_format)(x)
         x = keras.layers.Dense(3)(x)
     model = keras.Model(inputs, x)
-    randomise(model, seed)
+    randomize(model, seed)
     return model
 
 
-def randomise(model, seed):
+def randomize(model, seed):
     """Weights as after a training: no bias is zero, no variance one."""
     rng = np.random.default_rng(seed)
     for weight in model.weights:

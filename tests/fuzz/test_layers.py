@@ -13,7 +13,7 @@ import sepconv_layers as sl
 from tests.backends import output_of
 from tests.cases import TWINS
 from tests.fuzz.profiles import cases, within
-from tests.fuzz.strategies import RANKS, junk, layers_and_inputs, randomise
+from tests.fuzz.strategies import RANKS, junk, layers_and_inputs, randomize
 
 TWIN_OF = {a: b for pair in TWINS for a, b in (pair[:2], pair[1::-1])}
 
@@ -33,7 +33,7 @@ def test_a_saved_layer_is_the_same_and_a_twin_has_the_same_outputs(folder, case)
     x = np.random.default_rng(0).normal(size=shape).astype("float32")
     inputs = keras.Input(shape[1:])
     model = keras.Model(inputs, layer(inputs))
-    randomise(model, 0)
+    randomize(model, 0)
     outputs = output_of(model, x)
     assert layer.compute_output_shape(shape) == outputs.shape
     assert model.outputs[0].shape == (None, *outputs.shape[1:])

@@ -1,4 +1,4 @@
-"""What all exports share: a sample to try the artefact with, its check, and the record of it."""
+"""What all exports share: a sample to try the artifact with, its check, and the record of it."""
 
 import dataclasses
 import errno
@@ -30,7 +30,7 @@ SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}  # wha
 
 
 @dataclasses.dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """What was exported, and what came of running it.
 
     Attributes:
@@ -58,22 +58,22 @@ def export_checked(
     writer: Callable[[Path], Any],
     runner: Callable[[Path], Runner],
     tolerance: float | None,
-) -> Artefact:
-    """Writes an artefact beside its target, runs it, and puts it there if it does what it should.
+) -> Artifact:
+    """Writes an artifact beside its target, runs it, and puts it there if it does what it should.
 
     Args:
         kind: What it is.
         path: Where it goes.
         model: What it must agree with.
         sample: Inputs to try it with.
-        writer: Writes the artefact.
-        runner: Loads an artefact and returns a function from the arrays of the inputs to those of
+        writer: Writes the artifact.
+        runner: Loads an artifact and returns a function from the arrays of the inputs to those of
             the outputs by their names, as `model` is one.
         tolerance: Largest difference to allow, over the largest absolute output of the model (or
             over 1, if that is less); `None` for any.
 
     Raises:
-        ValueError: If the folder is not there, something else than such an artefact stands in the
+        ValueError: If the folder is not there, something else than such an artifact stands in the
             place, or the difference is larger than allowed.
         OSError: If it cannot be written, such as on a full disk.
     """
@@ -93,7 +93,7 @@ def export_checked(
             _keep_others(path, beside)
 
     write(path, write_and_check)
-    return Artefact(path=path, kind=kind, **found)
+    return Artifact(path=path, kind=kind, **found)
 
 
 def _write(writer: Callable[[Path], Any], path: Path) -> None:
@@ -171,7 +171,7 @@ def sample_for(model: keras.Model, sample: Any, argument: str = "sample") -> Arr
                 leaves = "takes strings as" if dtype.hasobject else "leaves sizes open in"
                 raise ValueError(
                     f"The model {leaves} its input {tensor.name!r}, so the `sample` argument must "
-                    "be a batch of inputs to try the artefact with. Received: sample=None for the "
+                    "be a batch of inputs to try the artifact with. Received: sample=None for the "
                     f"shape {tuple(tensor.shape)}."
                 )
             arrays.append(drawn(rng, (tensor.shape[0] or SAMPLES, *shape), dtype))
@@ -231,7 +231,7 @@ def compared(
     ]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"The {kind} artefact gives outputs of the shapes {shapes[1]} where the model gives "
+            f"The {kind} artifact gives outputs of the shapes {shapes[1]} where the model gives "
             f"{shapes[0]}."
         )
     pairs = [
@@ -241,7 +241,7 @@ def compared(
     scale = max(1.0, max(float(np.abs(ours).max()) for ours, _ in pairs))
     if tolerance is not None and not difference <= tolerance * scale:  # nor if it is not a number
         raise ValueError(
-            f"The {kind} artefact must give what the model gives, with a difference of at most "
+            f"The {kind} artifact must give what the model gives, with a difference of at most "
             f"{tolerance} of the largest output, {scale:.3g}. Received: a difference of "
             f"{difference:.3g}. Nothing was written. With `tolerance=None`, anything is."
         )

@@ -1,4 +1,4 @@
-"""What all examples save at the end of a run: artefacts that run without this package."""
+"""What all examples save at the end of a run: artifacts that run without this package."""
 
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ CHECKED, CALIBRATED, BATCH = 64, 256, 256  # samples
 
 
 def add_export(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds which artefacts to write."""
+    """Adds which artifacts to write."""
     parser.add_argument(
         "--export",
         type=_kinds,
@@ -80,17 +80,17 @@ def export_all(
             "onnx": partial(export.to_onnx, path=f"{stem}.onnx", **common),
         }
         for kind in kinds:
-            artefact = writers[kind]()
-            record = dataclasses.asdict(artefact)
+            artifact = writers[kind]()
+            record = dataclasses.asdict(artifact)
             record = {key: value for key, value in record.items() if key not in ("path", "kind")}
             if kind != "hub":  # whose inputs are not those of the test part
-                net, starts = export.load(artefact.path), range(0, len(x), BATCH)
+                net, starts = export.load(artifact.path), range(0, len(x), BATCH)
                 logits = np.concatenate([net(x[start : start + BATCH])[0] for start in starts])
                 record["accuracy"] = float(np.mean(logits.argmax(-1) == y))
-            row.artefacts[kind] = record
+            row.artifacts[kind] = record
             print(
-                f"{artefact.path}: {artefact.bytes / 1e3:,.0f} kB, {artefact.latency_ms:.2f} ms, "
-                f"agrees in {artefact.agreement:.1%} of {len(common['sample'])} samples"
+                f"{artifact.path}: {artifact.bytes / 1e3:,.0f} kB, {artifact.latency_ms:.2f} ms, "
+                f"agrees in {artifact.agreement:.1%} of {len(common['sample'])} samples"
             )
 
 
