@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sepconv_layers import ops
-from sepconv_layers.ops import choice, runtime
+from sepconv_layers.ops import choice, context
 from tests import oracle
 from tests.backends import BACKEND, CONFIGURATIONS, MODES, SHORT, run_with_gradients
 
@@ -169,7 +169,7 @@ def test_depthwise_conv_matches_the_oracle(seed):
 def test_what_would_run_on_a_gpu_matches_the_oracle(seed, operator, monkeypatch):
     if BACKEND == "tensorflow":
         pytest.skip("its kernels on a CPU know less than those on a GPU")
-    monkeypatch.setattr(runtime, "device", lambda: "gpu")
+    monkeypatch.setattr(context, "device", lambda: "gpu")
     check(problem(seed, operator), mode_of(seed), operator)
 
 
@@ -178,7 +178,7 @@ def test_what_would_run_on_a_gpu_matches_the_oracle(seed, operator, monkeypatch)
 def test_without_gradients_the_outputs_match_the_oracle(seed, device, monkeypatch):
     if BACKEND != "torch":
         pytest.skip("only PyTorch computes in another way then")
-    monkeypatch.setattr(runtime, "device", lambda: device)
+    monkeypatch.setattr(context, "device", lambda: device)
     config, arguments, _, (expected, *_) = problem(seed)
     outputs = keras.ops.convert_to_numpy(ops.depthwise_conv(*arguments, **config.arguments))
     assert outputs.shape == expected.shape
@@ -214,7 +214,7 @@ def test_standard_conv_matches_the_oracle(seed):
 def test_standard_conv_of_volumes_in_a_graph_matches_the_oracle(seed, has_onednn, monkeypatch):
     if BACKEND != "tensorflow":
         pytest.skip("only TensorFlow may have oneDNN or not")
-    monkeypatch.setattr(runtime, "has_onednn", lambda: has_onednn)
+    monkeypatch.setattr(context, "has_onednn", lambda: has_onednn)
     check(problem(seed, ops.conv), "graph", ops.conv)
 
 
@@ -419,7 +419,7 @@ def test_an_empty_batch_gives_an_empty_batch(operator, lowering, rank):
 @pytest.mark.parametrize("rank", RANKS)
 @pytest.mark.parametrize("mode", MODES)
 def test_auto_takes_the_lowering_of_the_table(mode, rank, monkeypatch):
-    if runtime.device() != "cpu":
+    if context.device() != "cpu":
         pytest.skip("the table is of CPUs")
     used = []
     for name, lower in choice.LOWERINGS.items():

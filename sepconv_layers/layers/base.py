@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
-from sepconv_layers.ops.convolution import Conv, made
+from sepconv_layers.ops import context
 from sepconv_layers.ops.geometry import Geometry
+from sepconv_layers.ops.operations import Conv, cached_operation
 
 _WEIGHT_OPTIONS = {
     "initializer": keras.initializers,
@@ -126,10 +126,10 @@ class BaseConv(keras.layers.Layer):
         """
         if self.use_bias or self.activation not in (None, keras.activations.linear):
             return False
-        if runtime.compiled() or self.compute_dtype not in ("float32", "float64"):
+        if context.compiled() or self.compute_dtype not in ("float32", "float64"):
             return False
         axis = self.geometry.channel_axis
-        shape = self.compute_output_shape(runtime.known_shape(inputs, axis))
+        shape = self.compute_output_shape(context.known_shape(inputs, axis))
         positions = math.prod([shape[axis] or math.inf for axis in self.geometry.spatial_axes])
         filters = shape[axis]
         last_kernel = [weight for weight in self.weights if len(weight.shape) > 1][-1]
@@ -143,7 +143,7 @@ class BaseConv(keras.layers.Layer):
         """Runs an operation of `ops` with the layer's arguments."""
         if bias is not None:
             bias = keras.ops.cast(bias, self.compute_dtype)
-        return made(operation, *self._arguments().values()).run(*tensors, bias=bias)
+        return cached_operation(operation, *self._arguments().values()).run(*tensors, bias=bias)
 
     def _arguments(self) -> dict[str, Any]:
         """How `ops` names where and how the kernel moves."""

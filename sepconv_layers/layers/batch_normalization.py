@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.normalization import batch_norm
 
 
@@ -53,7 +53,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         is_last = self.axis in (-1, len(inputs.shape) - 1)
         is_plain = mask is None and not self.synchronized
         is_plain = is_plain and not getattr(self, "renorm", False)  # which older Keras lacks
-        is_plain = is_plain and 0 not in runtime.known_sizes(inputs.shape)
+        is_plain = is_plain and 0 not in context.known_sizes(inputs.shape)
         fused = None
         if training and self.trainable and is_last and is_plain:
             shape = self.moving_mean.shape
@@ -94,7 +94,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         decided when the graph runs.
         """
         sizes = [size for i, size in enumerate(inputs.shape) if i != self.axis % len(inputs.shape)]
-        if mask is None and 0 not in sizes and None not in runtime.known_sizes(sizes):
+        if mask is None and 0 not in sizes and None not in context.known_sizes(sizes):
             return values
         if mask is None:
             count = keras.ops.cast(math.prod(keras.ops.shape(inputs)), "float32")

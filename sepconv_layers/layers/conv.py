@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from sepconv_layers.layers.base import BaseConv, channels_of, positive_int
-from sepconv_layers.ops import convolution
+from sepconv_layers.ops import operations
 
 
 class Conv(BaseConv):
@@ -115,7 +115,7 @@ class Conv(BaseConv):
 
     def _convolve(self, inputs: Any, scale: Any, bias: Any) -> Any:
         kernel = self.kernel if scale is None else self.kernel * scale
-        return self._run(convolution.Conv, (inputs, kernel), bias)
+        return self._run(operations.Conv, (inputs, kernel), bias)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         channels_of(self, input_shape)

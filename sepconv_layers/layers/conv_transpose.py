@@ -8,7 +8,7 @@ import keras
 from sepconv_layers.layers.base import BaseConv
 from sepconv_layers.layers.depthwise_conv import DepthwiseConv
 from sepconv_layers.layers.separable_conv import SeparableConv
-from sepconv_layers.ops import convolution
+from sepconv_layers.ops import operations
 from sepconv_layers.ops.geometry import standardize_output_padding
 from sepconv_layers.ops.transposed import output_shape
 
@@ -81,7 +81,7 @@ class DepthwiseConvTranspose(Transposed, DepthwiseConv):
         https://arxiv.org/abs/1603.07285).
     """
 
-    _operation = convolution.DepthwiseConvTranspose
+    _operation = operations.DepthwiseConvTranspose
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class SeparableConvTranspose(Transposed, SeparableConv):
         (1, 4, 12, 10, 8)
     """
 
-    _operation = convolution.SeparableConvTranspose
+    _operation = operations.SeparableConvTranspose
 
     def __init__(
         self,

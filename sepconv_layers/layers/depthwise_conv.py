@@ -7,7 +7,7 @@ import keras
 
 from sepconv_layers.initializers import DepthwiseVarianceScaling
 from sepconv_layers.layers.base import BaseConv, channels_of, positive_int
-from sepconv_layers.ops import convolution
+from sepconv_layers.ops import operations
 
 
 class DepthwiseConv(BaseConv):
@@ -57,7 +57,7 @@ class DepthwiseConv(BaseConv):
         https://arxiv.org/abs/1403.1687).
     """
 
-    _operation: type[convolution.Conv] = convolution.DepthwiseConv
+    _operation: type[operations.Conv] = operations.DepthwiseConv
 
     def __init__(
         self,

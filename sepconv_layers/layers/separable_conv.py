@@ -7,7 +7,7 @@ import keras
 
 from sepconv_layers.initializers import DepthwiseVarianceScaling
 from sepconv_layers.layers.base import BaseConv, channels_of, positive_int
-from sepconv_layers.ops import convolution
+from sepconv_layers.ops import operations
 
 
 class SeparableConv(BaseConv):
@@ -63,7 +63,7 @@ class SeparableConv(BaseConv):
         https://arxiv.org/abs/1610.02357).
     """
 
-    _operation: type[convolution.Conv] = convolution.SeparableConv
+    _operation: type[operations.Conv] = operations.SeparableConv
 
     def __init__(
         self,

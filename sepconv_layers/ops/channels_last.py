@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.geometry import Convolve, Geometry
 
 # Axes of a channels-first view of channels-last memory, and back.
@@ -43,7 +43,7 @@ def torch_conv(
     is_copied = is_depthwise and _is_better_copied(inputs, geometry, trains)
     is_misread = is_last and _is_misread(inputs, geometry)
     widths, found = geometry.pad_widths(inputs.shape), None
-    is_known = None not in runtime.known_sizes([zeros for width in widths for zeros in width])
+    is_known = None not in context.known_sizes([zeros for width in widths for zeros in width])
     if is_depthwise and not trains and is_known:
         widths, found = _even(inputs.shape, widths, geometry)
     strides, dilation = list(geometry.strides), list(geometry.dilation_rate)
@@ -80,7 +80,7 @@ def _is_misread(inputs: Any, geometry: Geometry) -> bool:
     It takes a permuted view of one channel for two layouts at once, where a stride gives a single
     output, as it may in another run than the one that is traced.
     """
-    shape = runtime.known_shape(inputs, -1)
+    shape = context.known_shape(inputs, -1)
     if shape[-1] != 1:
         return False
     outputs = geometry.output_shape(shape, 1)
@@ -95,7 +95,7 @@ def _is_better_copied(inputs: Any, geometry: Geometry, trains: bool) -> bool:
 
     On a GPU it is in all dimensions but two, and for the gradients of large kernels in float32.
     """
-    if runtime.device() != "gpu":
+    if context.device() != "gpu":
         return False
     is_large = math.prod(geometry.kernel_size) > LARGE and inputs.element_size() > 2
     return geometry.rank != 2 or (trains and is_large)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.geometry import Convolve, Geometry
 from sepconv_layers.ops.native import native
 from sepconv_layers.ops.planes import planes
@@ -86,16 +86,16 @@ def lowering(name: str) -> Iterator[None]:
     expected = ("auto", *LOWERINGS)
     if name not in expected:
         raise ValueError(f"The `name` of a lowering must be one of {expected}. Received: {name!r}")
-    token = runtime.forced.set(name)
+    token = context.forced.set(name)
     try:
         yield
     finally:
-        runtime.forced.reset(token)
+        context.forced.reset(token)
 
 
 def _is_tiny(geometry: Geometry, inputs: Any, kernel: Any) -> bool:
     """Whether a TensorFlow graph multiplies a few numbers in less time than it starts a kernel."""
-    if keras.backend.backend() != "tensorflow" or runtime.device() != "cpu":
+    if keras.backend.backend() != "tensorflow" or context.device() != "cpu":
         return False
     import tensorflow as tf
 
@@ -116,13 +116,13 @@ def choose(geometry: Geometry, inputs: Any, kernel: Any) -> Convolve:
         inputs: What is left of the inputs without what meets nothing but padding.
         kernel: What is left of the kernel.
     """
-    name = runtime.forced_lowering()
+    name = context.forced_lowering()
     if name == "auto" and _is_tiny(geometry, inputs, kernel):
         name = "taps"
     elif name == "auto" and geometry.is_open(inputs):
         name = "native"
     elif name == "auto":
-        where = Where(keras.backend.backend(), runtime.device(), runtime.compiled(), geometry.rank)
+        where = Where(keras.backend.backend(), context.device(), context.compiled(), geometry.rank)
         # TensorFlow has no kernel for volumes.
         name = TABLE.get(where, "planes" if where.backend == "tensorflow" else "native")
         if max(geometry.strides) > 1 and math.prod(geometry.kernel_size) <= WRITTEN_OUT:

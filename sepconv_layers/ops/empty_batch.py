@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 
 
 def with_a_sample(inputs: Any) -> tuple[Any, Callable[[Any], Any]]:
@@ -43,8 +43,8 @@ def _may_be_misshapen(inputs: Any) -> bool:
         isinstance(inputs, tf.Tensor)
         and bool(inputs.shape.rank)
         and inputs.shape[0] is None
-        and runtime.device() == "cpu"
-        and not runtime.compiled()
-        and runtime.forced_lowering() != "portable"
-        and runtime.has_onednn()
+        and context.device() == "cpu"
+        and not context.compiled()
+        and context.forced_lowering() != "portable"
+        and context.has_onednn()
     )

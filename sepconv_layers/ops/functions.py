@@ -5,13 +5,13 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops.convolution import (
+from sepconv_layers.ops.operations import (
     Conv,
     DepthwiseConv,
     DepthwiseConvTranspose,
     SeparableConv,
     SeparableConvTranspose,
-    made,
+    cached_operation,
 )
 
 
@@ -251,4 +251,4 @@ def _run(operation: type[Conv], tensors: tuple, *arguments: Any) -> Any:
     """Runs an operation, or adds it to a functional model if an input is symbolic."""
     if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
         return operation(*arguments).symbolic_call(*tensors)
-    return made(operation, *arguments).call(*tensors)
+    return cached_operation(operation, *arguments).call(*tensors)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 
 Padding = Literal["valid", "same", "causal"]
 _PADDINGS = ("valid", "same", "causal")
@@ -198,7 +198,7 @@ class Geometry:
 
         On small maps that is much: of 3×3×3 elements, a single position needs one.
         """
-        sizes = runtime.known_sizes([inputs.shape[axis] for axis in self.spatial_axes])
+        sizes = context.known_sizes([inputs.shape[axis] for axis in self.spatial_axes])
         if all(size is None or size > e for size, e in zip(sizes, self.extent, strict=True)):
             return inputs, kernel, self
         pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
@@ -236,7 +236,7 @@ class Geometry:
 
     def is_open(self, inputs: Any) -> bool:
         """Whether JAX cannot compare the lengths of slices, because sizes are symbolic."""
-        sizes = runtime.known_sizes([inputs.shape[axis] for axis in self.spatial_axes])
+        sizes = context.known_sizes([inputs.shape[axis] for axis in self.spatial_axes])
         return keras.backend.backend() == "jax" and self.padding == "valid" and None in sizes
 
     def pad_widths(self, shape: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -281,7 +281,7 @@ Convolve = Callable[[Any, Any, Geometry], Any]
 def pad(inputs: Any, widths: Sequence[tuple[Any, Any]]) -> Any:
     """Pads with zeros, if there is anything to add."""
     zeros = [zeros for width in reversed(widths) for zeros in width]
-    if all(number == 0 for number in runtime.known_sizes(zeros)):
+    if all(number == 0 for number in context.known_sizes(zeros)):
         return inputs
     if keras.backend.backend() == "torch":
         import torch.nn.functional as F
@@ -312,7 +312,7 @@ def cut(values: Any, axes: Sequence[int], starts: Sequence[int], sizes: Sequence
 
     The gradient of that is a padding. That of a slice by brackets takes TensorFlow longer.
     """
-    known = runtime.known_sizes([*sizes, *(values.shape[axis] for axis in axes)])
+    known = context.known_sizes([*sizes, *(values.shape[axis] for axis in axes)])
     if None not in known and known[: len(axes)] == known[len(axes) :]:
         return values
     if keras.backend.backend() == "torch":

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.channels_last import torch_conv
 from sepconv_layers.ops.geometry import Convolve, Geometry
 
@@ -20,7 +20,7 @@ def grouped(inputs: Any, kernel: Any, geometry: Geometry, groups: int, convolve:
     backend = keras.backend.backend()
     if backend == "torch":
         return torch_conv(inputs, kernel, geometry, groups)
-    if backend == "jax" and runtime.device() != "cpu":
+    if backend == "jax" and context.device() != "cpu":
         inputs, geometry = geometry.pad(inputs)
         return keras.ops.conv(
             inputs,

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import onednn, runtime, torch_gradients
+from sepconv_layers.ops import context, onednn, torch_gradients
 from sepconv_layers.ops.channels_last import SHORT, torch_conv
 from sepconv_layers.ops.geometry import Convolve, Geometry, ceil_div, pad
 from sepconv_layers.ops.polyphase import polyphase
@@ -13,7 +13,7 @@ from sepconv_layers.ops.precision import sums_in_float32
 
 def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Depthwise convolution by the backend's kernel, whatever that can't do put around it."""
-    backend, on_cpu = keras.backend.backend(), runtime.device() == "cpu"
+    backend, on_cpu = keras.backend.backend(), context.device() == "cpu"
     if backend == "torch":
         lowering = _torch if not on_cpu else _torch_cpu_3d if geometry.rank == 3 else _torch_cpu
     elif backend == "tensorflow":
@@ -24,7 +24,7 @@ def native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 
 
 def _torch(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-    *kernel_size, channels, multiplier = runtime.fixed_sizes(kernel.shape)
+    *kernel_size, channels, multiplier = context.fixed_sizes(kernel.shape)
     grouped = kernel.reshape(*kernel_size, 1, channels * multiplier)
     return torch_conv(inputs, grouped, geometry, groups=channels)
 

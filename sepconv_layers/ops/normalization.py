@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.gradients import with_gradients
 from sepconv_layers.ops.per_channel import sum_per_channel
 
@@ -28,9 +28,9 @@ def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any,
     if backend == "torch":
         return _torch(inputs, gamma, beta, epsilon)
     inputs = keras.ops.cast(inputs, "float32")  # as Keras does: squares would overflow
-    if not runtime.compiled():
+    if not context.compiled():
         return _tensorflow(inputs, gamma, beta, epsilon)
-    return _xla(inputs, gamma, beta, epsilon) if runtime.device() == "cpu" else None
+    return _xla(inputs, gamma, beta, epsilon) if context.device() == "cpu" else None
 
 
 def _xla(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.geometry import Geometry
 
 MULTIPLIERS, CHANNELS = (2, 4), 16  # how many kernels for how many channels are worth a copy
@@ -34,10 +34,10 @@ def _runs(inputs: Any, geometry: Geometry) -> bool:
     return (
         geometry.data_format == "channels_last"
         and keras.backend.standardize_dtype(inputs.dtype) == "float32"
-        and runtime.device() == "cpu"
-        and not (runtime.compiled() or runtime.traced_by_torch())
-        and runtime.forced_lowering() != "portable"
-        and runtime.has_onednn()
+        and context.device() == "cpu"
+        and not (context.compiled() or context.traced_by_torch())
+        and context.forced_lowering() != "portable"
+        and context.has_onednn()
     )
 
 

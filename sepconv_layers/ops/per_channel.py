@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.geometry import Geometry
 
 SLICES = (8, 7, 6, 5, 4, 3, 2)
@@ -20,7 +20,7 @@ def sum_per_channel(values: Any, channel_axis: int) -> Any:
     ones it would be a loop again, with eight it is left to a library for matrix products.
     """
     axes = [axis for axis in range(len(values.shape)) if axis != channel_axis]
-    if runtime.device() != "cpu":  # where a product might be rounded to TF32
+    if context.device() != "cpu":  # where a product might be rounded to TF32
         return keras.ops.sum(values, axes)
     slices, axis = max((_slices(values.shape[axis]), axis) for axis in axes)
     first, *others = keras.ops.split(values, slices, axis)

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.channels_last import torch_conv
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.per_channel import add_bias
@@ -19,7 +19,7 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
 
     That is faster than a 1x1 convolution, above all its gradients, but not always on PyTorch.
     """
-    is_traced = None in runtime.known_sizes(inputs.shape)
+    is_traced = None in context.known_sizes(inputs.shape)
     if keras.backend.backend() == "torch" and is_traced and max(geometry.kernel_size) == 1:
         # A reshape would hold what `torch.export` traces to sizes that are odd, or even.
         return torch_conv(inputs, kernel, geometry, bias=bias)
@@ -50,13 +50,13 @@ def _is_better_convolved(inputs: Any) -> bool:
 
     It does for few channels and many positions. Of these only those of a sample are known.
     """
-    if keras.backend.backend() != "tensorflow" or runtime.device() != "cpu":
+    if keras.backend.backend() != "tensorflow" or context.device() != "cpu":
         return False
     import tensorflow as tf
 
     *positions, channels = inputs.shape[1:]
     return (
-        not (tf.executing_eagerly() or runtime.compiled())
+        not (tf.executing_eagerly() or context.compiled())
         and inputs.dtype == tf.float32
         and channels <= FEW_CHANNELS
         and None not in positions
@@ -100,8 +100,8 @@ def _torch(inputs: Any, kernel: Any, geometry: Geometry, bias: Any) -> Any:
     """
     import torch
 
-    channels, filters = runtime.fixed_sizes(kernel.shape[-2:])
-    is_better_convolved = runtime.device() == "gpu" or inputs.numel() // channels >= MANY
+    channels, filters = context.fixed_sizes(kernel.shape[-2:])
+    is_better_convolved = context.device() == "gpu" or inputs.numel() // channels >= MANY
     if is_better_convolved and inputs.dtype == torch.float32:
         alone = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
         kernel = kernel.reshape(*alone.kernel_size, channels, filters)

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.geometry import Convolve, Geometry, cut, pad
 
 
@@ -25,7 +25,7 @@ def polyphase(convolve: Convolve, inputs: Any, kernel: Any, geometry: Geometry) 
     rates = tuple(d // g for d, g in zip(dilation_rate, groups, strict=True))
     unstrided = geometry.replace(strides=(1,) * rank, padding="valid", dilation_rate=rates)
     # XLA fuses slices. Slices with strides take TensorFlow without it ten times as long as copies.
-    met_by = (_slices if runtime.compiled() else _copies)(inputs, geometry)
+    met_by = (_slices if context.compiled() else _copies)(inputs, geometry)
     outputs = None
     phases = [range(min(p, k)) for p, k in zip(periods, geometry.kernel_size, strict=True)]
     for phase in itertools.product(*phases):

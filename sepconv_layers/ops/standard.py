@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.channels_last import torch_conv, with_channels_last
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.per_channel import add_bias
@@ -37,7 +37,7 @@ def _standard(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     in_2d = _is_better_in_2d(kernel, geometry)
     as_product = not in_2d and _is_better_as_product(kernel, geometry)
     # On a CPU TensorFlow's kernels know channels-last only.
-    is_limited = keras.backend.backend() == "tensorflow" and runtime.device() == "cpu"
+    is_limited = keras.backend.backend() == "tensorflow" and context.device() == "cpu"
     is_better_last = in_2d or as_product or is_limited
     if geometry.data_format == "channels_first" and is_better_last:
         return with_channels_last(standard, inputs, kernel, geometry)
@@ -59,12 +59,12 @@ def _is_better_in_2d(kernel: Any, geometry: Geometry) -> bool:
 
     On a CPU it is where XLA compiles, and for a few channels where TensorFlow has no oneDNN.
     """
-    if geometry.rank < 3 or runtime.device() != "cpu":
+    if geometry.rank < 3 or context.device() != "cpu":
         return False
-    if runtime.compiled():
+    if context.compiled():
         return True
     is_first = kernel.shape[-2] <= FEW_CHANNELS and geometry.strides[0] == 1
-    return is_first and not runtime.has_onednn()
+    return is_first and not context.has_onednn()
 
 
 def _is_better_as_product(kernel: Any, geometry: Geometry) -> bool:
@@ -72,7 +72,7 @@ def _is_better_as_product(kernel: Any, geometry: Geometry) -> bool:
 
     That of TensorFlow convolves well from two channels on, that of JAX does not.
     """
-    if not runtime.compiled() or runtime.device() != "cpu":
+    if not context.compiled() or context.device() != "cpu":
         return False
     few = FEW_CHANNELS if keras.backend.backend() == "jax" else 1
     return kernel.shape[-2] <= few and 1 < math.prod(geometry.kernel_size) <= WRITTEN_OUT
@@ -122,9 +122,9 @@ def _has_slow_gradient(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
     """
     import tensorflow as tf
 
-    if geometry.rank < 3 or runtime.device() != "cpu" or runtime.has_onednn():
+    if geometry.rank < 3 or context.device() != "cpu" or context.has_onednn():
         return False
-    if tf.executing_eagerly() or runtime.compiled() or None in inputs.shape[1:-1]:
+    if tf.executing_eagerly() or context.compiled() or None in inputs.shape[1:-1]:
         return False
     positions = math.prod(inputs.shape[1:-1]) / math.prod(geometry.strides)
     return positions > kernel.shape[-2]

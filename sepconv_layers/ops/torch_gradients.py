@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.channels_last import SHORT, TO_FIRST, torch_conv
 from sepconv_layers.ops.geometry import Geometry
 
@@ -48,7 +48,7 @@ def has_slow_gradients(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
     is_wide = geometry.rank == 2 and geometry.kernel_size[1] > SHORT
     if not is_wide or max(geometry.strides) > 1:
         return False
-    return None not in runtime.known_sizes(inputs.shape) and inputs.numel() >= MANY
+    return None not in context.known_sizes(inputs.shape) and inputs.numel() >= MANY
 
 
 def convolve(inputs: Any, kernel: Any, geometry: Geometry) -> Any:

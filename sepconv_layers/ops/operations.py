@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import runtime
+from sepconv_layers.ops import context
 from sepconv_layers.ops.choice import choose
 from sepconv_layers.ops.empty_batch import with_a_sample
 from sepconv_layers.ops.geometry import (
@@ -57,8 +57,8 @@ class Conv(keras.Operation):
         inputs, *kernels = _as_tensors(*tensors)
         data_format = standardize_data_format(self.data_format)
         shapes = (
-            runtime.known_shape(inputs, 1 if data_format == "channels_first" else -1),
-            *(runtime.fixed_sizes(kernel.shape) for kernel in kernels),
+            context.known_shape(inputs, 1 if data_format == "channels_first" else -1),
+            *(context.fixed_sizes(kernel.shape) for kernel in kernels),
         )
         what = (shapes, data_format)
         if what not in self._geometries:
@@ -126,12 +126,12 @@ class Conv(keras.Operation):
 
         XLA leaves the check out, and so do JAX and the form for exporters.
         """
-        if geometry.padding != "valid" or runtime.forced_lowering() == "portable":
+        if geometry.padding != "valid" or context.forced_lowering() == "portable":
             return inputs
         unknown = [
             (axis, extent)
             for axis, extent in zip(geometry.spatial_axes, geometry.extent, strict=True)
-            if runtime.known_sizes([inputs.shape[axis]]) == (None,) and extent > 0
+            if context.known_sizes([inputs.shape[axis]]) == (None,) and extent > 0
         ]
         if not unknown or keras.backend.backend() == "jax":
             return inputs
@@ -167,8 +167,8 @@ class Conv(keras.Operation):
 
     def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any, bias: Any = None) -> Any:
         (kernel,) = kernels
-        *kernel_size, within, filters = runtime.fixed_sizes(kernel.shape)
-        (channels,) = runtime.fixed_sizes([inputs.shape[geometry.channel_axis]])
+        *kernel_size, within, filters = context.fixed_sizes(kernel.shape)
+        (channels,) = context.fixed_sizes([inputs.shape[geometry.channel_axis]])
         if within == channels:
             return _standard(inputs, kernel, geometry, bias)
         if within > 1:
@@ -190,7 +190,7 @@ def _standard(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
     inputs, kernel, geometry = geometry.without_idle(inputs, kernel)
     # An exporter keeps a convolution quantized channel by channel, a matrix product it may not;
     # but a convolution of volumes it does not quantize at all, and LiteRT runs it slowly.
-    keeps = runtime.forced_lowering() == "portable" and geometry.rank < 3
+    keeps = context.forced_lowering() == "portable" and geometry.rank < 3
     if max(geometry.kernel_size) == 1 and not keeps:
         return pointwise(inputs, kernel, geometry, bias)
     return standard(inputs, kernel, geometry, bias)
@@ -199,7 +199,7 @@ def _standard(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
 def _depthwise(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     inputs, kernel, left = geometry.without_idle(inputs, kernel)
     # The oneDNN kernels of TensorFlow give an empty batch the shape of the input.
-    is_empty = runtime.known_sizes(inputs.shape[:1]) == (0,)
+    is_empty = context.known_sizes(inputs.shape[:1]) == (0,)
     lower = taps if is_empty else choose(geometry, inputs, kernel)
     return lower(inputs, kernel, left)
 
@@ -282,7 +282,7 @@ class SeparableConvTranspose(DepthwiseConvTranspose, SeparableConv):
     """Transposed depthwise-separable convolution as an operation."""
 
 
-def made(operation: type[Conv], *arguments: Any) -> Conv:
+def cached_operation(operation: type[Conv], *arguments: Any) -> Conv:
     """An operation to run, cached: creating one takes Keras longer than a small convolution."""
     wanted: list[Any] = [operation, repr(arguments), *arguments]
     try:
