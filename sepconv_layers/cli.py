@@ -21,7 +21,7 @@ from sepconv_layers.export.artifact import SAMPLES, array_dtype, check_model, dr
 from sepconv_layers.export.litert import QUANTIZE
 from sepconv_layers.export.loading import THREADS
 from sepconv_layers.files import regular, write
-from sepconv_layers.surgery import input_structure
+from sepconv_layers.graph_edit import input_structure
 
 OURS = ("keras", "sepconv_layers")
 HDF5 = (".h5", ".hdf5")

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 
 import keras
 
+from sepconv_layers.arguments import positive_int, standardize_tuple
+from sepconv_layers.class_table import by_class
 from sepconv_layers.files import write
-from sepconv_layers.layers.by_name import by_class
 
 Shape = tuple[int, ...]
 Rule = Callable[..., int]
@@ -50,7 +51,7 @@ def separable_ratio(
         The ratio; below 1 the separable convolution is the cheaper one.
 
     Raises:
-        ValueError: If an argument is not positive.
+        ValueError: If an argument is not a positive integer.
 
     Example:
         >>> from sepconv_layers.cost import separable_ratio
@@ -63,11 +64,9 @@ def separable_ratio(
         [Howard et al., "MobileNets", 2017](https://arxiv.org/abs/1704.04861), section 3.1.
     """
     sizes = (kernel_size,) * 2 if isinstance(kernel_size, int) else tuple(kernel_size)
-    if min(filters, depth_multiplier, *sizes) < 1:
-        raise ValueError(
-            "`filters`, `kernel_size` and `depth_multiplier` must be positive. Received: "
-            f"filters={filters}, kernel_size={kernel_size}, depth_multiplier={depth_multiplier}"
-        )
+    sizes = standardize_tuple(sizes, len(sizes), "kernel_size")
+    filters = positive_int(filters, "filters")
+    depth_multiplier = positive_int(depth_multiplier, "depth_multiplier")
     return depth_multiplier * (1 / filters + 1 / prod(sizes))
 
 

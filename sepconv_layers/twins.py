@@ -10,11 +10,12 @@ import keras
 
 from sepconv_layers import blocks, layers
 from sepconv_layers.blocks.base import CONV, SEPARABLE_CONV
-from sepconv_layers.layers.by_name import by_class
-from sepconv_layers.surgery import Surgery, is_graph, remade
+from sepconv_layers.class_table import by_class
+from sepconv_layers.graph_edit import ModelGraph, clone_layer, is_graph
 
 RANKS = (1, 2, 3)
 TRANSPOSE = {rank: getattr(keras.layers, f"Conv{rank}DTranspose") for rank in RANKS}
+TRANSPOSED = tuple(TRANSPOSE.values())
 SEPARABLE_TRANSPOSE = {rank: getattr(layers, f"SeparableConv{rank}DTranspose") for rank in RANKS}
 # Arguments that layers have in common.
 GEOMETRY = ("kernel_size", "strides", "padding", "output_padding", "data_format", "dilation_rate")
@@ -87,10 +88,10 @@ def standard_twin(model: keras.Model) -> keras.Model:
         >>> twin.output_shape, profile(twin).macs / profile(model).macs
         ((None, 32, 32, 64), 7.89...)
     """
-    surgery = Surgery(model)
-    changed, skipped = _pairs(surgery)
+    graph = ModelGraph(model)
+    changed, skipped = _pairs(graph)
     settled = {*changed, *map(id, skipped)}
-    for node in surgery.nodes:
+    for node in graph.nodes:
         layer = node.operation
         if id(layer) in settled:
             continue
@@ -104,7 +105,7 @@ def standard_twin(model: keras.Model) -> keras.Model:
         elif kind in ("depthwise", "depthwise transpose"):
             family = CONV if kind == "depthwise" else TRANSPOSE
             changed[id(layer)] = _standard(family, layer, _filters_of(node))
-    return _twin(surgery, changed, skipped, "separable part", _is_separable)
+    return _twin(graph, changed, skipped, "separable part", _is_separable)
 
 
 def separable_twin(model: keras.Model) -> keras.Model:
@@ -134,51 +135,51 @@ def separable_twin(model: keras.Model) -> keras.Model:
         >>> twin.output_shape, profile(model).macs / profile(twin).macs
         ((None, 32, 32, 64), 7.89...)
     """
-    surgery = Surgery(model)
+    graph = ModelGraph(model)
     separable = {standard: separable for separable, standard in BLOCKS.items()}
     changed: dict[int, Callable[[], Any]] = {}
-    for node in surgery.nodes:
+    for node in graph.nodes:
         layer = node.operation
         if type(layer) in separable:
             changed[id(layer)] = _of_class(layer, separable[type(layer)])
         elif is_spatial(layer):
             changed[id(layer)] = partial(separable_like, layer)
-    return _twin(surgery, changed, [], "standard convolution", is_standard)
+    return _twin(graph, changed, [], "standard convolution", is_standard)
 
 
 def _twin(
-    surgery: Surgery,
+    graph: ModelGraph,
     changed: dict[int, Callable[[], Any]],
     skipped: list[Any],
     wanted: str,
     is_wanted: Callable[[Any, type], bool],
 ) -> keras.Model:
-    hidden = unseen(surgery, is_wanted)
+    hidden = unseen(graph, is_wanted)
     if not changed:
         raise ValueError(
             f"The `model` argument must be a model with a {wanted}: a block or layer of this "
             "package or of `keras.layers`, also in models inside the model. Received: "
-            f"model={surgery.model!r} without one.{hidden}"
+            f"model={graph.model!r} without one.{hidden}"
         )
     if hidden:
         warnings.warn(f"The twin keeps some layers as they are.{hidden}", stacklevel=3)
 
     def make(old: Any) -> Any:
-        return changed[id(old)]() if id(old) in changed else remade(old)
+        return changed[id(old)]() if id(old) in changed else clone_layer(old)
 
-    twin, _ = surgery.result(make, skipped)
+    twin, _ = graph.rebuild(make, skipped)
     return twin
 
 
-def unseen(surgery: Surgery, is_wanted: Callable[[Any, type], bool]) -> str:
+def unseen(graph: ModelGraph, is_wanted: Callable[[Any, type], bool]) -> str:
     """A sentence that names layers hidden in subclasses and in other layers; empty if none are.
 
     Args:
-        surgery: The model.
+        graph: The model.
         is_wanted: Whether a layer would be changed if it were of that class, one of its bases.
     """
     hidden: dict[int, str] = {}
-    for node in surgery.nodes:
+    for node in graph.nodes:
         layer = node.operation
         is_known = type(layer) in KNOWN or is_graph(layer)
         if is_known or not isinstance(layer, keras.layers.Layer):
@@ -222,7 +223,7 @@ def _filters_of(node: Any) -> int:
 
 
 def _of_class(layer: Any, cls: type) -> Callable[[], Any]:
-    return partial(remade, layer, cls)
+    return partial(clone_layer, layer, cls)
 
 
 def _standard(
@@ -277,15 +278,15 @@ def _arguments(layer: Any) -> dict[str, Any]:
 # Pairs of a depthwise and a pointwise convolution.
 
 
-def _pairs(surgery: Surgery) -> tuple[dict[int, Callable[[], Any]], list[Any]]:
+def _pairs(graph: ModelGraph) -> tuple[dict[int, Callable[[], Any]], list[Any]]:
     """What takes the place of one layer of each pair, and the layers that are then left out."""
     changed: dict[int, Callable[[], Any]] = {}
     skipped: list[Any] = []
-    for node in surgery.nodes:
+    for node in graph.nodes:
         depthwise = node.operation
-        if _kind(node) != "depthwise" or not surgery.is_called_once(depthwise):
+        if _kind(node) != "depthwise" or not graph.is_called_once(depthwise):
             continue
-        before, after = _before(surgery, node), _after(surgery, node)
+        before, after = _before(graph, node), _after(graph, node)
         is_free = bool(before) and id(before[0].operation) not in changed
         narrows = not after or _filters_of(after[-1]) < _filters_of(node)
         if is_free and narrows and _widens(before[0]):
@@ -307,13 +308,13 @@ def _is_pointwise(node: Any) -> bool:
     return _kind(node) == "conv" and math.prod((*layer.kernel_size, *layer.strides)) == 1
 
 
-def _before(surgery: Surgery, node: Any) -> list[Any]:
+def _before(graph: ModelGraph, node: Any) -> list[Any]:
     """The calls from a pointwise convolution on that lead to this one, and nowhere else."""
     found: list[Any] = []
     while True:
         tensor = node.input_tensors[0]
         history = tensor._keras_history
-        if surgery.only_user(tensor) is not node or not surgery.is_called_once(history.operation):
+        if graph.only_user(tensor) is not node or not graph.is_called_once(history.operation):
             return []
         node = history.operation._inbound_nodes[history.node_index]
         if _is_pointwise(node):
@@ -324,12 +325,12 @@ def _before(surgery: Surgery, node: Any) -> list[Any]:
             return []
 
 
-def _after(surgery: Surgery, node: Any) -> list[Any]:
+def _after(graph: ModelGraph, node: Any) -> list[Any]:
     """The calls that follow this one, and nothing else, up to a pointwise convolution."""
     found: list[Any] = []
     while True:
-        node = surgery.only_user(node.outputs[0])
-        if node is None or not surgery.is_called_once(node.operation):
+        node = graph.only_user(node.outputs[0])
+        if node is None or not graph.is_called_once(node.operation):
             return []
         found.append(node)
         if _is_pointwise(node):

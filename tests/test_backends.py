@@ -20,7 +20,7 @@ FILES = [
     "test_layers.py",
     "test_normalization.py",
     "test_models.py",
-    "test_surgery.py",
+    "test_graph_edit.py",
     "test_twins.py",
 ]
 

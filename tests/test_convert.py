@@ -390,7 +390,7 @@ def test_distillation_says_what_is_wrong():
 
     for student, arguments, message in (
         (net(2), {}, r"`student` argument must be.*\(None, 3\).*\(None, 2\)"),
-        (net(3), {"temperature": 0}, "`temperature` argument must be a positive number"),
+        (net(3), {"temperature": 0}, "argument `temperature`. Expected a positive number"),
         (net(3), {"epochs": 0}, "argument `epochs`. Expected a strictly positive value"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -10,7 +10,8 @@ from typing import Any
 import keras
 
 from sepconv_layers import layers
-from sepconv_layers.layers.base import BaseConv, channels_of, number_that, positive_int
+from sepconv_layers.arguments import check_number, positive_int
+from sepconv_layers.layers.base import BaseConv, channels_of
 from sepconv_layers.layers.composite import Composite
 from sepconv_layers.ops.geometry import Geometry
 
@@ -207,8 +208,8 @@ class ShortcutBlock(Block):
 
     def __init__(self, *args: Any, drop_path: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.drop_path = number_that(
-            lambda rate: 0 <= rate < 1, drop_path, "drop_path", "a number in [0, 1)"
+        self.drop_path = check_number(
+            drop_path, "drop_path", "a number in [0, 1)", lambda rate: 0 <= rate < 1
         )
 
     def _make_shortcut(self, channels: int) -> list[keras.layers.Layer] | None:

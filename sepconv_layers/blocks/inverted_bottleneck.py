@@ -1,11 +1,11 @@
 """The inverted bottleneck of MobileNet V2 and V3, and its fused twin."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from sepconv_layers.arguments import check_number, positive_number
 from sepconv_layers.blocks.base import (
     CONV,
     DEPTHWISE_CONV,
@@ -13,7 +13,6 @@ from sepconv_layers.blocks.base import (
     Normalization,
     ShortcutBlock,
 )
-from sepconv_layers.layers.base import number_that
 
 
 class InvertedFamily(ShortcutBlock):
@@ -47,11 +46,9 @@ class InvertedFamily(ShortcutBlock):
             drop_path=drop_path,
             **kwargs,
         )
-        self.expansion = number_that(
-            lambda ratio: 0 < ratio < math.inf, expansion, "expansion", "a positive number"
-        )
-        self.se_ratio = number_that(
-            lambda ratio: 0 <= ratio <= 1, se_ratio, "se_ratio", "a number in [0, 1]"
+        self.expansion = positive_number(expansion, "expansion")
+        self.se_ratio = check_number(
+            se_ratio, "se_ratio", "a number in [0, 1]", lambda ratio: 0 <= ratio <= 1
         )
         self.gate_activation = keras.activations.get(gate_activation)
 

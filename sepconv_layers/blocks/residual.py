@@ -5,13 +5,13 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.arguments import positive_int
 from sepconv_layers.blocks.base import (
     CONV,
     SEPARABLE_CONV,
     Normalization,
     ShortcutBlock,
 )
-from sepconv_layers.layers.base import positive_int
 
 
 class ResidualFamily(ShortcutBlock):

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.arguments import positive_int
 from sepconv_layers.blocks.base import CONV, DEPTHWISE_CONV, Block, Normalization
-from sepconv_layers.layers.base import positive_int
 
 
 class SeparableFamily(Block):

@@ -1,6 +1,5 @@
 """Early errors for what `compare` is given."""
 
-import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from sepconv_layers.arguments import is_integer, positive_int
 from sepconv_layers.comparison.record import FILES
 from sepconv_layers.comparison.training import RUNS, logits_of, take
 from sepconv_layers.files import write
@@ -26,13 +26,6 @@ def check_convs(convs: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_count(name: str, count: Any) -> int:
-    """A positive integer."""
-    if not _is_integer(count) or count < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={count!r}.")
-    return int(count)
-
-
 def check_sizes(sizes: Any) -> list[int]:
     """The batch sizes as a sorted list."""
     if not isinstance(sizes, Sequence) or not sizes:
@@ -40,7 +33,7 @@ def check_sizes(sizes: Any) -> list[int]:
             "`infer_batch_sizes` must be a list of at least one batch size. Received: "
             f"infer_batch_sizes={sizes!r}."
         )
-    return sorted({check_count("infer_batch_sizes", size) for size in sizes})
+    return sorted({positive_int(size, "infer_batch_sizes") for size in sizes})
 
 
 def check_jit_compile(jit_compile: Any) -> None:
@@ -54,11 +47,11 @@ def check_jit_compile(jit_compile: Any) -> None:
 
 def check_seeds(seeds: Any) -> list[int]:
     """The seeds as a list."""
-    listed = range(seeds) if _is_integer(seeds) else seeds
+    listed = range(seeds) if is_integer(seeds) else seeds
     if (
         not isinstance(listed, Sequence)
         or not listed
-        or not all(_is_integer(seed) and 0 <= seed < 2**32 for seed in listed)
+        or not all(is_integer(seed) and 0 <= seed < 2**32 for seed in listed)
         or len(set(listed)) < len(listed)
     ):
         raise ValueError(
@@ -66,14 +59,6 @@ def check_seeds(seeds: Any) -> list[int]:
             f"to 2**32 - 1. Received: seeds={seeds!r}."
         )
     return [int(seed) for seed in listed]
-
-
-def check_rate(name: str, rate: Any, expected: str, is_right: Callable[[float], bool]) -> float:
-    """A number in a range."""
-    is_number = isinstance(rate, int | float | np.number) and math.isfinite(rate)
-    if not is_number or not is_right(rate):
-        raise ValueError(f"`{name}` must be a number {expected}. Received: {name}={rate!r}.")
-    return float(rate)
 
 
 def check_augmentation(augmentation: Any) -> None:
@@ -122,12 +107,12 @@ def check_data(data: Any) -> tuple[dict[str, tuple[Any, np.ndarray]], int]:
     parts = {name: _check_part(name, held[name]) for name in PARTS}
     labels = np.concatenate([y for _, y in parts.values()])
     classes = labels.max() + 1 if held["classes"] is None else held["classes"]
-    if not _is_integer(classes) and not isinstance(classes, Sequence | np.ndarray):
+    if not is_integer(classes) and not isinstance(classes, Sequence | np.ndarray):
         raise ValueError(
             "`data` must hold names of classes or their number as 'classes', or nothing. Received: "
             f"classes={classes!r}."
         )
-    count = int(classes) if _is_integer(classes) else len(classes)
+    count = int(classes) if is_integer(classes) else len(classes)
     if labels.min() < 0 or labels.max() >= count:
         raise ValueError(
             f"Labels must be from 0 to {count - 1}, as there are {count} classes. Received: labels "
@@ -179,10 +164,6 @@ def check_build(
                 f"Received: {error}"
             ) from error
     return model
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _check_part(name: str, part: Any) -> tuple[Any, np.ndarray]:

@@ -1,6 +1,7 @@
 """`compare`: the same budget for all nets, and what each makes of it."""
 
 import contextlib
+import math
 import os
 import shutil
 import statistics
@@ -14,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from sepconv_layers.arguments import check_number, positive_int, positive_number
 from sepconv_layers.comparison import checks, timing
 from sepconv_layers.comparison.figure import figure_class
 from sepconv_layers.comparison.record import Comparison, Row
@@ -103,14 +105,18 @@ def compare(
     """
     started, resumed = time.perf_counter(), 0.0
     convs, seeds = checks.check_convs(convs), checks.check_seeds(seeds)
-    epochs = checks.check_count("epochs", epochs)
-    batch_size = checks.check_count("batch_size", batch_size)
+    epochs = positive_int(epochs, "epochs")
+    batch_size = positive_int(batch_size, "batch_size")
     sizes = checks.check_sizes((1, batch_size) if infer_batch_sizes is None else infer_batch_sizes)
     checks.check_jit_compile(jit_compile)
-    learning_rate = checks.check_rate("learning_rate", learning_rate, "above 0", lambda x: x > 0)
-    weight_decay = checks.check_rate("weight_decay", weight_decay, "from 0 on", lambda x: x >= 0)
-    label_smoothing = checks.check_rate(
-        "label_smoothing", label_smoothing, "in [0, 1)", lambda x: 0 <= x < 1
+    learning_rate = float(positive_number(learning_rate, "learning_rate"))
+    weight_decay = float(
+        check_number(
+            weight_decay, "weight_decay", "a number in [0, inf)", lambda x: 0 <= x < math.inf
+        )
+    )
+    label_smoothing = float(
+        check_number(label_smoothing, "label_smoothing", "a number in [0, 1)", lambda x: 0 <= x < 1)
     )
     checks.check_augmentation(augmentation)
     checks.check_output(output, convs)

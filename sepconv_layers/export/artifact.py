@@ -16,7 +16,7 @@ import numpy as np
 
 from sepconv_layers.export.names import leaves
 from sepconv_layers.files import write
-from sepconv_layers.surgery import input_structure
+from sepconv_layers.graph_edit import input_structure
 
 Arrays = list[np.ndarray]
 Named = dict[str, np.ndarray]

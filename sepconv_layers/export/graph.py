@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from sepconv_layers import ops
-from sepconv_layers.convert import fold
+from sepconv_layers.convert.folding import fold
 from sepconv_layers.export.names import (
     input_names,
     named_arrays,
@@ -16,7 +16,7 @@ from sepconv_layers.export.names import (
     output_structure,
 )
 from sepconv_layers.export.portable import portable_keras
-from sepconv_layers.surgery import remade, shared
+from sepconv_layers.graph_edit import clone_layer, shallow_copy
 
 HALF = ("float16", "bfloat16")
 
@@ -69,9 +69,9 @@ def is_half(model: keras.Model) -> bool:
 def _remade(layer: Any, **changes: Any) -> Any:
     """A new layer, but of a SavedModel that was loaded: its folder may have changed since."""
     if not isinstance(layer, keras.layers.TFSMLayer):
-        return remade(layer, **changes)
+        return clone_layer(layer, **changes)
     policy = keras.dtype_policies.get(changes.get("dtype", layer.dtype_policy))
-    return shared(layer, _dtype_policy=policy)
+    return shallow_copy(layer, _dtype_policy=policy)
 
 
 def require(module: str, function: str) -> Any:

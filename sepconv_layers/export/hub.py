@@ -33,7 +33,7 @@ from sepconv_layers.export.names import (
     output_structure,
 )
 from sepconv_layers.files import regular_below
-from sepconv_layers.surgery import input_structure
+from sepconv_layers.graph_edit import input_structure
 
 LABELS = "labels.txt"
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.05

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.surgery import input_structure
+from sepconv_layers.graph_edit import input_structure
 
 
 def leaves(structure: Any, values: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 from sepconv_layers import ops
-from sepconv_layers.ops.geometry import standardize_tuple
+from sepconv_layers.arguments import standardize_tuple
 
 _ONE_AT_A_TIME = threading.RLock()  # or one thread would restore the replacements of another
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.surgery import Surgery
+from sepconv_layers.graph_edit import ModelGraph
 
 # How converters and checkers name the type of an operation, or several types.
 KINDS = (
@@ -87,7 +87,7 @@ def _having(model: keras.Model, kinds: set[str]) -> Iterator[tuple[Any, set[str]
     import tensorflow as tf
 
     seen = set()
-    for node in Surgery(model).nodes:
+    for node in ModelGraph(model).nodes:
         layer, inputs = node.operation, node.input_tensors
         if id(layer) in seen or not inputs or isinstance(layer, keras.Model):
             continue

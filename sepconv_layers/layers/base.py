@@ -1,8 +1,6 @@
 """What all convolution layers share: arguments, shapes, bias, activation and configuration."""
 
 import math
-import numbers
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,30 +15,6 @@ _WEIGHT_OPTIONS = {
     "regularizer": keras.regularizers,
     "constraint": keras.constraints,
 }
-
-
-def positive_int(value: Any, name: str) -> int:
-    """Returns `value` if it is a positive integer, or raises a `ValueError`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        expected = "an integer"
-    elif number <= 0:
-        expected = "a strictly positive value"
-    else:
-        return number
-    raise ValueError(
-        f"Invalid value for argument `{name}`. Expected {expected}. Received {name}={value}."
-    )
-
-
-def number_that(holds: Callable[[Any], bool], value: Any, name: str, expected: str) -> Any:
-    """Returns `value` if it is a number for which `holds` holds, or raises a `ValueError`."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and holds(value):
-        return value
-    raise ValueError(f"The `{name}` argument must be {expected}. Received: {name}={value!r}")
 
 
 def channels_of(layer: Any, input_shape: Sequence[int | None]) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.layers.base import number_that
+from sepconv_layers.arguments import check_number
 
 
 @keras.saving.register_keras_serializable("sepconv_layers")
@@ -43,7 +43,7 @@ class DropPath(keras.layers.Layer):
 
     def __init__(self, rate: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.rate = number_that(lambda rate: 0 <= rate < 1, rate, "rate", "a number in [0, 1)")
+        self.rate = check_number(rate, "rate", "a number in [0, 1)", lambda rate: 0 <= rate < 1)
         self.seed = seed
         if rate > 0:
             self.seed_generator = keras.random.SeedGenerator(seed)

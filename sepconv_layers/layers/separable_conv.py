@@ -5,8 +5,9 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.arguments import positive_int
 from sepconv_layers.initializers import DepthwiseVarianceScaling
-from sepconv_layers.layers.base import BaseConv, channels_of, positive_int
+from sepconv_layers.layers.base import BaseConv, channels_of
 from sepconv_layers.ops import operations
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.layers.base import channels_of, number_that, positive_int
+from sepconv_layers.arguments import check_number, positive_int
+from sepconv_layers.layers.base import channels_of
 from sepconv_layers.layers.composite import Composite
 from sepconv_layers.ops.geometry import standardize_data_format
 
@@ -55,7 +56,9 @@ class SqueezeExcite(Composite):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.ratio = number_that(lambda ratio: 0 < ratio <= 1, ratio, "ratio", "a number in (0, 1]")
+        self.ratio = check_number(
+            ratio, "ratio", "a number in (0, 1]", lambda ratio: 0 < ratio <= 1
+        )
         self.activation = keras.activations.get(activation)
         self.gate_activation = keras.activations.get(gate_activation)
         self.divisor = positive_int(divisor, "divisor")

@@ -6,14 +6,12 @@ from typing import Any
 import keras
 
 from sepconv_layers import blocks, layers
+from sepconv_layers.arguments import lookup, positive_int, positive_number
 from sepconv_layers.blocks.base import BATCH_NORM_MOMENTUM
-from sepconv_layers.layers.base import positive_int
 from sepconv_layers.models.classifier import (
     check_input_shape,
-    check_width,
     classifier,
-    divisible,
-    one_of,
+    make_divisible,
 )
 
 SEPARABLE = {"separable": blocks.SeparableConvBlock2D, "standard": blocks.ConvBlock2D}
@@ -76,9 +74,9 @@ def ds_cnn(
     Reference:
         [Zhang et al., "Hello Edge", 2017](https://arxiv.org/abs/1711.07128).
     """
-    block, width = one_of(SEPARABLE, conv, "conv"), check_width(width)
-    padding = one_of(PADDING, padding, "padding")
-    filters, stem_strides, strides, number = one_of(DS_CNN, size, "size")
+    block, width = lookup(SEPARABLE, conv, "conv"), positive_number(width, "width")
+    padding = lookup(PADDING, padding, "padding")
+    filters, stem_strides, strides, number = lookup(DS_CNN, size, "size")
     filters = max(1, round(filters * width))
     inputs = keras.Input(
         check_input_shape(input_shape, ("time", "frequency", "channels")), name="spectrograms"
@@ -137,9 +135,9 @@ def matchboxnet(
     Reference:
         [Majumdar and Ginsburg, "MatchboxNet", 2020](https://arxiv.org/abs/2004.08531).
     """
-    block, width = one_of(RESIDUAL, conv, "conv"), check_width(width)
-    padding = one_of(PADDING, padding, "padding")
-    narrow, wide = divisible(64 * width), divisible(128 * width)
+    block, width = lookup(RESIDUAL, conv, "conv"), positive_number(width, "width")
+    padding = lookup(PADDING, padding, "padding")
+    narrow, wide = make_divisible(64 * width), make_divisible(128 * width)
 
     def outer(x: Any, kernel_size: int, name: str, dilation_rate: int = 1) -> Any:
         x = CONV[conv](
@@ -225,8 +223,8 @@ def bc_resnet(
         https://arxiv.org/abs/2106.04140);
         [Chang et al., "SubSpectral Normalization", 2021](https://arxiv.org/abs/2103.13620).
     """
-    one_of(SEPARABLE, conv, "conv")
-    width = check_width(width)
+    lookup(SEPARABLE, conv, "conv")
+    width = positive_number(width, "width")
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
     frequencies = shape[0] if len(shape) == 3 else None
     multiple = BANDS * FREQUENCY_STRIDE

@@ -1,12 +1,11 @@
 """What all reference nets share: checks of their arguments, and how they begin and end."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from sepconv_layers.layers.base import number_that, positive_int
+from sepconv_layers.arguments import is_integer, positive_int
 
 AVERAGE = {
     1: keras.layers.GlobalAveragePooling1D,
@@ -23,15 +22,6 @@ LOGITS = "logits"
 TOP = (FEATURES, LOGITS)  # the layers behind pooling
 
 
-def one_of(kinds: Mapping[str, Any], value: Any, name: str) -> Any:
-    """What a name stands for, or a `ValueError` that lists the names."""
-    if isinstance(value, str) and value in kinds:
-        return kinds[value]
-    raise ValueError(
-        f"The `{name}` argument must be one of {tuple(kinds)}. Received: {name}={value!r}"
-    )
-
-
 def check_input_shape(input_shape: Any, axes: Sequence[str]) -> tuple[int | None, ...]:
     """Returns the shape of one sample, or a `ValueError` that names the axes that it must have.
 
@@ -41,8 +31,7 @@ def check_input_shape(input_shape: Any, axes: Sequence[str]) -> tuple[int | None
     is_last = keras.config.image_data_format() == "channels_last"
     channels = len(axes) - 1 if is_last else 0
     if len(shape) == len(axes) and all(
-        (size is None and axis != channels)
-        or (isinstance(size, int) and not isinstance(size, bool) and size > 0)
+        (size is None and axis != channels) or (is_integer(size) and size > 0)
         for axis, size in enumerate(shape)
     ):
         return shape
@@ -54,17 +43,12 @@ def check_input_shape(input_shape: Any, axes: Sequence[str]) -> tuple[int | None
     )
 
 
-def check_width(width: Any) -> float:
-    """Returns a width multiplier, or raises a `ValueError`."""
-    return number_that(lambda number: 0 < number < math.inf, width, "width", "a positive number")
-
-
-def truncated(filters: float) -> int:
+def round_down(filters: float) -> int:
     """A whole number of filters, as MobileNet V1 rounds: down, but to one at least."""
     return max(1, int(filters))
 
 
-def divisible(filters: float, divisor: int = 8) -> int:
+def make_divisible(filters: float, divisor: int = 8) -> int:
     """The nearest multiple of `divisor`, as MobileNet V2 and V3 round: not a tenth below."""
     rounded = max(divisor, int(filters + divisor / 2) // divisor * divisor)
     return rounded + divisor * (rounded < 0.9 * filters)

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 
 from sepconv_layers import blocks
-from sepconv_layers.layers.base import positive_int
-from sepconv_layers.models.classifier import LOGITS, check_width, divisible, one_of
+from sepconv_layers.arguments import lookup, positive_int, positive_number
+from sepconv_layers.models.classifier import LOGITS, make_divisible
 
 RESIDUAL = {
     "separable": blocks.ResidualSeparableConvBlock1D,
@@ -71,7 +71,7 @@ def sep_cnn(
         [Kaiser et al., "Depthwise Separable Convolutions for Neural Machine Translation", 2017](
         https://arxiv.org/abs/1706.03059).
     """
-    block, width = one_of(RESIDUAL, conv, "conv"), check_width(width)
+    block, width = lookup(RESIDUAL, conv, "conv"), positive_number(width, "width")
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
     if len(shape) != 1 or not (shape[0] is None or (isinstance(shape[0], int) and shape[0] > 0)):
         raise ValueError(
@@ -90,7 +90,7 @@ def sep_cnn(
         x = keras.layers.SpatialDropout1D(dropout / 2, name="embedding_dropout")(x)
     for number, (filters, kernel_size, dilation_rate) in enumerate(SEP_CNN):
         x = block(
-            divisible(filters * width),
+            make_divisible(filters * width),
             kernel_size,
             dilation_rate=dilation_rate,
             normalization=None,

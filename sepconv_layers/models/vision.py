@@ -6,14 +6,13 @@ from typing import NamedTuple
 import keras
 
 from sepconv_layers import blocks
+from sepconv_layers.arguments import lookup, positive_number
 from sepconv_layers.models.classifier import (
     FEATURES,
     check_input_shape,
-    check_width,
     classifier,
-    divisible,
-    one_of,
-    truncated,
+    make_divisible,
+    round_down,
 )
 
 SEPARABLE = {"separable": blocks.SeparableConvBlock2D, "standard": blocks.ConvBlock2D}
@@ -80,13 +79,13 @@ def mobilenet(
     Reference:
         [Howard et al., "MobileNets", 2017](https://arxiv.org/abs/1704.04861).
     """
-    block, width = one_of(SEPARABLE, conv, "conv"), check_width(width)
+    block, width = lookup(SEPARABLE, conv, "conv"), positive_number(width, "width")
     inputs = keras.Input(check_input_shape(input_shape, IMAGE), name="images")
-    x = blocks.ConvBlock2D(truncated(32 * width), strides=2, activation="relu6", name="stem")(
+    x = blocks.ConvBlock2D(round_down(32 * width), strides=2, activation="relu6", name="stem")(
         inputs
     )
     for number, (filters, strides) in enumerate(MOBILENET):
-        filters = truncated(filters * width)
+        filters = round_down(filters * width)
         x = block(filters, strides=strides, activation="relu6", name=f"block_{number}")(x)
     name = name or "mobilenet"
     return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name)
@@ -144,22 +143,22 @@ def mobilenet_v2(
     Reference:
         [Sandler et al., "MobileNetV2", 2018](https://arxiv.org/abs/1801.04381).
     """
-    block, width = one_of(INVERTED, conv, "conv"), check_width(width)
+    block, width = lookup(INVERTED, conv, "conv"), positive_number(width, "width")
     inputs = keras.Input(check_input_shape(input_shape, IMAGE), name="images")
-    stem = divisible(32 * width)
+    stem = make_divisible(32 * width)
     x = blocks.ConvBlock2D(stem, strides=2, activation="relu6", name="stem")(inputs)
     number = 0
     for expansion, filters, repeats, strides in MOBILENET_V2:
         for repeat in range(repeats):
             x = block(
-                divisible(filters * width),
+                make_divisible(filters * width),
                 strides=1 if repeat else strides,
                 activation="relu6",
                 expansion=expansion,
                 name=f"block_{number}",
             )(x)
             number += 1
-    last = divisible(1280 * max(width, 1))
+    last = make_divisible(1280 * max(width, 1))
     x = blocks.ConvBlock2D(last, kernel_size=1, activation="relu6", name="last")(x)
     name = name or "mobilenet_v2"
     return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name)
@@ -254,28 +253,28 @@ def mobilenet_v3(
     Reference:
         [Howard et al., "Searching for MobileNetV3", 2019](https://arxiv.org/abs/1905.02244).
     """
-    block, width = one_of(INVERTED, conv, "conv"), check_width(width)
-    hidden, table = one_of(MOBILENET_V3, size, "size")
+    block, width = lookup(INVERTED, conv, "conv"), positive_number(width, "width")
+    hidden, table = lookup(MOBILENET_V3, size, "size")
     inputs = keras.Input(check_input_shape(input_shape, IMAGE), name="images")
     channels = 16
     x = blocks.ConvBlock2D(channels, strides=2, activation="hard_silu", name="stem")(inputs)
     for number, row in enumerate(table):
-        expanded = divisible(channels * row.expansion)
-        channels_before, channels = channels, divisible(row.filters * width)
+        expanded = make_divisible(channels * row.expansion)
+        channels_before, channels = channels, make_divisible(row.filters * width)
         x = block(
             channels,
             row.kernel_size,
             strides=row.strides,
             activation=row.activation,
             expansion=expanded / channels_before,
-            se_ratio=divisible(expanded * SQUEEZE) / expanded if row.has_se else 0,
+            se_ratio=make_divisible(expanded * SQUEEZE) / expanded if row.has_se else 0,
             gate_activation="hard_sigmoid",
             name=f"block_{number}",
         )(x)
     x = blocks.ConvBlock2D(
-        divisible(channels * 6), kernel_size=1, activation="hard_silu", name="last"
+        make_divisible(channels * 6), kernel_size=1, activation="hard_silu", name="last"
     )(x)
-    units = divisible(hidden * max(width, 1))
+    units = make_divisible(hidden * max(width, 1))
     hidden_layer = keras.layers.Dense(units, activation="hard_silu", name=FEATURES)
     name = name or f"mobilenet_v3_{size}"
     return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name, [hidden_layer])

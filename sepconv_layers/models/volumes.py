@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import keras
 
 from sepconv_layers import blocks
+from sepconv_layers.arguments import lookup, positive_number
 from sepconv_layers.models.classifier import (
     check_input_shape,
-    check_width,
     classifier,
-    one_of,
-    truncated,
+    round_down,
 )
 
 SEPARABLE = {"separable": blocks.SeparableConvBlock3D, "standard": blocks.ConvBlock3D}
@@ -70,10 +69,10 @@ def mobilenet_3d(
         [Köpüklü et al., "Resource Efficient 3D Convolutional Neural Networks", 2019](
         https://arxiv.org/abs/1904.02422).
     """
-    block, width = one_of(SEPARABLE, conv, "conv"), check_width(width)
+    block, width = lookup(SEPARABLE, conv, "conv"), positive_number(width, "width")
     inputs = keras.Input(check_input_shape(input_shape, VOLUME), name="volumes")
-    x = blocks.ConvBlock3D(truncated(32 * width), strides=(1, 2, 2), name="stem")(inputs)
+    x = blocks.ConvBlock3D(round_down(32 * width), strides=(1, 2, 2), name="stem")(inputs)
     for number, (filters, strides) in enumerate(MOBILENET_3D):
-        x = block(truncated(filters * width), strides=strides, name=f"block_{number}")(x)
+        x = block(round_down(filters * width), strides=strides, name=f"block_{number}")(x)
     name = name or "mobilenet_3d"
     return classifier(inputs, x, 3, classes, include_top, pooling, dropout, name)

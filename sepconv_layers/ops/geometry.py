@@ -1,49 +1,17 @@
 """The arithmetic of a convolution: arguments, padding and sizes, for any number of dimensions."""
 
 import dataclasses
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
+from sepconv_layers.arguments import integers, standardize_tuple
 from sepconv_layers.ops import context
 
 Padding = Literal["valid", "same", "causal"]
 _PADDINGS = ("valid", "same", "causal")
 _DATA_FORMATS = ("channels_last", "channels_first")
-
-
-LIMIT = 2**31  # the kernels of the backends count in 32 bits
-
-
-def standardize_tuple(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:
-    """Returns `value` as a tuple of `rank` positive integers, or raises a `ValueError`."""
-    message = f"The `{name}` argument must be a tuple of {rank} integers. Received {name}={value!r}"
-    try:
-        result = _integers(value, rank)
-    except TypeError:
-        raise ValueError(f"{message}.") from None
-    if len(result) != rank:
-        raise ValueError(f"{message}.")
-    wrong = {item for item in result if item <= 0}
-    if wrong:
-        raise ValueError(f"{message}, including values {wrong} that do not satisfy `value > 0`.")
-    large = {item for item in result if item >= LIMIT}
-    if large:
-        raise ValueError(f"{message}, including values {large}. Give values less than {LIMIT}.")
-    return result
-
-
-def _integers(value: Any, count: int) -> tuple[int, ...]:
-    """Returns the integers of a sequence, or one `count` times; `TypeError` for others."""
-    is_one = isinstance(value, np.ndarray) and value.ndim == 0
-    if isinstance(value, (Sequence, np.ndarray)) and not is_one:
-        if isinstance(value, (str, bytes, bytearray, memoryview)):  # of other things than numbers
-            raise TypeError
-        return tuple(map(operator.index, value))
-    return (operator.index(value),) * count
 
 
 def standardize_output_padding(
@@ -53,7 +21,7 @@ def standardize_output_padding(
     if value is None:
         return None
     try:
-        result = _integers(value, len(strides))
+        result = integers(value, len(strides))
     except TypeError:
         result = ()
     if len(result) == len(strides) and all(

@@ -12,7 +12,8 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops.geometry import LIMIT, Convolve, Geometry, ceil_div, or_zero, pad
+from sepconv_layers.arguments import LIMIT
+from sepconv_layers.ops.geometry import Convolve, Geometry, ceil_div, or_zero, pad
 
 MOST_PHASES = 4096  # along an axis: each is a tensor
 

@@ -8,7 +8,7 @@ table of them.
 
 import keras
 
-from sepconv_layers.layers.base import positive_int
+from sepconv_layers.arguments import positive_int
 from sepconv_layers.streaming.frames import Frames, Pace
 from sepconv_layers.streaming.rules import RULES, rule_of
 from sepconv_layers.streaming.step import Step, is_graph

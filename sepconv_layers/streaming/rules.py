@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from sepconv_layers.blocks.base import Block, ShortcutBlock
-from sepconv_layers.layers.by_name import by_class
+from sepconv_layers.class_table import by_class
 from sepconv_layers.streaming.frames import Frames, Signal, array_of
 from sepconv_layers.streaming.step import Rule, Step, is_signal, tensors
 from sepconv_layers.streaming.windows import (

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import keras
 import numpy as np
 
+from sepconv_layers.graph_edit import clone_layer
 from sepconv_layers.streaming.frames import Frames, Signal, array_of
-from sepconv_layers.surgery import remade
 
 # What stands for one call of a layer: called with the step, the layer and the arguments, in which
 # signals stand for tensors; it returns a signal.
@@ -79,7 +79,7 @@ class Step:
             while name in self._names:
                 name = f"{wanted}_{len(self._names)}"
             self._names.add(name)
-            self._copies[key] = remade(layer, name=name, **changes)
+            self._copies[key] = clone_layer(layer, name=name, **changes)
         copy = self._copies[key]
         outputs = copy(*args, **(kwargs or {}))
         if is_new and isinstance(layer, keras.layers.Layer):

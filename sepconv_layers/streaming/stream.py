@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.layers.base import positive_int
+from sepconv_layers.arguments import positive_int
 from sepconv_layers.streaming.frames import Frames, along
 
 

@@ -19,7 +19,7 @@ def by_class(table: Mapping[str, Entry]) -> dict[type, Entry]:
 
     Example:
         >>> from sepconv_layers import DepthwiseConv3D
-        >>> from sepconv_layers.layers.by_name import by_class
+        >>> from sepconv_layers.class_table import by_class
         >>> by_class({"Dense DepthwiseConv?D": "has a kernel"})[DepthwiseConv3D]
         'has a kernel'
     """

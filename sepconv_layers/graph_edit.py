@@ -12,7 +12,7 @@ from sepconv_layers.layers.composite import Composite
 FUNCTIONS = ("activation", "normalization")  # what may be a function in a configuration
 
 
-class Surgery:
+class ModelGraph:
     """The graphs of a model, its own and those of all models inside it, to look at and to rebuild.
 
     Args:
@@ -51,7 +51,7 @@ class Surgery:
         users = self._users[id(tensor)]
         return users[0] if len(users) == 1 and id(tensor) not in self._outputs else None
 
-    def result(
+    def rebuild(
         self, make: Callable[[Any], Any], skipped: Iterable[Any] = ()
     ) -> tuple[keras.Model, list[tuple[Any, Any]]]:
         """Rebuilds the model.
@@ -73,7 +73,7 @@ class Surgery:
                 return old  # which is not called
             if id(old) not in made:
                 if id(old) in self._graphs:
-                    made[id(old)] = rebuilt(self._graphs[id(old)])
+                    made[id(old)] = clone(self._graphs[id(old)])
                 else:
                     made[id(old)] = make(old)
                     if isinstance(old, keras.layers.Layer):  # other operations have no weights
@@ -85,13 +85,13 @@ class Surgery:
                 return keras.tree.flatten((args, kwargs))[0]
             return layer(*args, **kwargs)
 
-        def rebuilt(graph: keras.Model) -> keras.Model:
+        def clone(graph: keras.Model) -> keras.Model:
             return keras.models.clone_model(graph, clone_function=new, call_function=call)
 
-        return rebuilt(self._graphs[id(self.model)]), pairs
+        return clone(self._graphs[id(self.model)]), pairs
 
 
-def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
+def clone_layer(layer: Any, cls: Any = None, **changes: Any) -> Any:
     """A layer of the same configuration, without weights, or an operation of the same arguments.
 
     Functions are handed on as they are: not every one can be found by its name, or written.
@@ -106,7 +106,7 @@ def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
         ValueError: If the layer's class cannot make another one of its configuration.
     """
     if not isinstance(layer, keras.layers.Layer):
-        return shared(layer, **changes)  # its arguments need not be ones that can be written
+        return shallow_copy(layer, **changes)  # its arguments need not be ones that can be written
     if isinstance(layer, keras.layers.Lambda):
         return keras.layers.Lambda(
             layer.function,
@@ -137,7 +137,7 @@ def remade(layer: Any, cls: Any = None, **changes: Any) -> Any:
     return new
 
 
-def shared(operation: keras.Operation, **attributes: Any) -> Any:
+def shallow_copy(operation: keras.Operation, **attributes: Any) -> Any:
     """A copy that shares everything with an operation except the graphs that it is part of.
 
     Args:

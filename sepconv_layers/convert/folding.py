@@ -1,0 +1,209 @@
+"""Folds batch normalization into the convolutions before it."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from sepconv_layers import layers
+from sepconv_layers.blocks.base import Block
+from sepconv_layers.convert.weights import chains_of, copy_state
+from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer
+from sepconv_layers.layers.base import BaseConv
+from sepconv_layers.layers.depthwise_conv import DepthwiseConv
+from sepconv_layers.twins import TRANSPOSED
+
+Pair = tuple[keras.layers.Layer, keras.layers.Layer]
+NORMALIZATIONS = (keras.layers.BatchNormalization, layers.BatchNormalization)
+# Axes of the last kernel that are the output channels, by class; the first that fits counts.
+CHANNEL_AXES: tuple[tuple[tuple[type, ...], tuple[int, ...]], ...] = (
+    (
+        (DepthwiseConv, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+        (-2, -1),
+    ),
+    (TRANSPOSED, (-2,)),
+    (
+        (
+            BaseConv,
+            keras.layers.Conv1D,
+            keras.layers.Conv2D,
+            keras.layers.Conv3D,
+            keras.layers.SeparableConv1D,
+            keras.layers.SeparableConv2D,
+            keras.layers.Dense,
+        ),
+        (-1,),
+    ),
+)
+
+
+def fold_batch_norm(model: keras.Model, dtype: str | None = None) -> keras.Model:
+    """Makes a model for inference that has no batch normalization after a convolution.
+
+    In inference a batch normalization multiplies and shifts each channel by numbers that are
+    fixed, and the kernel and bias of the convolution or dense layer before it can do that for
+    nothing. The blocks of this package, which then have `normalization=None`, are folded, and so
+    are layers of this package and of `keras.layers`, also in models inside the model. A layer whose
+    output has another use, or that has an activation or another call, is left as it is, and so is a
+    block with another normalization.
+
+    Args:
+        model: A functional or a built sequential model. It is not changed.
+        dtype: What the new layers compute in, such as `"float32"` for a model that was trained in
+            mixed precision; by default what the old ones do.
+
+    Returns:
+        A functional model of new layers with the names, inputs and outputs of the old ones.
+
+    Raises:
+        ValueError: If the model is of another kind, or `dtype` is not the name of a dtype policy.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from sepconv_layers import SeparableConvBlock2D, convert
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), SeparableConvBlock2D(4)])
+        >>> folded = convert.fold_batch_norm(model)
+        >>> model.count_params(), folded.count_params()
+        (67, 46)
+        >>> x = np.ones((1, 8, 8, 3), "float32")
+        >>> np.allclose(model(x), folded(x), atol=1e-6)
+        True
+
+    Reference:
+        [Jacob et al., "Quantization and Training of Neural Networks for Efficient
+        Integer-Arithmetic-Only Inference", 2017](https://arxiv.org/abs/1712.05877).
+    """
+    return fold(model, dtype, clone_layer)
+
+
+def fold(model: keras.Model, dtype: str | None, remake: Callable[..., Any]) -> keras.Model:
+    """Does the work of `fold_batch_norm` with a `remake` in place of `clone_layer`."""
+    graph = ModelGraph(model)
+    _check_policy(dtype)
+    norms = _norms_to_fold(graph)  # by the identity of the convolution before
+
+    def make(old: Any) -> Any:
+        changes: dict[str, Any] = {}
+        if id(old) in norms:
+            changes["use_bias"] = True
+        elif isinstance(old, Block) and pairs_of(old):
+            changes["normalization"] = None
+        if dtype and "float" in getattr(old, "compute_dtype", ""):
+            changes["dtype"] = dtype
+        return remake(old, **changes)
+
+    folded, pairs = graph.rebuild(make, skipped=norms.values())
+    for old, new in pairs:
+        if id(old) in norms:
+            new.set_weights(folded_weights(old, norms[id(old)]))
+        elif isinstance(old, Block) and new.normalization is not old.normalization:
+            _fill_block(old, new)
+        else:
+            copy_state(old, new)
+    return folded
+
+
+def _check_policy(dtype: Any) -> None:
+    try:
+        keras.dtype_policies.get(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "The `dtype` argument must be None or the name of a dtype policy, such as 'float32'. "
+            f"Received: dtype={dtype!r}"
+        ) from error
+
+
+def _norms_to_fold(graph: ModelGraph) -> dict[int, keras.layers.Layer]:
+    found = {}
+    for node in graph.nodes:
+        norm, tensors, arguments = node.operation, node.input_tensors, node.arguments
+        if not isinstance(norm, NORMALIZATIONS) or len(tensors) != 1:
+            continue
+        conv = tensors[0]._keras_history.operation
+        is_training = any(arguments.args[1:]) or arguments.kwargs.get("training")
+        once = graph.is_called_once(norm) and graph.is_called_once(conv)
+        is_all = graph.only_user(tensors[0]) is node
+        foldable = can_fold(conv, norm, len(tensors[0].shape))
+        if once and is_all and not is_training and foldable and _takes_bias(conv, tensors[0].shape):
+            found[id(conv)] = norm
+    return found
+
+
+def _takes_bias(conv: keras.layers.Layer, shape: Sequence[int | None]) -> bool:
+    """Whether a layer adds a bias to its channels.
+
+    With channels first on TensorFlow, those of Keras 3.15 add it along the last axis of an output
+    where that is as long as the channels.
+    """
+    is_first = getattr(conv, "data_format", None) == "channels_first"
+    is_of_keras = not isinstance(conv, BaseConv) and keras.backend.backend() == "tensorflow"
+    return not (is_first and is_of_keras and shape[-1] == shape[1])
+
+
+def scale_and_shift(norm: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """What a batch normalization multiplies each channel with in inference, and then adds."""
+    mean, variance, gamma, beta = (
+        None if weight is None else keras.ops.convert_to_numpy(weight).astype("float64")
+        for weight in (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta)
+    )
+    scale = (1.0 if gamma is None else gamma) / np.sqrt(variance + norm.epsilon)
+    return scale, (0.0 if beta is None else beta) - mean * scale
+
+
+def folded_weights(conv: keras.layers.Layer, norm: keras.layers.Layer) -> list[np.ndarray]:
+    """The kernels and the bias with which a convolution does the work of its normalization."""
+    kernels: list[np.ndarray] = conv.get_weights()
+    bias = kernels.pop() if conv.use_bias else 0.0
+    scale, shift = scale_and_shift(norm)
+    last = kernels.pop()
+    axes = channel_axes(conv)
+    shape = [size if axis - last.ndim in axes else 1 for axis, size in enumerate(last.shape)]
+    scaled = last * scale.reshape(shape)
+    return [*kernels, scaled.astype(last.dtype), (bias * scale + shift).astype(last.dtype)]
+
+
+def channel_axes(conv: keras.layers.Layer) -> tuple[int, ...]:
+    """Axes of the last kernel that are the output channels; none of what is no convolution."""
+    return next((axes for classes, axes in CHANNEL_AXES if isinstance(conv, classes)), ())
+
+
+def can_fold(conv: Any, norm: Any, rank: int) -> bool:
+    """Whether a layer with outputs of that rank can do the work of the layer that follows."""
+    is_pair = bool(channel_axes(conv)) and isinstance(norm, NORMALIZATIONS)
+    if not is_pair or not all(calls_as_defined(layer) for layer in (conv, norm)):
+        return False
+    is_first = getattr(conv, "data_format", None) == "channels_first"
+    return (
+        conv.activation in (None, keras.activations.linear)
+        and norm.axis % rank == (1 if is_first else rank - 1)
+        and conv.compute_dtype == norm.compute_dtype
+        # What Keras has put in place of the kernel.
+        and not getattr(conv, "lora_enabled", False)
+        and getattr(conv, "quantization_mode", None) is None
+    )
+
+
+def pairs_of(block: Block) -> list[Pair]:
+    """Each convolution of a block with its normalization; none if not all can be folded."""
+    pairs = []
+    for chain in chains_of(block):
+        for conv, norm in itertools.zip_longest(chain, chain[1:]):
+            if isinstance(conv, BaseConv):
+                if not can_fold(conv, norm, block.rank + 2):
+                    return []
+                pairs.append((conv, norm))
+    return pairs
+
+
+def _fill_block(old: Block, new: Block) -> None:
+    """Gives a block without normalization the weights of one that has it."""
+    norms = {id(conv): norm for conv, norm in pairs_of(old)}
+    skipped = {id(norm) for norm in norms.values()}
+    stages = [stage for chain in chains_of(old) for stage in chain if id(stage) not in skipped]
+    for stage, now in zip(stages, itertools.chain(*chains_of(new)), strict=True):
+        if id(stage) in norms:
+            now.set_weights(folded_weights(stage, norms[id(stage)]))
+        else:
+            copy_state(stage, now)
