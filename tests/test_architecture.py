@@ -18,6 +18,7 @@ PACKAGE = ROOT / "sepconv_layers"
 # What each part of the package is built on; what these are built on comes with them.
 BUILT_ON = {
     "files": [],
+    "timing": [],
     "ops": [],
     "initializers": [],
     "layers": ["ops", "initializers"],
@@ -29,7 +30,7 @@ BUILT_ON = {
     "convert": ["twins", "cost"],
     "streaming": ["blocks", "surgery"],
     "export": ["convert", "files"],
-    "comparison": ["cost", "twins", "export"],
+    "comparison": ["cost", "timing", "twins", "export"],
     "cli": ["comparison", "models", "streaming"],
 }
 # What takes long to import, or is no dependency.
