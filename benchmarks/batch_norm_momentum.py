@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from examples.vision import data
-from sepconv_layers import SeparableConvBlock2D, comparison
+from sepconv_layers import SeparableConvBlock2D, files
 
 MOMENTA = (0.99, 0.95, 0.9, 0.8, 0.6)
 STEPS = (50, 100, 200, 400, 800)
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     }
     path = Path(arguments.output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    comparison.write_text(path, json.dumps(record, indent=2) + "\n")
+    files.write_text(path, json.dumps(record, indent=2) + "\n")
     return record
 
 

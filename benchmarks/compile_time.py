@@ -16,7 +16,7 @@ import numpy as np
 
 import sepconv_layers as sl
 from benchmarks import harness, nets
-from sepconv_layers import comparison
+from sepconv_layers import timing
 
 NAME = "compile_time"
 KERNELS = ((3,), (31,), (3, 3), (7, 7), (31, 31), (3, 3, 3), (7, 7, 7))
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
-    modes = comparison.MODES[keras.backend.backend()]
+    modes = timing.MODES[keras.backend.backend()]
     return [
         *((mode, net, kind) for mode in modes for net in nets.BUILDERS for kind in nets.KINDS),
         *((mode, kernel, "both") for mode in modes for kernel in KERNELS[: arguments.kernels]),

@@ -23,7 +23,7 @@ from examples.nets import TWINS
 from examples.text import train as text
 from examples.vision import train as vision
 from examples.vision import volumes
-from sepconv_layers import comparison, export, profile
+from sepconv_layers import export, profile, timing
 
 NAME = "examples"
 CLASSES = 10
@@ -70,7 +70,7 @@ def measure(net: str, arguments: argparse.Namespace) -> list[dict]:
     inference, steps, macs = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for conv in TWINS:
-            for mode in comparison.MODES[backend]:
+            for mode in timing.MODES[backend]:
                 model = BUILDERS[net](conv, SHAPES[net])
                 model.compile(
                     keras.optimizers.AdamW(1e-3),
@@ -96,7 +96,7 @@ def measure(net: str, arguments: argparse.Namespace) -> list[dict]:
                 "ms": ms,
             }
             for kind, calls in (("infer", inference), ("train", steps))
-            for (place, conv, mode), ms in comparison.medians(
+            for (place, conv, mode), ms in timing.medians(
                 calls, arguments.seconds, arguments.turns
             ).items()
         ]

@@ -18,17 +18,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from sepconv_layers import comparison
+from sepconv_layers import files, timing
 
 SOURCE = "Source"  # in the metadata of a picture
-BACKENDS = tuple(comparison.MODES)
+BACKENDS = tuple(timing.MODES)
 
 
 def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
@@ -72,7 +71,7 @@ def save(benchmark: Any, record: dict, directory: Path) -> None:
     device = re.sub(r"\W+", "-", record["device"]).strip("-").lower()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{benchmark.NAME}-{device}.json"
-    comparison.write_text(path, json.dumps(record, indent=1) + "\n")
+    files.write_text(path, json.dumps(record, indent=1) + "\n")
     save_picture(benchmark, path)
     print(f"Saved in {path} and {path.with_suffix('.png').name}")
 
@@ -86,7 +85,7 @@ def save_picture(benchmark: Any, path: Path) -> None:
     benchmark.draw(figure, record["rows"])
     figure.suptitle(f"{benchmark.NAME}: {record['device']}", fontweight="bold")
     metadata = {SOURCE: digest(path)}
-    comparison.write(path.with_suffix(".png"), partial(figure.savefig, dpi=110, metadata=metadata))
+    files.write(path.with_suffix(".png"), partial(figure.savefig, dpi=110, metadata=metadata))
 
 
 def digest(path: Path) -> str:
@@ -112,7 +111,7 @@ def make_parser(benchmark: Any) -> argparse.ArgumentParser:
 
 def _found(benchmark: Any, arguments: argparse.Namespace) -> dict:
     """What this process measures, and where."""
-    about = {"device": comparison.device(), "versions": comparison.versions()}
+    about = {"device": timing.device(), "versions": timing.versions()}
     rows = _rows(benchmark, arguments, about)
     if arguments.setting:
         rows = [{**row, "mode": f"{row['mode']}, {arguments.setting}"} for row in rows]
@@ -137,7 +136,7 @@ def _rows(benchmark: Any, arguments: argparse.Namespace, about: dict) -> list[di
         if number >= len(found):
             keras.utils.clear_session()
             found.append(benchmark.measure(cell, arguments))
-            comparison.write_text(path, json.dumps([run, found]))
+            files.write_text(path, json.dumps([run, found]))
         progress.add(1)
     return list(itertools.chain.from_iterable(found))
 
@@ -156,27 +155,6 @@ def _in_process_of(
             check=True,
         )
         return json.loads(path.read_text("utf-8"))
-
-
-def that_run(calls: dict[Any, Callable]) -> dict[Any, Callable]:
-    """The calls without those that fail, as native kernels do that lack a gradient or a type.
-
-    All have been called then: JAX compiles several at once.
-    """
-
-    def runs(call: Callable) -> bool:
-        try:
-            call()
-        except Exception:  # of any kind
-            return False
-        return True
-
-    if keras.backend.backend() == "jax":
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = list(pool.map(runs, calls.values()))
-    else:
-        found = list(map(runs, calls.values()))
-    return {key: call for (key, call), ran in zip(calls.items(), found, strict=True) if ran}
 
 
 def forward(function: Callable, mode: str, *arrays: Any) -> Callable[[], Any]:

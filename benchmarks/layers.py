@@ -22,7 +22,7 @@ import numpy as np
 import sepconv_layers as sl
 from benchmarks import harness
 from benchmarks.nets import in_litert
-from sepconv_layers import comparison, profile
+from sepconv_layers import profile, timing
 
 NAME = "layers"
 # Input shape, filters, kernel size, strides, depth multiplier.
@@ -87,7 +87,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     macs = {name: profile(model).macs for name, model in models.items()}
     upstream = rng.normal(size=(batch, *models["ours"].output_shape[1:])).astype("float32")
     calls: dict[tuple, Callable] = {}
-    for (name, model), mode in itertools.product(models.items(), comparison.MODES[backend]):
+    for (name, model), mode in itertools.product(models.items(), timing.MODES[backend]):
         weights = [weight.value for weight in model.trainable_variables]
 
         def function(x: Any, *weights: Any, model: keras.Model = model) -> Any:
@@ -109,7 +109,8 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
             calls[name, "eager", "both"] = both
     if backend == "tensorflow":
         calls["LiteRT", "file", "forward"] = in_litert(models["ours"], x)
-    times = comparison.medians(harness.that_run(calls), arguments.seconds, arguments.turns)
+    running, _ = timing.runnable(calls)
+    times = timing.medians(running, arguments.seconds, arguments.turns)
     where = {"shape": list(x.shape), "filters": filters, "kernel": kernel_size}
     where |= {"strides": strides, "multiplier": multiplier}
     return [

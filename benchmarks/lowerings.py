@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from benchmarks import harness
-from sepconv_layers import comparison, ops
+from sepconv_layers import ops, timing
 
 NAME = "lowerings"
 LOWERINGS = {
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
     found: list[tuple] = []
-    for mode, rank in itertools.product(comparison.MODES[keras.backend.backend()], arguments.ranks):
+    for mode, rank in itertools.product(timing.MODES[keras.backend.backend()], arguments.ranks):
         for origin, shapes in (("table", TABLE), ("held out", HELD_OUT)):
             for (shape, kernels), strides in itertools.product(shapes[rank], STRIDES):
                 for kernel in kernels:
@@ -87,7 +87,8 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
         run = function(name)
         calls[name, "forward"] = harness.forward(run, mode, *arrays)
         calls[name, "both"] = harness.with_gradients(run, mode, *arrays, upstream=upstream)
-    found = comparison.medians(harness.that_run(calls), arguments.seconds, arguments.turns)
+    running, _ = timing.runnable(calls)
+    found = timing.medians(running, arguments.seconds, arguments.turns)
     place = {"backend": keras.backend.backend(), "mode": mode, "origin": origin, "rank": rank}
     what = {"shape": [batch, *spatial, channels], "kernel": kernel_size, "strides": strides}
     times = {

@@ -29,9 +29,9 @@ from sepconv_layers import (
     BatchNormalization,
     ConvBlock2D,
     SeparableConvBlock2D,
-    comparison,
     ops,
     profile,
+    timing,
 )
 
 NAME = "nets"
@@ -136,7 +136,7 @@ def _measure(kind: str, policy: str, arguments: argparse.Namespace) -> list[dict
     batch = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
     calls, macs = {}, {}
     for net, build in BUILDERS.items():
-        for mode in comparison.MODES[backend]:
+        for mode in timing.MODES[backend]:
             model = build(arguments)
             macs[net] = profile(model).macs
             model.compile(
@@ -148,7 +148,7 @@ def _measure(kind: str, policy: str, arguments: argparse.Namespace) -> list[dict
                 calls[net, mode] = partial(model.predict_on_batch, batch[0])
             else:
                 calls[net, mode] = partial(model.train_on_batch, *batch)
-    for mode in comparison.MODES[backend]:
+    for mode in timing.MODES[backend]:
         calls["matrix products", mode] = matrix_products(arguments, kind, policy, mode)
         if kind == "train":  # else they are folded into the convolutions
             calls["normalizations", mode] = normalizations(arguments, policy, mode)
@@ -157,7 +157,7 @@ def _measure(kind: str, policy: str, arguments: argparse.Namespace) -> list[dict
             calls[f"PyTorch {conv}", "eager"] = in_pytorch(arguments, conv, *batch, kind, policy)
         if backend == "tensorflow" and (kind, policy) == ("infer", FULL):
             calls[f"LiteRT {conv}", "file"] = in_litert(BUILDERS[conv](arguments), x)
-    harness.that_run(calls)  # for JAX to compile them at once: one that fails will do so again
+    timing.runnable(calls)  # JAX compiles them in parallel; `medians` raises what fails
     return [
         {
             "backend": backend,
@@ -169,7 +169,7 @@ def _measure(kind: str, policy: str, arguments: argparse.Namespace) -> list[dict
             "batch_size": arguments.batch_size,
             "ms": ms,
         }
-        for (net, mode), ms in comparison.medians(calls, arguments.seconds, arguments.turns).items()
+        for (net, mode), ms in timing.medians(calls, arguments.seconds, arguments.turns).items()
     ]
 
 

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 from benchmarks import harness
-from sepconv_layers import ConvBlock2D, SeparableConvBlock2D, comparison, profile
+from sepconv_layers import ConvBlock2D, SeparableConvBlock2D, profile, timing
 
 NAME = "scaling"
 BLOCKS = {"separable": SeparableConvBlock2D, "standard": ConvBlock2D}
@@ -53,7 +53,7 @@ def training_step(conv: str, point: dict[str, int]) -> tuple[Any, keras.Model]:
     layers = [BLOCKS[conv](point["width"], point["kernel"]) for _ in range(DEPTH)]
     layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)]
     model = keras.Sequential([keras.Input(shape[1:]), *layers])
-    first, *_ = comparison.MODES[keras.backend.backend()].values()
+    first, *_ = timing.MODES[keras.backend.backend()].values()
     model.compile("sgd", "mse", jit_compile=first)
     x, y = rng.normal(size=shape).astype("float32"), np.zeros((shape[0], 1), "float32")
     return partial(model.train_on_batch, x, y), model
@@ -68,7 +68,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     for conv in BLOCKS:
         calls[conv], model = training_step(conv, point)
         macs[conv] = profile(model).macs * point["batch"]
-    times = comparison.medians(calls, arguments.seconds, arguments.turns)
+    times = timing.medians(calls, arguments.seconds, arguments.turns)
     return [
         {
             "backend": keras.backend.backend(),

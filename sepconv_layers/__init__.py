@@ -1,6 +1,6 @@
 """Keras layers and blocks that make depthwise-separable convolution deliver."""
 
-from sepconv_layers import comparison, convert, export, models, ops, streaming
+from sepconv_layers import comparison, convert, export, files, models, ops, streaming, timing
 from sepconv_layers.blocks import (
     ConvBlock1D,
     ConvBlock2D,
@@ -97,6 +97,7 @@ __all__ = [
     "comparison",
     "convert",
     "export",
+    "files",
     "load_keras_application",
     "models",
     "ops",
@@ -104,4 +105,5 @@ __all__ = [
     "separable_twin",
     "standard_twin",
     "streaming",
+    "timing",
 ]

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers import comparison, convert, cost, export, twins
+from sepconv_layers import convert, cost, export, timing, twins
 from sepconv_layers.export.artifact import SAMPLES, array_dtype, check_model, drawn
 from sepconv_layers.export.litert import QUANTIZE
 from sepconv_layers.export.loading import THREADS
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command and its subcommands."""
     parser = _described(argparse.ArgumentParser, __doc__, EXAMPLES, prog="sepconv")
-    version = comparison.versions()["sepconv_layers"]
+    version = timing.versions()["sepconv_layers"]
     parser.add_argument("--version", action="version", version=f"sepconv-layers {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -349,7 +349,7 @@ def _export(usage_error: Callable[[str], Any], arguments: argparse.Namespace) ->
     print(f"size                {artifact.bytes / 1e3:,.1f} kB")
     print(f"largest difference  {artifact.max_difference:.3g}, on {tried}")
     print(f"agreement           {artifact.agreement:.1%} of the largest outputs")
-    print(f"latency             {artifact.latency_ms:.3f} ms, batch 1, on {comparison.device()}")
+    print(f"latency             {artifact.latency_ms:.3f} ms, batch 1, on {timing.device()}")
     print(_versions())
 
 
@@ -364,10 +364,10 @@ def _bench(arguments: argparse.Namespace) -> None:
         else:
             found = _as_loaded(path, arguments)
         calls |= {(path, mode): call for mode, call in found.items()}
-    times = comparison.medians(calls, arguments.seconds)
+    times = timing.medians(calls, arguments.seconds)
     best = {path: min(ms for (of, _), ms in times.items() if of == path) for path, _ in times}
     first = next(iter(best))
-    print(f"{comparison.device()}; Keras backend {keras.backend.backend()}; {_versions()}")
+    print(f"{timing.device()}; Keras backend {keras.backend.backend()}; {_versions()}")
     print(
         f"Median milliseconds of a call, batch {arguments.batch_size}, in turns in one process.\n"
     )
@@ -386,7 +386,7 @@ def _in_all_modes(
     """Calls of a Keras model by mode, the modes that it cannot run in, and its costs."""
     calls: dict[str, Callable[[], Any]] = {}
     missing: list[str] = []
-    for mode, jit_compile in comparison.MODES[keras.backend.backend()].items():
+    for mode, jit_compile in timing.MODES[keras.backend.backend()].items():
         model = _load_model(path)
         check_model(model)
         model.jit_compile = jit_compile
@@ -598,7 +598,7 @@ def _check_output(path: Path, model: Path) -> None:
 
 
 def _versions() -> str:
-    return ", ".join(f"{name} {version}" for name, version in comparison.versions().items())
+    return ", ".join(f"{name} {version}" for name, version in timing.versions().items())
 
 
 def _table(rows: Sequence[Sequence[str]], texts: int = 2) -> str:

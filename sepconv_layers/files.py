@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+__all__ = ["write", "write_text"]
+
 ROOM = ".partial-"
 ROOM_NAME = re.compile(re.escape(ROOM) + r"\w{8}")  # as `tempfile` draws it
 LOCK, NEW, OLD = "lock", "new", "old"  # what is in a room

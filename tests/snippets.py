@@ -9,7 +9,7 @@ import sys
 # is of no interest here.
 RUNNER = """
 import json, os, sys, traceback
-from sepconv_layers.comparison import timing
+from sepconv_layers import timing
 
 timing.SECONDS_PER_CALL, timing.SECONDS_PER_TURN = 0.01, 0.001
 for number, snippet in enumerate(json.load(sys.stdin)):

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "sepconv_layers"
 BUILT_ON = {
     "arguments": [],
     "files": [],
+    "timing": [],
     "ops": ["arguments"],
     "initializers": [],
     "layers": ["ops", "initializers"],
@@ -31,7 +32,7 @@ BUILT_ON = {
     "convert": ["twins", "cost"],
     "streaming": ["class_table", "graph_edit"],
     "export": ["convert", "files"],
-    "comparison": ["cost", "twins", "export"],
+    "comparison": ["cost", "timing", "twins", "export"],
     "cli": ["comparison", "models", "streaming"],
 }
 # What takes long to import, or is no dependency.

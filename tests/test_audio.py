@@ -16,7 +16,8 @@ import soundfile
 
 from examples.audio import data, features, predict, reading, splits, train
 from examples.sources import files_below
-from sepconv_layers.comparison import Comparison, Row, timing
+from sepconv_layers import timing
+from sepconv_layers.comparison import Comparison, Row
 
 WORDS = ("high", "low")
 RATE = 8_000

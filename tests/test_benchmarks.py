@@ -15,11 +15,11 @@ from benchmarks import (
     nets,
     scaling,
 )
-from sepconv_layers import comparison
+from sepconv_layers import timing
 from tests.backends import BACKEND, SHORT
 
 BLOCKS = ((8, 2), (12, 1))
-MODES = comparison.MODES[BACKEND]
+MODES = timing.MODES[BACKEND]
 pytestmark = pytest.mark.skipif(SHORT, reason="the suite of one backend runs them")
 
 
@@ -37,7 +37,7 @@ def run(benchmark, path, *arguments):
 
 def in_one_mode(monkeypatch):
     """All modes are in `nets`; what XLA compiles for each shape would take long here."""
-    monkeypatch.setitem(comparison.MODES, BACKEND, dict(list(MODES.items())[:1]))
+    monkeypatch.setitem(timing.MODES, BACKEND, dict(list(MODES.items())[:1]))
 
 
 def test_an_interrupted_run_goes_on(tmp_path):

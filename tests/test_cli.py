@@ -160,7 +160,7 @@ def test_export_to_each_kind(run, folder):
         assert out.startswith(f"{name}\n")
         assert all(word in out for word in ("size ", "difference ", "agreement ", "latency "))
         assert ("random numbers" in out) == ("images" not in arguments)
-        assert sl.comparison.device() in out and f"keras {keras.__version__}" in out
+        assert sl.timing.device() in out and f"keras {keras.__version__}" in out
         (found,) = export.load(folder / name)(images)
         np.testing.assert_allclose(found, expected, atol=0.1 if "int8" in name else 1e-5)
     assert (folder / "separable-hub" / "assets" / "labels.txt").is_file()
@@ -182,7 +182,7 @@ def test_bench_takes_models_and_artifacts(run, folder):
     ]
     assert all(float(row[2]) > 0 for row in rows)
     assert min(float(row[3]) for row in rows[:2]) == 1
-    assert sl.comparison.device() in out and f"keras {keras.__version__}" in out
+    assert sl.timing.device() in out and f"keras {keras.__version__}" in out
     macs = {
         name: sl.profile(keras.saving.load_model(folder / f"{name}.keras")).macs for name in BLOCKS
     }

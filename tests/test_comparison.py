@@ -1,5 +1,6 @@
 """`compare` on a toy problem: what it records, what it survives and what it refuses."""
 
+import contextlib
 import functools
 import itertools
 import json
@@ -21,9 +22,9 @@ import pytest
 from keras import layers
 from matplotlib.figure import Figure
 
-from sepconv_layers import Conv2D, SeparableConv2D, comparison
-from sepconv_layers.comparison import Comparison, compare, timing, training
-from sepconv_layers.comparison.timing import measure
+from sepconv_layers import Conv2D, SeparableConv2D, files, timing
+from sepconv_layers.comparison import Comparison, compare, speed, training
+from sepconv_layers.comparison.speed import measure
 from sepconv_layers.comparison.training import Training
 from sepconv_layers.cost import profile
 from tests.backends import BACKEND
@@ -95,13 +96,14 @@ def without_timing():
         times = {"infer_ms": dict.fromkeys(sizes, 1.0), "infer_mode": dict.fromkeys(sizes, "graph")}
         return {conv: {**times, "train_step_ms": 2.0, "train_mode": "graph"} for conv in convs}
 
-    return mock.patch.object(timing, "measure", numbers)
+    return mock.patch.object(speed, "measure", numbers)
 
 
+@contextlib.contextmanager
 def with_brief_timing():
-    return mock.patch.multiple(
-        timing, measure=measure, SECONDS_PER_CALL=0.01, SECONDS_PER_TURN=0.001, FEWEST_TURNS=3
-    )
+    brief = {"SECONDS_PER_CALL": 0.01, "SECONDS_PER_TURN": 0.001, "FEWEST_TURNS": 3}
+    with mock.patch.multiple(timing, **brief), mock.patch.object(speed, "measure", measure):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -412,15 +414,15 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
         (beside / text).write_text(text)
 
     for text in ("old", "new"):
-        comparison.write(folder, functools.partial(make, text))
-        comparison.write_text(file, text)
+        files.write(folder, functools.partial(make, text))
+        files.write_text(file, text)
 
     def fail(beside):
         beside.mkdir()
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        comparison.write(folder, fail)
+        files.write(folder, fail)
     assert sorted(tmp_path.iterdir()) == [folder, file] and file.read_text() == "new"
     assert [path.read_text() for path in folder.iterdir()] == ["new"]
 
@@ -655,9 +657,9 @@ def test_long_trainings_are_compiled_where_that_is_faster(kind, mode, is_long):
     def times(*arguments):
         return {conv: {**row, "train_mode": mode} for conv, row in numbers(*arguments).items()}
 
-    numbers, steps = timing.measure, 12
+    numbers, steps = speed.measure, 12
     with (
-        mock.patch.object(timing, "measure", times),
+        mock.patch.object(speed, "measure", times),
         mock.patch.object(training, "STEPS_WORTH_XLA", steps if is_long else steps + 1),
         mock.patch.object(keras.Model, "fit", spy),
     ):

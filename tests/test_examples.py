@@ -18,8 +18,7 @@ from examples.audio import train as audio
 from examples.text import predict as text_predict
 from examples.text import train as text
 from examples.vision import predict, train, volumes
-from sepconv_layers import profile
-from sepconv_layers.comparison import timing
+from sepconv_layers import profile, timing
 from tests.hostile import little_disk
 from tests.test_comparison import count_epochs, within_epoch, without_timing
 from tests.test_image_files import write_deep

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sepconv_layers import comparison, files
+from sepconv_layers import files
 from tests.backends import the_same_everywhere
 from tests.hostile import little_disk
 
@@ -34,7 +34,7 @@ def content(path):
 
 
 def write(path, text):
-    comparison.write(path, functools.partial(make, text))
+    files.write(path, functools.partial(make, text))
 
 
 def fail(path, error):
@@ -44,7 +44,7 @@ def fail(path, error):
         make("half", beside)
         raise error
 
-    comparison.write(path, writer)
+    files.write(path, writer)
 
 
 @pytest.fixture(params=["net.json", "net-hub"])
@@ -136,7 +136,7 @@ def test_what_a_living_process_writes_is_not_disturbed(target):
         write(target.with_name("other.txt"), "other")
         assert content(target) == "fast"
 
-    comparison.write(target, writer)
+    files.write(target, writer)
     assert content(target) == "slow"
     assert len(list(target.parent.iterdir())) == 2
 
@@ -186,13 +186,13 @@ def test_a_full_disk_is_a_sentence_that_names_the_file(target):
 def test_a_folder_in_the_place_of_a_file_is_left_there(tmp_path):
     (tmp_path / "results.json" / "in it").mkdir(parents=True)
     with pytest.raises(IsADirectoryError, match="results.json cannot be written: Is a directory"):
-        comparison.write_text(tmp_path / "results.json", "text")
+        files.write_text(tmp_path / "results.json", "text")
     assert [path.name for path in tmp_path.rglob("*")] == ["results.json", "in it"]
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.net.json cannot be written: No such file"):
-        comparison.write_text(tmp_path / "absent" / "net.json", "text")
+        files.write_text(tmp_path / "absent" / "net.json", "text")
 
 
 def test_what_a_writer_cannot_read_is_named(tmp_path):
@@ -200,7 +200,7 @@ def test_what_a_writer_cannot_read_is_named(tmp_path):
         beside.write_bytes((tmp_path / "source").read_bytes())
 
     with pytest.raises(FileNotFoundError, match="net.json cannot be written: No such.*source"):
-        comparison.write(tmp_path / "net.json", copy)
+        files.write(tmp_path / "net.json", copy)
 
 
 def test_all_is_on_the_disk_before_it_is_in_its_place(target, monkeypatch):

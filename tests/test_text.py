@@ -18,8 +18,8 @@ pytest.importorskip("tensorflow_text")  # has no wheels for the newest Python
 import tensorflow as tf
 
 from examples.text import data, predict, tokens, train
-from sepconv_layers import Comparison
-from sepconv_layers.comparison import Row, timing
+from sepconv_layers import Comparison, timing
+from sepconv_layers.comparison import Row
 
 ROWS = [
     (label, f"{word} {i} of {['green', 'small', 'old'][i % 3]} things")

@@ -40,7 +40,7 @@ from examples.audio.features import FLOOR, Settings, log_mel
 from examples.audio.reading import Clip, Source, fit_length
 from examples.audio.splits import LISTS, NAMED, NOISE_FOLDER
 from examples.sources import existing, expect, expect_file, read_npz, require, tar_files
-from sepconv_layers import comparison
+from sepconv_layers import files
 
 UNKNOWN, SILENCE = "unknown", "silence"
 TARGETS = ("bed", "cat", "happy")  # of the subset; else Google's ten
@@ -162,7 +162,7 @@ def _cached(
         arrays = _compute(clips, settings)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            comparison.write(path, lambda beside: np.savez_compressed(beside, **arrays))
+            files.write(path, lambda beside: np.savez_compressed(beside, **arrays))
         except OSError as error:  # a cache that cannot be written costs time, nothing else
             warnings.warn(f"Spectrograms are not kept for the next run: {error}.", stacklevel=3)
     if skipped := arrays["skipped"].tolist():

@@ -37,7 +37,7 @@ from examples.command_line import (
 )
 from examples.nets import CHOICES, by_name
 from examples.sources import printable
-from sepconv_layers import Comparison, compare, comparison, export, models, streaming
+from sepconv_layers import Comparison, compare, export, files, models, streaming
 
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:2]
@@ -167,7 +167,7 @@ def save_for_waveforms(
 ) -> None:
     """Writes front end and net as one model, and beside it what its numbers mean."""
     whole = keras.Model(front.input, model(front.output), name=f"{model.name}_waveform")
-    comparison.write(path, whole.save)
+    files.write(path, whole.save)
     settings = dataset.settings
     about = {
         "classes": dataset.classes,
@@ -175,7 +175,7 @@ def save_for_waveforms(
         "samples": settings.samples,
         "scale": dataset.scale,
     }
-    comparison.write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
+    files.write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
 
 
 def predicted(model: keras.Model, spectrograms: np.ndarray) -> np.ndarray:
@@ -232,7 +232,7 @@ def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> Non
     from matplotlib.figure import Figure
 
     text = json.dumps({"classes": classes, "confusion": confusion}, indent=1)
-    comparison.write_text(output / "confusion.json", text + "\n")
+    files.write_text(output / "confusion.json", text + "\n")
     figure = Figure(figsize=(4.5 * len(confusion), 4.5), layout="constrained")
     panels = figure.subplots(1, len(confusion), squeeze=False)[0]
     for axes, (conv, counts) in zip(panels, confusion.items(), strict=True):
@@ -245,7 +245,7 @@ def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> Non
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
         axes.set(title=conv, xlabel="taken for", ylabel="word")
-    comparison.write(output / "confusion.png", partial(figure.savefig, dpi=110))
+    files.write(output / "confusion.png", partial(figure.savefig, dpi=110))
 
 
 def make_parser() -> argparse.ArgumentParser:

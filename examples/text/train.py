@@ -37,7 +37,7 @@ from examples.command_line import (
 )
 from examples.nets import CHOICES, by_name
 from examples.text import data, tokens
-from sepconv_layers import Comparison, compare, comparison, models
+from sepconv_layers import Comparison, compare, models, timing
 
 WEIGHT_DECAY = 0.1
 VOCABULARY_SIZE = 8_000
@@ -255,7 +255,7 @@ def throughput(found: Comparison, output: Path, texts: np.ndarray) -> str:
     loaded = {conv: tf.saved_model.load(str(output / f"{conv}-hub")) for conv in found.models}
     calls = {conv: partial(model.signatures["classify"], batch) for conv, model in loaded.items()}
     each = ", ".join(
-        f"{1e3 * SERVED / ms:,.0f} ({conv})" for conv, ms in comparison.medians(calls).items()
+        f"{1e3 * SERVED / ms:,.0f} ({conv})" for conv, ms in timing.medians(calls).items()
     )
     return f"Texts per second, from strings to labels in batches of {SERVED}: {each}."
 

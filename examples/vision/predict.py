@@ -21,7 +21,7 @@ from examples.answers import likeliest, preferred, record_of, softmax
 from examples.command_line import in_sentences, new_parser, positive_number, user_errors
 from examples.sources import expect, expect_file, printable, read_json, reading
 from examples.vision import data, image_files
-from sepconv_layers import comparison  # and Keras knows the layers
+from sepconv_layers import files  # and Keras knows the layers
 
 ABOUT = "images.json"  # beside the models: what their inputs and outputs mean
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def save_about(dataset: data.Dataset, output: Path) -> None:
     """Writes beside the models what `load` reads."""
     about = {"classes": dataset.classes, "ranges": dataset.ranges}
-    comparison.write_text(output / ABOUT, json.dumps(about) + "\n")
+    files.write_text(output / ABOUT, json.dumps(about) + "\n")
 
 
 def load(path: Path) -> tuple[keras.Model, dict]:

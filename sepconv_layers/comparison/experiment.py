@@ -15,10 +15,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from sepconv_layers import timing
 from sepconv_layers.arguments import check_number, positive_int, positive_number
-from sepconv_layers.comparison import checks, timing
+from sepconv_layers.comparison import checks, speed
 from sepconv_layers.comparison.figure import figure_class
-from sepconv_layers.comparison.record import Comparison, Row
+from sepconv_layers.comparison.record import Comparison
+from sepconv_layers.comparison.row import Row
 from sepconv_layers.comparison.training import Training, digest_of, run, runs_folder, score
 from sepconv_layers.cost import profile
 from sepconv_layers.files import write
@@ -136,7 +138,7 @@ def compare(
         probes[conv] = checks.check_build(build, conv, parts, classes)
     profiles = {conv: profile(probe, shape) for conv, probe in probes.items()}
     training.say(f"Timing {', '.join(convs)}")
-    times = timing.measure(build, convs, parts["train"], training, sizes, jit_compile)
+    times = speed.measure(build, convs, parts["train"], training, sizes, jit_compile)
 
     rows, artifacts, models, digest = [], {}, {}, digest_of(parts)
     with _directory(output) as directory:

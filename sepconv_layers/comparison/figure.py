@@ -1,10 +1,9 @@
 """The two pictures of a comparison."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from sepconv_layers.comparison.record import Row
+from sepconv_layers.comparison.row import Row
 
 COLORS = {"separable": "tab:blue", "standard": "tab:orange", "standard-narrow": "tab:gray"}
 CLOSE = 0.05  # of the axis: labels of one line run into each other
@@ -28,7 +27,7 @@ def figure_class() -> Any:
     return Figure
 
 
-def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
+def plot_accuracy(axes: Any, rows: Sequence[Row]) -> None:
     """Draws accuracy against MACs: a dot for each seed, mean and spread for each net."""
     from matplotlib import ticker
 
