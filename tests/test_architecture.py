@@ -17,18 +17,19 @@ PACKAGE = ROOT / "sepconv_layers"
 
 # What each part of the package is built on; what these are built on comes with them.
 BUILT_ON = {
+    "extras": [],
     "files": [],
     "ops": [],
     "initializers": [],
     "layers": ["ops", "initializers"],
     "blocks": ["layers"],
     "models": ["blocks"],
-    "cost": ["blocks", "files"],
+    "cost": ["blocks", "extras", "files"],
     "surgery": ["layers"],
     "twins": ["blocks", "surgery"],
     "convert": ["twins", "cost"],
     "streaming": ["blocks", "surgery"],
-    "export": ["convert", "files"],
+    "export": ["convert", "extras", "files"],
     "comparison": ["cost", "twins", "export"],
     "cli": ["comparison", "models", "streaming"],
 }

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sepconv_layers.extras import require
+
 if TYPE_CHECKING:
     from sepconv_layers.comparison.record import Row
 
@@ -19,13 +21,7 @@ def figure_class() -> Any:
     Raises:
         ImportError: If matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "The plot of a comparison needs matplotlib: `pip install sepconv-layers[plot]`."
-        ) from error
-    return Figure
+    return require("matplotlib.figure", "plot", "Comparison.plot").Figure
 
 
 def plot_accuracy(axes: Any, rows: "Sequence[Row]") -> None:
