@@ -18,6 +18,7 @@ PACKAGE = ROOT / "sepconv_layers"
 # What each part of the package is built on; what these are built on comes with them.
 BUILT_ON = {
     "arguments": [],
+    "extras": [],
     "files": [],
     "timing": [],
     "ops": ["arguments"],
@@ -26,12 +27,12 @@ BUILT_ON = {
     "blocks": ["layers"],
     "models": ["blocks"],
     "class_table": ["blocks"],
-    "cost": ["class_table", "files"],
+    "cost": ["class_table", "extras", "files"],
     "graph_edit": ["layers"],
     "twins": ["class_table", "graph_edit"],
     "convert": ["twins", "cost"],
     "streaming": ["class_table", "graph_edit"],
-    "export": ["convert", "files"],
+    "export": ["convert", "extras", "files"],
     "comparison": ["cost", "timing", "twins", "export"],
     "cli": ["comparison", "models", "streaming"],
 }

@@ -747,6 +747,6 @@ def test_bad_input(changes, message):
 
 def test_a_missing_matplotlib_is_reported_before_the_training(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with no_training(), pytest.raises(ImportError, match=r"pip install sepconv-layers\[plot\]"):
+    with no_training(), pytest.raises(ImportError, match=r"pip install 'sepconv-layers\[plot\]'"):
         compare_toy(output=tmp_path)
     assert not contents(tmp_path)

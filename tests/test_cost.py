@@ -526,7 +526,7 @@ def test_plot(tmp_path, monkeypatch):
     assert [len(axes.patches) for axes in figure.axes] == [2, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["cost.png"]
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install sepconv-layers\[plot\]"):
+    with pytest.raises(ImportError, match=r"pip install 'sepconv-layers\[plot\]'"):
         result.plot()
 
 

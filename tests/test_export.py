@@ -531,5 +531,5 @@ def test_bad_arguments_are_named(exported, tmp_path, function, arguments, messag
 )
 def test_a_missing_package_is_named(exported, tmp_path, monkeypatch, function, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"pip install sepconv-layers\[export\]"):
+    with pytest.raises(ImportError, match=r"pip install 'sepconv-layers\[export\]'"):
         function(exported["sequence"].model, tmp_path / "net")

@@ -298,7 +298,7 @@ def test_a_saved_model_without_the_signature_is_refused(tmp_path):
 )
 def test_a_missing_package_is_named(kind, module, paths, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"pip install sepconv-layers\[export\]"):
+    with pytest.raises(ImportError, match=r"pip install 'sepconv-layers\[export\]'"):
         export.load(paths[kind])
 
 

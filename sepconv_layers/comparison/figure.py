@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sepconv_layers.comparison.row import Row
+from sepconv_layers.extras import require
 
 COLORS = {"separable": "tab:blue", "standard": "tab:orange", "standard-narrow": "tab:gray"}
 CLOSE = 0.05  # of the axis: labels of one line run into each other
@@ -18,13 +19,7 @@ def figure_class() -> Any:
     Raises:
         ImportError: If matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "The plot of a comparison needs matplotlib: `pip install sepconv-layers[plot]`."
-        ) from error
-    return Figure
+    return require("matplotlib.figure", "plot", "Comparison.plot").Figure
 
 
 def plot_accuracy(axes: Any, rows: Sequence[Row]) -> None:

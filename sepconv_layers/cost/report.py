@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sepconv_layers.extras import require
 from sepconv_layers.files import write
 
 _TEXT_COLUMNS = 3  # the columns on the left hold text, the others numbers
@@ -121,15 +122,10 @@ class Profile:
         Raises:
             ImportError: If matplotlib is missing.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError(
-                "`Profile.plot` needs matplotlib: `pip install sepconv-layers[plot]`"
-            ) from error
         rows = [row for row in reversed(self.rows) if row.macs]
         places = range(len(rows))  # two rows may bear the same name
-        figure = Figure(figsize=(10, 1.5 + 0.2 * len(rows)), layout="constrained")
+        figure_class = require("matplotlib.figure", "plot", "Profile.plot").Figure
+        figure = figure_class(figsize=(10, 1.5 + 0.2 * len(rows)), layout="constrained")
         figure.suptitle(f"{self.name}: {self.macs / 1e6:,.1f} M MACs, {self.params:,} parameters")
         macs, moved = figure.subplots(1, 2, sharey=True)
         macs.barh(places, [(row.macs or 0) / 1e6 for row in rows])

@@ -1,6 +1,5 @@
 """The graph that LiteRT and ONNX files are made from: folded, portable, in float32."""
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,14 +71,3 @@ def _remade(layer: Any, **changes: Any) -> Any:
         return clone_layer(layer, **changes)
     policy = keras.dtype_policies.get(changes.get("dtype", layer.dtype_policy))
     return shallow_copy(layer, _dtype_policy=policy)
-
-
-def require(module: str, function: str) -> Any:
-    """Imports what an export is made or tried with, or says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"`{function}` needs the package {module.partition('.')[0]!r}. Get it by `pip install "
-            "sepconv-layers[export]`."
-        ) from error

@@ -22,9 +22,10 @@ from sepconv_layers.export.artifact import (
     sample_for,
 )
 from sepconv_layers.export.flatbuffer import finished
-from sepconv_layers.export.graph import Graph, require
+from sepconv_layers.export.graph import Graph
 from sepconv_layers.export.loading import SIGNATURE, THREADS, litert_runner
 from sepconv_layers.export.refusal import refusal, refuse_loops
+from sepconv_layers.extras import require
 
 # The default tolerance of each kind; how far integers may be off is for the user to judge.
 QUANTIZE: dict[str | None, float | None] = {
@@ -99,7 +100,7 @@ def to_litert(
         Integer-Arithmetic-Only Inference", 2017](https://arxiv.org/abs/1712.05877).
     """
     require_tensorflow("export.to_litert")
-    interpreter = require("ai_edge_litert.interpreter", "export.to_litert")
+    interpreter = require("ai_edge_litert.interpreter", "export", "export.to_litert")
     check_model(model)
     names = check_labels(labels, model)
     if quantize not in tuple(QUANTIZE):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sepconv_layers.export.artifact import Arrays
-from sepconv_layers.export.graph import require
+from sepconv_layers.extras import require
 from sepconv_layers.files import regular_below
 
 Run = Callable[[Arrays], Arrays]
@@ -167,7 +167,7 @@ Parts = tuple[Sequence[Tensor], Sequence[str], Run]
 
 
 def _litert(path: Path) -> Parts:
-    module = require("ai_edge_litert.interpreter", "export.load")
+    module = require("ai_edge_litert.interpreter", "export", "export.load")
     interpreter = module.Interpreter(str(path), num_threads=THREADS)
     interpreter.allocate_tensors()
     if SIGNATURE in interpreter.get_signature_list():
@@ -243,7 +243,7 @@ ONNX_TYPES: dict[str, Any] = {"float": "float32", "double": "float64", "string":
 
 
 def _onnx(path: Path) -> Parts:
-    runtime = require("onnxruntime", "export.load")
+    runtime = require("onnxruntime", "export", "export.load")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     inputs = [_onnx_tensor(node) for node in sorted(session.get_inputs(), key=lambda x: x.name)]
     outputs = sorted(node.name for node in session.get_outputs())

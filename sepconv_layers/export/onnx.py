@@ -18,11 +18,12 @@ from sepconv_layers.export.artifact import (
     require_tensorflow,
     sample_for,
 )
-from sepconv_layers.export.graph import Graph, require
+from sepconv_layers.export.graph import Graph
 from sepconv_layers.export.loading import onnx_runner
 from sepconv_layers.export.names import unique
 from sepconv_layers.export.operators import frozen, handlers, quiet_converter, rename
 from sepconv_layers.export.refusal import refusal
+from sepconv_layers.extras import require
 
 OPSET, OLDEST_OPSET = 18, 13
 LABELS = "labels"
@@ -76,7 +77,7 @@ def to_onnx(
     """
     require_tensorflow("export.to_onnx")
     onnx, runtime, converter = (
-        require(module, "export.to_onnx") for module in ("onnx", "onnxruntime", "tf2onnx")
+        require(module, "export", "export.to_onnx") for module in ("onnx", "onnxruntime", "tf2onnx")
     )
     check_model(model)
     names = check_labels(labels, model)
