@@ -22,7 +22,7 @@ from examples.audio import train as audio
 from examples.nets import TWINS
 from examples.text import train as text
 from examples.vision import train as vision
-from examples.vision import volumes
+from examples.volumes import train as volumes
 from sepconv_layers import export, profile, timing
 
 NAME = "examples"

@@ -22,7 +22,7 @@ from examples.command_line import add_output, in_sentences, new_parser
 from examples.summary import cells, table
 from examples.text import train as text
 from examples.vision import train as vision
-from examples.vision import volumes
+from examples.volumes import train as volumes
 from sepconv_layers import Comparison, files
 
 EXAMPLES = {"vision": vision, "audio": audio, "text": text, "volumes": volumes}
@@ -37,7 +37,7 @@ NEXT = {
     "vision": "python -m examples.vision.train --data FOLDER",
     "audio": "python -m examples.audio.train --data FOLDER",
     "text": "python -m examples.text.train --data FILE",
-    "volumes": "python -m examples.vision.volumes --data FILE.npz",
+    "volumes": "python -m examples.volumes.train --data FILE.npz",
 }
 
 PAGE = """<!doctype html>

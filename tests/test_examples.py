@@ -17,7 +17,9 @@ from examples.audio import predict as audio_predict
 from examples.audio import train as audio
 from examples.text import predict as text_predict
 from examples.text import train as text
-from examples.vision import predict, train, volumes
+from examples.vision import predict, train
+from examples.volumes import data as volume_data
+from examples.volumes import train as volumes
 from sepconv_layers import profile, timing
 from tests.hostile import little_disk
 from tests.test_comparison import count_epochs, within_epoch, without_timing
@@ -193,14 +195,14 @@ def test_volumes_are_read_from_an_npz_file(tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (40, 9, 8, 7), "uint8"), np.arange(40) % 2
     np.savez(tmp_path / "own.npz", train_images=x, train_labels=y, test_images=x, test_labels=y)
-    dataset = volumes.load(file=tmp_path / "own.npz", limit=20)
+    dataset = volume_data.load(file=tmp_path / "own.npz", limit=20)
     assert dataset.name == "own" and dataset.classes == ("0", "1")
     assert dataset.train[0].shape == (20, 9, 8, 7, 1) and dataset.val[0].shape[0] == 4
     np.testing.assert_array_equal(dataset.test[0][..., 0], x)
 
 
 def test_solids_are_the_same_each_time_and_of_all_kinds():
-    dataset, again = volumes.load(), volumes.load()
+    dataset, again = volume_data.load(), volume_data.load()
     np.testing.assert_array_equal(dataset.train[0], again.train[0])
     assert set(dataset.train[1]) == set(range(len(dataset.classes)))
     share = (dataset.train[0] > 0).mean(axis=(1, 2, 3, 4))
@@ -246,9 +248,9 @@ def test_rare_classes_come_several_times_in_a_balanced_part():
 def test_volumes_that_are_none_are_a_clear_error(tmp_path, arrays, message):
     np.savez(tmp_path / "own.npz", **arrays)
     with pytest.raises(ValueError, match=message):
-        volumes.load(file=tmp_path / "own.npz")
+        volume_data.load(file=tmp_path / "own.npz")
     with pytest.raises(ValueError, match=r"`file` must be an existing \.npz file"):
-        volumes.load(file=tmp_path / "absent.npz")
+        volume_data.load(file=tmp_path / "absent.npz")
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 8, 7), (1, 8, 8, 8), (1, 28, 28, 28), (1, 1, 8, 8)])
@@ -257,9 +259,9 @@ def test_volumes_with_their_channels_first_are_refused(tmp_path, shape):
     np.savez(tmp_path / "own.npz", x_train=x, y_train=y)
     fix = re.escape("Use np.moveaxis(x_train, 1, -1).")
     with pytest.raises(ValueError, match=f"`x_train` must have its channels last.*{fix}"):
-        volumes.load(file=tmp_path / "own.npz")
+        volume_data.load(file=tmp_path / "own.npz")
     np.savez(tmp_path / "own.npz", x_train=np.moveaxis(x, 1, -1), y_train=y)
-    assert volumes.load(file=tmp_path / "own.npz").train[0].shape[1:] == (*shape[1:], 1)
+    assert volume_data.load(file=tmp_path / "own.npz").train[0].shape[1:] == (*shape[1:], 1)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,7 @@ def test_volumes_of_few_slices_are_taken(tmp_path, capsys, shape, is_odd):
     x, y = np.zeros((40, *shape), "uint8"), np.arange(40) % 2
     np.savez(tmp_path / "own.npz", x_train=x, y_train=y)
     channels = () if len(shape) == 4 else (1,)
-    assert volumes.load(file=tmp_path / "own.npz").train[0].shape[1:] == (*shape, *channels)
+    assert volume_data.load(file=tmp_path / "own.npz").train[0].shape[1:] == (*shape, *channels)
     assert ("is taken to have depth 3 and 8 channels" in capsys.readouterr().out) == is_odd
 
 
@@ -305,7 +307,7 @@ def test_vision_predicts_with_the_range_of_the_training_part(tmp_path, capsys):
 def test_modelnet_without_its_folder_says_where_it_is_looked_for(monkeypatch):
     monkeypatch.delenv("SEPCONV_DATA", raising=False)
     with pytest.raises(RuntimeError, match="SEPCONV_DATA.*modelnet10"):
-        volumes.load("modelnet10")
+        volume_data.load("modelnet10")
 
 
 def test_the_demo_ends_in_one_table_and_a_page_that_needs_no_other_file(
@@ -314,8 +316,8 @@ def test_the_demo_ends_in_one_table_and_a_page_that_needs_no_other_file(
     others = {"audio", "text"}  # whose own tests run them
     kept = {name: one for name, one in demo.EXAMPLES.items() if name not in others}
     monkeypatch.setattr(demo, "EXAMPLES", kept)
-    monkeypatch.setattr(volumes, "SIZE", 12)
-    monkeypatch.setattr(volumes, "EACH", 30)
+    monkeypatch.setattr(volume_data, "SIZE", 12)
+    monkeypatch.setattr(volume_data, "EACH", 30)
     found = demo.main(["--quick", "--output", str(tmp_path)])
     table = capsys.readouterr().out.split("== 2 of 2")[1].split("Open")[0].split("\n\n")[-2]
     page = (tmp_path / "report.html").read_text("utf-8")

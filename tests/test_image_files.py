@@ -241,7 +241,7 @@ def test_sizes_of_all_parts_are_printed_and_default_outputs_can_be_loaded(
         outputs.append(output)
         raise Stop
 
-    example = {"texts": "text.train", "volumes": "vision.volumes"}.get(kind, "vision.train")
+    example = {"texts": "text.train", "volumes": "volumes.train"}.get(kind, "vision.train")
     module = pytest.importorskip(f"examples.{example}")
     monkeypatch.setattr(module, "compare", stop)
     with pytest.raises(Stop):

@@ -23,7 +23,8 @@ from examples.audio import predict as audio_predict
 from examples.audio import train as audio
 from examples.text import predict as text_predict
 from examples.text import train as text
-from examples.vision import predict, train, volumes
+from examples.vision import predict, train
+from examples.volumes import train as volumes
 from sepconv_layers import cli
 from tests.snippets import blocks, links, run_all
 
@@ -38,7 +39,7 @@ PARSERS = {
     "examples.text.train": text.make_parser(),
     "examples.vision.predict": predict.make_parser(),
     "examples.vision.train": train.make_parser(),
-    "examples.vision.volumes": volumes.make_parser(),
+    "examples.volumes.train": volumes.make_parser(),
     "benchmarks.batch_norm_momentum": batch_norm_momentum.make_parser(),
     **{
         f"benchmarks.{benchmark.NAME}": harness.make_parser(benchmark)

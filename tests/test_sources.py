@@ -15,7 +15,8 @@ import pytest
 
 from examples import sources
 from examples.command_line import command, user_errors
-from examples.vision import predict, train, volumes
+from examples.vision import predict, train
+from examples.volumes import train as volumes
 from tests.fuzz.profiles import within
 from tests.test_vision_data import write_classes, write_npz
 

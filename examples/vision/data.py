@@ -25,6 +25,7 @@ import keras
 import numpy as np
 
 from examples import sources
+from examples.arrays import Source, from_npz
 from examples.sources import (
     Part,
     existing,
@@ -38,7 +39,6 @@ from examples.sources import (
     split,
 )
 from examples.vision import image_files
-from examples.vision.arrays import Source, from_npz
 
 FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck".split(",")

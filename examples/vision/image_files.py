@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from examples.arrays import Source
 from examples.sources import (
     Part,
     expect,
@@ -21,7 +22,6 @@ from examples.sources import (
     printable,
     require,
 )
-from examples.vision.arrays import Source
 
 LARGEST_DEFAULT_SIZE = 96
 ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # of EXIF

@@ -1,0 +1,1 @@
+"""Volume classification: separable against standard 3D convolutions."""
