@@ -16,7 +16,7 @@ import numpy as np
 
 import sepconv_layers as sl
 from benchmarks import harness, nets
-from sepconv_layers import timing
+from sepconv_layers import tables, timing
 
 NAME = "compile_time"
 KERNELS = ((3,), (31,), (3, 3), (7, 7), (31, 31), (3, 3, 3), (7, 7, 7))
@@ -88,7 +88,7 @@ def table(rows: list[dict]) -> str:
         }
         name = f"{what}, {nets.KINDS.get(kind, 'with gradients')}"
         lines.append([name, *(seconds.get(place, "–") for place in places)])
-    return harness.markdown(header, lines)
+    return tables.markdown([header, *lines])
 
 
 def draw(figure: Any, rows: list[dict]) -> None:

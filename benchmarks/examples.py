@@ -23,7 +23,7 @@ from examples.nets import TWINS
 from examples.text import train as text
 from examples.vision import train as vision
 from examples.volumes import train as volumes
-from sepconv_layers import export, profile, timing
+from sepconv_layers import export, profile, tables, timing
 
 NAME = "examples"
 CLASSES = 10
@@ -128,7 +128,8 @@ def table(rows: list[dict]) -> str:
         )
         speeds = [" / ".join(f"{gain:.1f}×" for gain in cell) for cell in cells]
         lines.append([net, f"{ratio:.1f}", *speeds])
-    return harness.markdown(["net for", "MACs ÷", *(PLACES[place] for place in places)], lines)
+    header = ["net for", "MACs ÷", *(PLACES[place] for place in places)]
+    return tables.markdown([header, *lines])
 
 
 def draw(figure: Any, rows: list[dict]) -> None:

@@ -238,13 +238,6 @@ def _wait_for_torch() -> None:
         torch.cuda.synchronize()
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: int = 1) -> str:
-    """A Markdown table, whose first columns are text."""
-    align = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
-    lines = [header, align, *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def times(value: float | None) -> str:
     """A ratio as text."""
     return "–" if value is None else f"{value:.2f}×"

@@ -22,7 +22,7 @@ import numpy as np
 import sepconv_layers as sl
 from benchmarks import harness
 from benchmarks.nets import in_litert
-from sepconv_layers import profile, timing
+from sepconv_layers import profile, tables, timing
 
 NAME = "layers"
 # Input shape, filters, kernel size, strides, depth multiplier.
@@ -185,7 +185,7 @@ def table(rows: list[dict]) -> str:
         for name in peers:
             cells.append(" / ".join(harness.times(row[name, kind]) for kind in KINDS))
         lines.append([*cells, f"{row['mac_ratio']:.1f}×"])
-    return harness.markdown(header, lines, 2)
+    return tables.markdown([header, *lines], 2)
 
 
 def draw(figure: Any, rows: list[dict]) -> None:

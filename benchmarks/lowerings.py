@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from benchmarks import harness
-from sepconv_layers import ops, timing
+from sepconv_layers import ops, tables, timing
 
 NAME = "lowerings"
 LOWERINGS = {
@@ -137,7 +137,7 @@ def table(rows: list[dict]) -> str:
         "worst auto ÷ best, shapes of the table",
         "worst auto ÷ best, other shapes",
     ]
-    return harness.markdown(header, lines, 2)
+    return tables.markdown([header, *lines], 2)
 
 
 def _has(row: dict, kind: str, name: str) -> bool:

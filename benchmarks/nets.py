@@ -31,6 +31,7 @@ from sepconv_layers import (
     SeparableConvBlock2D,
     ops,
     profile,
+    tables,
     timing,
 )
 
@@ -394,7 +395,7 @@ def table(rows: list[dict]) -> str:
         ]
         for gain in gains(rows)
     ]
-    return harness.markdown(header, lines, 2)
+    return tables.markdown([header, *lines], 2)
 
 
 def draw(figure: Any, rows: list[dict]) -> None:

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 from benchmarks import harness
-from sepconv_layers import ConvBlock2D, SeparableConvBlock2D, profile, timing
+from sepconv_layers import ConvBlock2D, SeparableConvBlock2D, profile, tables, timing
 
 NAME = "scaling"
 BLOCKS = {"separable": SeparableConvBlock2D, "standard": ConvBlock2D}
@@ -139,7 +139,7 @@ def table(rows: list[dict]) -> str:
         cells = ["–" if slope is None else f"{slope:.2f}" for slope in slopes]
         cells += [f"{curve[0][key]:.1f} to {curve[-1][key]:.1f}" for key in ("ms", "peak_mb")]
         lines.append([backend, axis, conv, *cells])
-    return harness.markdown(header, lines, 3)
+    return tables.markdown([header, *lines], 3)
 
 
 def draw(figure: Any, rows: list[dict]) -> None:

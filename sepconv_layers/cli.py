@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers import convert, cost, export, timing, twins
+from sepconv_layers import convert, cost, export, tables, timing, twins
 from sepconv_layers.export.artifact import SAMPLES, array_dtype, check_model, drawn
 from sepconv_layers.export.litert import QUANTIZE
 from sepconv_layers.export.loading import THREADS
@@ -294,7 +294,7 @@ def _twin(arguments: argparse.Namespace) -> None:
             for name, found in ((arguments.model, _costs(model)), (path, _costs(twin)))
             if found
         ]
-    print(_table([("model", "parameters", "MACs"), *costs], texts=1) if costs else path)
+    print(tables.text([("model", "parameters", "MACs"), *costs]) if costs else path)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -306,7 +306,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         (layer.name, str(layer.rank), f"{layer.error:.1%}", f"{layer.macs_ratio:.3f}")
         for layer in report
     ]
-    print(_table([("layer", "rank", "kernel lost", "MACs, new ÷ old"), *rows], texts=1))
+    print(tables.text([("layer", "rank", "kernel lost", "MACs, new ÷ old"), *rows]))
     print(f"\n{path}")
 
 
@@ -375,7 +375,7 @@ def _bench(arguments: argparse.Namespace) -> None:
         (str(path), mode, f"{ms:.3f}", f"{ms / best[first]:.2f}")
         for (path, mode), ms in times.items()
     ]
-    print(_table([("model", "mode", "ms", "÷ first"), *rows]))
+    print(tables.text([("model", "mode", "ms", "÷ first"), *rows], text_columns=2))
     for line in (*missing, *(_gains(profiles, best) if profiles else ())):
         print(f"\n{line}")
 
@@ -599,19 +599,6 @@ def _check_output(path: Path, model: Path) -> None:
 
 def _versions() -> str:
     return ", ".join(f"{name} {version}" for name, version in timing.versions().items())
-
-
-def _table(rows: Sequence[Sequence[str]], texts: int = 2) -> str:
-    """Cells in columns, of which the first ones hold text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    header, *body = (
-        "  ".join(
-            cell.ljust(width) if column < texts else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join([header, "-" * len(header), *body])
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Early errors for what `compare` is given."""
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.arguments import is_integer, positive_int
+from sepconv_layers.arguments import check_number, is_integer, positive_int, positive_number
+from sepconv_layers.comparison.figure import figure_class
 from sepconv_layers.comparison.record import FILES
 from sepconv_layers.comparison.training import RUNS, logits_of, take
 from sepconv_layers.files import write
@@ -61,13 +63,32 @@ def check_seeds(seeds: Any) -> list[int]:
     return [int(seed) for seed in listed]
 
 
-def check_augmentation(augmentation: Any) -> None:
-    """Whether it is a layer."""
+def check_settings(
+    *,
+    epochs: Any,
+    batch_size: Any,
+    learning_rate: Any,
+    weight_decay: Any,
+    label_smoothing: Any,
+    augmentation: Any,
+) -> dict[str, Any]:
+    """The settings of the training, as `Training` takes them."""
+    positive_number(learning_rate, "learning_rate")
+    check_number(weight_decay, "weight_decay", "a number in [0, inf)", lambda x: 0 <= x < math.inf)
+    check_number(label_smoothing, "label_smoothing", "a number in [0, 1)", lambda x: 0 <= x < 1)
     if not isinstance(augmentation, keras.layers.Layer | None):
         raise ValueError(
             "`augmentation` must be a Keras layer; several make one by `keras.Sequential`. "
             f"Received: augmentation={augmentation!r}."
         )
+    return {
+        "epochs": positive_int(epochs, "epochs"),
+        "batch_size": positive_int(batch_size, "batch_size"),
+        "learning_rate": float(learning_rate),
+        "weight_decay": float(weight_decay),
+        "label_smoothing": float(label_smoothing),
+        "augmentation": augmentation,
+    }
 
 
 def check_output(output: Any, convs: Sequence[str]) -> None:
@@ -89,6 +110,7 @@ def check_output(output: Any, convs: Sequence[str]) -> None:
             raise _bad_output(output, f"where a folder stands in the place of the file {name}")
     if (path / RUNS).exists() and not (path / RUNS).is_dir():
         raise _bad_output(output, f"where a file stands in the place of the folder {RUNS}")
+    figure_class()  # an error now, not after the training, if matplotlib is missing
 
 
 def _bad_output(output: Any, why: str) -> ValueError:

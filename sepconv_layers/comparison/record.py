@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from sepconv_layers import tables
 from sepconv_layers.comparison.figure import figure_class, plot_accuracy, plot_speedup
 from sepconv_layers.comparison.row import Row
 from sepconv_layers.files import regular, write, write_text
@@ -62,20 +63,11 @@ class Comparison:
 
     def __str__(self) -> str:
         """The rows as an aligned table, and sentences below it."""
-        header, *body = self._cells()
-        widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-        lines = [
-            "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])])
-            for first, *rest in (header, ["-" * width for width in widths], *body)
-        ]
-        return "\n".join([self._title(), *lines, *self._sentences()])
+        return "\n".join([self._title(), tables.text(self._cells()), *self._sentences()])
 
     def to_markdown(self) -> str:
         """The same in Markdown."""
-        header, *body = self._cells()
-        align = ["---", *["---:"] * (len(header) - 1)]
-        table = "\n".join("| " + " | ".join(cells) + " |" for cells in (header, align, *body))
-        return "\n\n".join([table, *self._sentences()])
+        return "\n\n".join([tables.markdown(self._cells()), *self._sentences()])
 
     def to_json(self) -> str:
         """The record, without the models."""

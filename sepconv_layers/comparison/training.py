@@ -28,6 +28,9 @@ RUNS = "runs"
 NAME = re.compile(r'((?<!DTypePolicy", "config": {)"name": |\[(?="[^"]*", \d+, \d+\]))"([^"]*)"')
 
 
+Parts = Mapping[str, tuple[Any, np.ndarray]]  # name of a part to its inputs and labels
+
+
 @dataclasses.dataclass(frozen=True)
 class Training:
     """How every net is trained."""
@@ -136,7 +139,7 @@ def run(
     build: Callable[[str], keras.Model],
     conv: str,
     seed: int,
-    parts: Mapping[str, tuple[Any, np.ndarray]],
+    parts: Parts,
     training: Training,
     folder: Path,
     jit_compile: bool | str,
@@ -268,9 +271,7 @@ def take(x: Any, index: Any) -> Any:
     return keras.tree.map_structure(lambda array: array[index], x)
 
 
-def _train_epoch(
-    trainer: Trainer, parts: Mapping, training: Training, name: str
-) -> dict[str, float]:
+def _train_epoch(trainer: Trainer, parts: Parts, training: Training, name: str) -> dict[str, float]:
     (x, y), (x_val, y_val) = parts["train"], parts["val"]
     is_terminal = sys.stdout.isatty()
     if is_terminal:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sepconv_layers import tables
 from sepconv_layers.extras import require
 from sepconv_layers.files import write
 
@@ -85,24 +86,13 @@ class Profile:
         return tuple(dict.fromkeys(names))
 
     def __str__(self) -> str:
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        line = "-" * (sum(widths) + 2 * len(widths) - 2)
-        header, *body, total = (
-            "  ".join(
-                cell.ljust(width) if column < _TEXT_COLUMNS else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in cells
-        )
-        return "\n".join([header, line, *body, line, total, *self._notes()])
+        table = tables.text(self._cells(), _TEXT_COLUMNS, has_total=True)
+        return "\n".join([table, *self._notes()])
 
     def to_markdown(self) -> str:
         """The table in Markdown."""
-        header, *body = self._cells()
-        align = ["---"] * _TEXT_COLUMNS + ["---:"] * (len(header) - _TEXT_COLUMNS)
-        lines = [f"| {' | '.join(row)} |" for row in (header, align, *body)]
-        return "\n".join([*lines, *(f"\n{note}" for note in self._notes())])
+        table = tables.markdown(self._cells(), _TEXT_COLUMNS)
+        return "\n\n".join([table, *self._notes()])
 
     def to_json(self) -> str:
         """Totals and rows as a JSON object, in which an unknown count is `null`."""
