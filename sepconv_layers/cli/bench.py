@@ -124,9 +124,9 @@ def _random_inputs(path: Path, model: Any, arguments: argparse.Namespace) -> Any
 
 def _speedups(profiles: dict[Path, cost.Profile], best: dict[Path, float]) -> Iterator[str]:
     """How much of the MAC saving becomes speed-up, for the first Keras model and each other."""
-    first, *others = profiles or [None]
-    for other in others:
-        small, large = sorted((first, other), key=lambda path: profiles[path].macs)
+    paths = list(profiles)
+    for other in paths[1:]:
+        small, large = sorted((paths[0], other), key=lambda path: profiles[path].macs)
         if any(profiles[path].uncounted or not profiles[path].macs for path in (small, large)):
             yield f"The MACs of {small} and {large} cannot all be counted."
             continue

@@ -27,9 +27,11 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", type=Path, help="a .keras file")
 
 
-def add_path(command: argparse.ArgumentParser, name: str, description: str, **options: str) -> None:
+def add_path(
+    command: argparse.ArgumentParser, name: str, description: str, metavar: str = "FILE"
+) -> None:
     """Adds an option that takes a path."""
-    command.add_argument(name, **{"metavar": "FILE", **options}, type=Path, help=description)
+    command.add_argument(name, metavar=metavar, type=Path, help=description)
 
 
 def add_input_shape(command: argparse.ArgumentParser) -> None:
