@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 import sepconv_layers as sl
-from benchmarks import harness, nets
+from benchmarks import harness, mobilenet, nets
 from sepconv_layers import tables, timing
 
 NAME = "compile_time"
@@ -26,14 +26,14 @@ COLORS = {"separable": "tab:blue", "standard": "tab:gray", "keras.layers": "tab:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    nets.add_sizes(parser)
+    mobilenet.add_sizes(parser)
     parser.add_argument("--kernels", type=int, default=len(KERNELS), help="how many of them")
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
     modes = timing.MODES[keras.backend.backend()]
     return [
-        *((mode, net, kind) for mode in modes for net in nets.BUILDERS for kind in nets.KINDS),
+        *((mode, net, kind) for mode in modes for net in mobilenet.BUILDERS for kind in nets.KINDS),
         *((mode, kernel, "both") for mode in modes for kernel in KERNELS[: arguments.kernels]),
     ]
 
@@ -45,7 +45,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     if isinstance(what, str):
         shape = (arguments.batch_size, arguments.size, arguments.size, 3)
         x = rng.normal(size=shape).astype("float32")
-        model = nets.BUILDERS[what](arguments)
+        model = mobilenet.BUILDERS[what](arguments)
         model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=mode == "xla")
         if kind == "infer":
             call = partial(model.predict_on_batch, x)

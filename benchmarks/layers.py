@@ -21,7 +21,7 @@ import numpy as np
 
 import sepconv_layers as sl
 from benchmarks import harness
-from benchmarks.nets import in_litert
+from benchmarks.mobilenet import in_litert
 from sepconv_layers import profile, tables, timing
 
 NAME = "layers"
