@@ -1,9 +1,9 @@
-"""How soon inference sees what training has learned, by the momentum of batch normalization.
+"""How fast the moving statistics of batch normalization follow training, for several momenta.
 
     python -m benchmarks.batch_norm_momentum --dataset fashion_mnist
 
-Trains one net of separable blocks with several momenta on the same batches, and evaluates each
-with its moving statistics after some numbers of steps. 3 minutes on two cores. Writes
+Trains a net of separable blocks with several momenta on the same batches, and evaluates each one
+with its moving statistics after given numbers of steps. Takes 3 minutes on two cores. Writes
 `results/batch_norm_momentum.json` and prints it as a table.
 """
 

@@ -1,4 +1,4 @@
-"""How long the first call takes: tracing and compiling, for nets and for large kernels.
+"""Time of the first call, which traces and compiles, for nets and for large kernels.
 
     python -m benchmarks.compile_time
 
@@ -27,7 +27,9 @@ COLORS = {"separable": "tab:blue", "standard": "tab:gray", "keras.layers": "tab:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     mobilenet.add_sizes(parser)
-    parser.add_argument("--kernels", type=int, default=len(KERNELS), help="how many of them")
+    parser.add_argument(
+        "--kernels", type=int, default=len(KERNELS), help="number of kernels"
+    )
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
@@ -51,7 +53,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
             call = partial(model.predict_on_batch, x)
         else:
             call = partial(model.train_on_batch, x, np.zeros(len(x), "int32"))
-        return [{**place, "what": what, "seconds": _first_beyond_second(call)}]
+        return [{**place, "what": what, "seconds": _compile_seconds(call)}]
     rank = len(what)
     shape = (1, *SIZES[rank], CHANNELS)
     x, kernel, upstream = (
@@ -63,11 +65,11 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
 
     call = harness.with_gradients(function, mode, x, kernel, upstream=upstream)
     name = f"depthwise {'×'.join(map(str, what))}"
-    return [{**place, "what": name, "seconds": _first_beyond_second(call)}]
+    return [{**place, "what": name, "seconds": _compile_seconds(call)}]
 
 
-def _first_beyond_second(call: Any) -> float:
-    """Seconds of the first call less those of the second, which has nothing to compile."""
+def _compile_seconds(call: Any) -> float:
+    """Seconds of the first call minus those of the second, which has nothing to compile."""
     moments = [time.perf_counter()]
     for _ in range(2):
         call()
@@ -78,7 +80,7 @@ def _first_beyond_second(call: Any) -> float:
 
 def table(rows: list[dict]) -> str:
     places = list(dict.fromkeys((row["backend"], row["mode"]) for row in rows))
-    header = ["what", *(f"{', '.join(place)}: s" for place in places)]
+    header = ["net or operation", *(f"{', '.join(place)}: s" for place in places)]
     lines = []
     for what, kind in dict.fromkeys((row["what"], row["kind"]) for row in rows):
         seconds = {
@@ -100,8 +102,8 @@ def draw(figure: Any, rows: list[dict]) -> None:
         here = [row for row in rows if (row["backend"], row["mode"]) == place]
         where = [names.index(f"{row['what']}, {row['kind']}") for row in here]
         colors = [COLORS.get(row["what"], "tab:green") for row in here]
-        drawn = axes.barh(where, [row["seconds"] for row in here], color=colors)
-        axes.bar_label(drawn, fmt="%.1f", padding=2)
+        patches = axes.barh(where, [row["seconds"] for row in here], color=colors)
+        axes.bar_label(patches, fmt="%.1f", padding=2)
         axes.set(title=", ".join(place), xlabel="seconds")
         axes.margins(x=0.2)
     panels[0].set_yticks(range(len(names)), names)

@@ -1,11 +1,11 @@
 """One separable layer on a grid of shapes: ours, `keras.layers`, PyTorch, LiteRT, and a standard
-convolution to the same output.
+convolution with the same output shape.
 
     python -m benchmarks.layers
 
-Times a forward pass and one with the gradients of input and weights. Where `keras.layers` has no
-separable convolution, in 3D, grouped `Conv3D` and a pointwise one stand for it. Takes 12 minutes on
-two cores. A GPU needs larger batches:
+Times a forward pass, and one with the gradients with respect to input and weights. In 3D, where
+`keras.layers` has no separable convolution, a grouped and a pointwise `Conv3D` replace it. Takes 12
+minutes on two cores. A GPU needs larger batches:
 
     python -m benchmarks.layers --backends jax torch --batches 32
 """  # noqa: D205
@@ -43,14 +43,14 @@ GRID = (
 )
 KINDS = ("forward", "both")
 
-How = tuple[int, int, int, int]  # of a cell, what comes after the shape
+How = tuple[int, int, int, int]  # a row of the grid without the input shape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=(1, 2, 3))
     parser.add_argument("--scale", type=int, default=1, help="divide sizes and channels by this")
     parser.add_argument("--batches", type=int, default=1, help="multiply batches by this")
-    parser.set_defaults(seconds=1.0)  # what else a machine does comes and goes
+    parser.set_defaults(seconds=1.0)  # long enough to average out other load
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
@@ -139,7 +139,7 @@ def in_pytorch(is_separable: bool, rank: int, channels: int, how: How) -> Any:
 
 
 def as_in_pytorch(values: np.ndarray) -> Any:
-    """Values with their channels where PyTorch has them, images in the memory format for images."""
+    """Values with channels first, as in PyTorch; images in the channels-last memory format."""
     import torch
 
     tensor = keras.ops.convert_to_tensor(np.ascontiguousarray(np.moveaxis(values, -1, 1)))
@@ -147,7 +147,7 @@ def as_in_pytorch(values: np.ndarray) -> Any:
 
 
 def ratios(rows: list[dict]) -> list[dict]:
-    """Times of the others over ours, for each shape and place."""
+    """Times of the others divided by ours, for each shape and place."""
     found = []
     for row in (row for row in rows if row["layer"] == "ours"):
         same = ("shape", "filters", "kernel", "strides", "multiplier")
@@ -171,8 +171,9 @@ def ratios(rows: list[dict]) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    header = ["where", "input, filters, kernel, stride, multiplier", "ours ms, forward / both"]
-    peers = {"keras": "`keras.layers`", "standard": "standard, best mode"}
+    header = ["backend, mode", "input, filters, kernel, stride, multiplier"]
+    header += ["ours ms, forward / with gradients"]
+    peers = {"keras": "`keras.layers`", "standard": "standard, fastest mode"}
     peers |= {"PyTorch": "PyTorch", "LiteRT": "LiteRT"}
     header += [f"{name} ÷ ours" for name in peers.values()] + ["MACs, standard ÷ separable"]
     lines = []
@@ -204,7 +205,7 @@ def draw(figure: Any, rows: list[dict]) -> None:
                                  alpha=0.7, label=label)  # fmt: skip
         axes.axhline(1, color="0.7")
         axes.axline((1, 1), (10, 10), color="0.7", linestyle="--")
-        axes.set(title=", ".join(place), xscale="log", yscale="log", xlabel="ratio of the MACs")
+        axes.set(title=", ".join(place), xscale="log", yscale="log", xlabel="MAC ratio")
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("time of the other ÷ ours")
     panels[0].legend(fontsize="small")

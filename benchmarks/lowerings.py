@@ -1,13 +1,12 @@
-"""Every lowering of the depthwise convolution, on shapes that the table in `ops` was made from
-and on shapes that it was not: what is fastest, and what `auto` loses against that.
+"""Every lowering of the depthwise convolution: which one is fastest, and what `auto` loses to it.
 
     python -m benchmarks.lowerings
 
-Times a forward pass and one with both gradients. Takes some 20 minutes on two cores. A GPU needs
-larger batches:
+Uses shapes from which the table in `ops` was made, and others. Times a forward pass, and one with
+both gradients. Takes 20 minutes on two cores. A GPU needs larger batches:
 
     python -m benchmarks.lowerings --backends jax torch --batches 64
-"""  # noqa: D205
+"""
 
 import argparse
 import itertools
@@ -27,7 +26,7 @@ LOWERINGS = {
     2: ("native", "taps", "auto"),
     3: ("native", "taps", "planes", "auto"),
 }
-# Rank: shapes with the sizes of kernels to move over them.
+# Rank to input shapes with the kernel sizes to apply to them.
 TABLE = {
     1: [((8, 512, 64), (3, 15))],
     2: [((8, 32, 32, 64), (3, 5, 7)), ((1, 40, 40, 32), (31,))],
@@ -99,7 +98,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
 
 
 def loss(row: dict, kind: str) -> float | None:
-    """Time of `auto` over that of the fastest lowering."""
+    """Time of `auto` divided by the time of the fastest lowering."""
     found = {name: ms for name, ms in row[kind].items() if ms}
     auto = found.pop("auto", None)
     return auto / min(found.values()) if auto and found else None
@@ -131,9 +130,9 @@ def table(rows: list[dict]) -> str:
             cells.append(harness.times(max(filter(None, losses), default=None)))
         lines.append(cells)
     header = [
-        "where",
+        "backend, mode",
         "rank",
-        *(f"{name} ÷ auto, forward / both" for name in ("native", "taps", "planes")),
+        *(f"{name} ÷ auto, forward / with gradients" for name in ("native", "taps", "planes")),
         "worst auto ÷ best, shapes of the table",
         "worst auto ÷ best, other shapes",
     ]

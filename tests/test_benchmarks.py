@@ -94,10 +94,10 @@ def test_a_setting_is_an_environment_of_another_process(tmp_path, monkeypatch):
     assert [row["cell"] for row in run(benchmark, tmp_path)] == ["a", "huge pages"]
     assert made == [(BACKEND, "huge pages", {"PAGES": "huge"})]
 
-    path = tmp_path / "found.json"
+    path = tmp_path / "part.json"
     measured = {"cell": "a", "mode": "xla"}
     benchmark.measure = lambda cell, arguments: [measured]
-    how = ["--backends", BACKEND, "--output", str(tmp_path), "--found-to", str(path)]
+    how = ["--backends", BACKEND, "--output", str(tmp_path), "--part-to", str(path)]
     harness.main(benchmark, [*how, "--setting", "huge pages"])
     (row,) = json.loads(path.read_text("utf-8"))["rows"]
     assert row == {**measured, "mode": "xla, huge pages"}
