@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sepconv_layers.comparison.row import Row
+from sepconv_layers.comparison.row import Row, SizedRow
 from sepconv_layers.extras import require
 
 COLORS = {"separable": "tab:blue", "standard": "tab:orange", "standard-narrow": "tab:gray"}
@@ -85,6 +85,32 @@ def plot_speedup(axes: Any, ideal: float, speedup: Mapping[str, float]) -> None:
         xlim=(0, top),
         ylim=(0, top),
     )
+    _tidy(axes)
+
+
+def plot_frontier(
+    axes: Any, rows: Sequence[SizedRow], cost: str, label: str, title: str
+) -> None:
+    """Draws accuracy against a cost on a logarithmic axis: a line per family."""
+    for conv in dict.fromkeys(row.conv for row in rows):
+        family = sorted(
+            (row.costs[cost], row.accuracy["mean"], row.accuracy["std"], row.size)
+            for row in rows
+            if row.conv == conv and row.costs[cost]
+        )
+        if not family:
+            continue
+        costs, means, spreads, sizes = zip(*family, strict=True)
+        axes.errorbar(
+            costs, means, spreads, fmt="o-", color=COLORS[conv], capsize=3, markersize=5, label=conv
+        )
+        for point in zip(costs, means, sizes, strict=True):
+            axes.annotate(
+                f"{point[2]:g}", point[:2], (4, -9), color=COLORS[conv], fontsize=7, **ANNOTATION
+            )
+    axes.set(xscale="log", xlabel=label)
+    axes.set_title(title, fontsize=9)
+    axes.legend(frameon=False, loc="lower right")
     _tidy(axes)
 
 

@@ -89,10 +89,7 @@ class Comparison:
             raise FileNotFoundError(f"{path} does not exist. A comparison writes it at the end.")
         try:
             record = json.loads(regular(path).read_text("utf-8"))
-            for row in record["rows"]:
-                for key in ("infer_ms", "infer_mode"):  # keys in JSON are strings
-                    row[key] = {int(size): value for size, value in row[key].items()}
-            return cls(**record | {"rows": [Row(**row) for row in record["rows"]]})
+            return cls(**record | {"rows": [Row.from_record(row) for row in record["rows"]]})
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 "The `path` argument must be a results.json as `compare` writes it. Received: "

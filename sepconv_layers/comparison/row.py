@@ -1,7 +1,7 @@
 """The row of one net in a comparison: cost, accuracy and speed."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,52 @@ class Row:
     artifacts: dict[str, dict[str, Any]]
     embedding_params: int = 0
 
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Self:
+        """A row from its form in JSON, where keys are strings."""
+        sizes = {
+            key: {int(size): value for size, value in record[key].items()}
+            for key in ("infer_ms", "infer_mode")
+        }
+        return cls(**record | sizes)
+
     def accuracy_text(self, digits: int = 4) -> str:
         """Mean accuracy, and its standard deviation if there are several seeds."""
         mean, std = (f"{self.accuracy[key]:.{digits}f}" for key in ("mean", "std"))
         return f"{mean} ± {std}" if len(self.accuracy["per_seed"]) > 1 else mean
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SizedRow(Row):
+    """One net of a `Frontier`: a `Row` of a net that has a size.
+
+    Attributes:
+        size: The size that it was built with.
+        val_accuracy: `mean`, `std` and `per_seed` of the best validation accuracy.
+        train_peak_bytes: Peak memory of a training step above that before it, or `None` where it
+            cannot be measured.
+    """
+
+    size: float
+    val_accuracy: dict[str, Any]
+    train_peak_bytes: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The family and the size."""
+        return f"{self.conv} {self.size:g}"
+
+    @property
+    def costs(self) -> dict[str, float | None]:
+        """Each cost by name; `None` where it was not measured."""
+        litert, int8 = self.artifacts.get("litert", {}), self.artifacts.get("int8", {})
+        return {
+            "macs": self.macs,
+            "params": self.params,
+            "infer_ms": self.infer_ms[max(self.infer_ms)],
+            "train_step_ms": self.train_step_ms,
+            "train_peak_bytes": self.train_peak_bytes,
+            "litert_ms": litert.get("latency_ms"),
+            "int8_ms": int8.get("latency_ms"),
+            "int8_bytes": int8.get("bytes"),
+        }

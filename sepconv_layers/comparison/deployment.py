@@ -1,0 +1,59 @@
+"""What a net costs once it is deployed: size, latency and accuracy of its LiteRT files."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from sepconv_layers import export, timing
+from sepconv_layers.comparison.training import take
+
+KINDS = {"litert": None, "int8": "int8"}  # name of an artifact to `quantize` of `to_litert`
+CALIBRATION = 256  # training samples
+BATCH = 256  # test samples at a time
+
+
+def unavailable() -> str | None:
+    """Why LiteRT files cannot be written here, or `None` if they can."""
+    if keras.backend.backend() != "tensorflow":
+        return f"LiteRT files need the TensorFlow backend, not {keras.backend.backend()}."
+    if find_spec("ai_edge_litert") is None:
+        return "LiteRT files need the package ai-edge-litert: `pip install sepconv-layers[export]`."
+    return None
+
+
+def write_artifact(model: keras.Model, kind: str, folder: Path, train: Any) -> Path:
+    """Exports a model to a LiteRT file, calibrated with training samples; returns its path."""
+    path = folder / f"{kind}.tflite"
+    samples = take(train, slice(CALIBRATION))
+    calibration = {"calibration": samples} if KINDS[kind] == "int8" else {"sample": samples}
+    export.to_litert(model, path, quantize=KINDS[kind], tolerance=None, **calibration)
+    return path
+
+
+def latencies_ms(paths: dict[Any, Path], train: Any) -> dict[Any, float]:
+    """Median milliseconds of each file for one sample on one thread, the files taking turns."""
+    sample = take(train, slice(1))
+    nets = {key: export.load(path, threads=1) for key, path in paths.items()}
+    return timing.medians({key: _call(net, sample) for key, net in nets.items()})
+
+
+def _call(net: Any, sample: Any) -> Any:
+    return lambda: net(sample)
+
+
+def accuracy_of(path: Path, part: tuple[Any, np.ndarray]) -> float:
+    """The accuracy of a file on a part."""
+    x, y = part
+    net = export.load(path)
+    starts = range(0, len(y), BATCH)
+    predicted = [net(take(x, slice(start, start + BATCH)))[0].argmax(-1) for start in starts]
+    return round(float(np.mean(np.concatenate(predicted) == y)), 6)
+
+
+def kinds_for(limits: Sequence[str]) -> list[str]:
+    """The artifacts that must be written to check limits before any training."""
+    return [kind for kind in KINDS if any(name.startswith(kind) for name in limits)]

@@ -1,0 +1,326 @@
+"""The result of `frontier`: nets of several sizes, their margins, and the best one under limits."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sepconv_layers import tables
+from sepconv_layers.comparison.figure import figure_class, plot_frontier
+from sepconv_layers.comparison.row import SizedRow
+from sepconv_layers.comparison.tradeoff import (
+    Difference,
+    Margin,
+    exceeded,
+    margin_at_equal_cost,
+    paired_bootstrap,
+    pareto_front,
+)
+from sepconv_layers.files import regular, write, write_text
+
+FILES = RECORD, REPORT, PICTURE, PREDICTIONS = (
+    "frontier.json",
+    "frontier.md",
+    "frontier.png",
+    "predictions.npz",
+)
+FAMILIES = "separable", "standard"
+# The costs of a row, with their labels.
+COSTS = {
+    "macs": "MACs",
+    "params": "parameters",
+    "infer_ms": "inference, ms",
+    "train_step_ms": "training step, ms",
+    "train_peak_bytes": "peak training memory, bytes",
+    "litert_ms": "LiteRT float32, ms",
+    "int8_ms": "LiteRT int8, ms",
+    "int8_bytes": "int8 file, bytes",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontier:
+    """The result of `frontier`. `print(frontier)` shows its nets and margins as tables.
+
+    Attributes:
+        task: The task, such as "Text classification".
+        dataset: Name of the data.
+        command: The command that reproduces this record.
+        device: The processor.
+        backend: Keras backend.
+        versions: Name of a package to its version.
+        wall_seconds: Total time, including the earlier parts of a resumed run.
+        budget: `epochs`, `batch_size`, `seeds` and `training_samples`, the same for all nets.
+        rows: One `SizedRow` per net.
+        test_part: `samples`, and `largest_class`: the share of the largest class.
+        notes: Further findings, one sentence each.
+        predictions: Name of a net to the classes that it predicts for the test part, as (seeds,
+            samples), and "labels" to the labels. They are in a file beside the record.
+    """
+
+    task: str
+    dataset: str
+    command: str
+    device: str
+    backend: str
+    versions: dict[str, str]
+    wall_seconds: float
+    budget: dict[str, Any]
+    rows: list[SizedRow]
+    test_part: dict[str, float] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    predictions: dict[str, np.ndarray] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def family(self, conv: str) -> list[SizedRow]:
+        """The rows of a family, "separable" or "standard"."""
+        return [row for row in self.rows if row.conv == conv]
+
+    def margin(self, cost: str) -> Margin | None:
+        """How much more accurate the separable nets are than the standard ones at equal cost.
+
+        Args:
+            cost: "macs", "params", "infer_ms", "train_step_ms", "train_peak_bytes", "litert_ms",
+                "int8_ms" or "int8_bytes".
+
+        Returns:
+            A `Margin`, or `None` if the cost was not measured or the families do not overlap in it.
+
+        Raises:
+            ValueError: If there is no such cost.
+        """
+        _check_costs("cost", [cost])
+        lines = [
+            [
+                (row.costs[cost], row.accuracy["per_seed"])
+                for row in self.family(conv)
+                if row.costs[cost]
+            ]
+            for conv in FAMILIES
+        ]
+        return margin_at_equal_cost(*lines) if all(lines) else None
+
+    def front(self, cost: str) -> list[SizedRow]:
+        """The nets of both families that no other net beats in both this cost and test accuracy."""
+        _check_costs("cost", [cost])
+        rows = [row for row in self.rows if row.costs[cost]]
+        return [
+            rows[index]
+            for index in pareto_front([(row.costs[cost], row.accuracy["mean"]) for row in rows])
+        ]
+
+    def best(self, **limits: float) -> SizedRow:
+        """The net with the highest validation accuracy among those within limits.
+
+        Args:
+            **limits: The largest value of any cost, such as `macs=5e6` or `int8_bytes=100_000`.
+
+        Returns:
+            Its row.
+
+        Raises:
+            ValueError: If there is no such cost, or no net is within the limits.
+
+        Example:
+            `result.best(macs=5e6, int8_bytes=100_000, litert_ms=1.0)`
+        """
+        _check_costs("limits", limits)
+        within = [row for row in self.rows if not exceeded(row.costs, limits)]
+        if not within:
+            smallest = {
+                name: min((row.costs[name] for row in self.rows if row.costs[name]), default=None)
+                for name in limits
+            }
+            raise ValueError(
+                "The limits must leave at least one net. The smallest costs are "
+                f"{_listed(smallest)}. Received: {_listed(limits)}."
+            )
+        return max(within, key=lambda row: row.val_accuracy["mean"])
+
+    def difference(self, one: SizedRow, other: SizedRow) -> Difference:
+        """Compares the test accuracies of two nets by a paired bootstrap over the test samples.
+
+        Args:
+            one: A row.
+            other: Another row.
+
+        Raises:
+            ValueError: If the record was loaded without its predictions.
+        """
+        missing = {one.name, other.name, "labels"} - set(self.predictions)
+        if missing:
+            raise ValueError(
+                f"The predictions must be beside the record, in {PREDICTIONS}. Received: a record "
+                f"without those of {', '.join(sorted(missing))}."
+            )
+        labels = self.predictions["labels"]
+        return paired_bootstrap(
+            self.predictions[one.name] == labels, self.predictions[other.name] == labels
+        )
+
+    def __str__(self) -> str:
+        """The nets and the margins as aligned tables."""
+        parts = [self._title(), tables.text(self._nets()), "", tables.text(self._margins())]
+        return "\n".join([*parts, *self.notes])
+
+    def to_markdown(self) -> str:
+        """The nets and the margins as tables in Markdown."""
+        nets, margins = tables.markdown(self._nets()), tables.markdown(self._margins())
+        return "\n\n".join([nets, margins, *self.notes])
+
+    def to_json(self) -> str:
+        """The record, without the predictions, and with the margins that follow from it."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "predictions"]
+        record = {name: getattr(self, name) for name in names}
+        record["margins"] = {
+            cost: margin and dataclasses.asdict(margin)
+            for cost in COSTS
+            for margin in [self.margin(cost)]
+        }
+        return json.dumps(record, indent=2, default=dataclasses.asdict) + "\n"
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Frontier":
+        """Reads a `frontier.json`, given its path or the path of its directory.
+
+        Raises:
+            FileNotFoundError: If it does not exist.
+            ValueError: If it is not such a record.
+        """
+        path = Path(path)
+        path = path / RECORD if path.is_dir() else path
+        if not os.path.lexists(path):
+            raise FileNotFoundError(f"{path} does not exist. `frontier` writes it at the end.")
+        try:
+            record = json.loads(regular(path).read_text("utf-8"))
+            record.pop("margins", None)
+            rows = [SizedRow.from_record(row) for row in record.pop("rows")]
+            found = cls(**record, rows=rows)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(
+                "The `path` argument must be a frontier.json as `frontier` writes it. Received: "
+                f"path={str(path)!r}, which is truncated or of another kind: {error!r}"
+            ) from error
+        beside = path.with_name(PREDICTIONS)
+        if beside.is_file():
+            with np.load(beside) as arrays:
+                found.predictions.update(arrays)
+        return found
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes `frontier.json`, `frontier.md`, `frontier.png` and `predictions.npz`.
+
+        Each file is written beside its target and then renamed. Other files stay untouched.
+
+        Raises:
+            ImportError: If matplotlib, which draws the picture, is not installed. The other files
+                are written.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        if self.predictions:
+            write(directory / PREDICTIONS, partial(_savez, self.predictions))
+        write_text(directory / RECORD, self.to_json())
+        write_text(directory / REPORT, self._report())
+        write(directory / PICTURE, partial(self.plot().savefig, dpi=150))
+
+    def plot(self, costs: Sequence[str] = ("macs", "infer_ms", "train_step_ms", "int8_ms")) -> Any:
+        """Draws accuracy against each cost that was measured, with a line per family.
+
+        Args:
+            costs: Names of costs, as in `margin`.
+
+        Returns:
+            The `matplotlib.figure.Figure`.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If there is no such cost.
+        """
+        _check_costs("costs", costs)
+        measured = [cost for cost in costs if any(row.costs[cost] for row in self.rows)]
+        figure = figure_class()(figsize=(4.2 * len(measured), 4), layout="constrained")
+        panels = figure.subplots(1, len(measured), squeeze=False, sharey=True)[0]
+        for axes, cost in zip(panels, measured, strict=True):
+            margin = self.margin(cost)
+            title = f"separable {_signed(margin)} points at equal cost" if margin else ""
+            plot_frontier(axes, self.rows, cost, COSTS[cost], title)
+        panels[0].set_ylabel("test accuracy")
+        figure.suptitle(self._title(), fontweight="bold")
+        return figure
+
+    def _title(self) -> str:
+        return f"{self.task}: {self.dataset}" if self.dataset else self.task
+
+    def _nets(self) -> list[list[str]]:
+        measured = [cost for cost in COSTS if any(row.costs[cost] for row in self.rows)]
+        header = ["net", "test accuracy", *(COSTS[cost] for cost in measured)]
+        return [header] + [
+            [row.name, row.accuracy_text(), *(_number(row.costs[cost]) for cost in measured)]
+            for row in self.rows
+        ]
+
+    def _margins(self) -> list[list[str]]:
+        rows = [["at equal", "separable - standard, points", "from", "to"]]
+        for cost, label in COSTS.items():
+            margin = self.margin(cost)
+            if margin is not None:
+                rows.append([label, _signed(margin), _number(margin.low), _number(margin.high)])
+        return rows
+
+    def _report(self) -> str:
+        budget, versions = self.budget, map(" ".join, self.versions.items())
+        return f"""# {self._title()}
+
+{self.to_markdown()}
+
+![Test accuracy against each cost]({PICTURE})
+
+- Test accuracy: mean ± standard deviation over the seeds {", ".join(map(str, budget["seeds"]))},
+  with the weights that were best on the validation part.
+- A margin is the mean difference in percentage points over the costs that both families cover, with
+  accuracy linear in the logarithm of the cost between two nets, ± its standard deviation over the
+  seeds.
+- Budget of each net: {budget["training_samples"]:,} training samples, {budget["epochs"]} epochs,
+  batch size {budget["batch_size"]}, the same optimizer, schedule and regularization.
+- Times in Keras: medians after warm-up, the nets taking turns in one process, each in its fastest
+  mode. LiteRT: one sample at a time on one thread.
+- Device: {self.device}. Backend: {self.backend}.
+- Versions: {", ".join(versions)}.
+- Run time: {self.wall_seconds:,.0f} seconds. Command: `{self.command or "sepconv_layers.frontier"}`.
+"""
+
+
+def _savez(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    with path.open("wb") as file:  # `savez` would add an ending to the name
+        np.savez_compressed(file, **arrays)
+
+
+def _check_costs(argument: str, names: Any) -> None:
+    unknown = [name for name in names if name not in COSTS]
+    if unknown:
+        raise ValueError(
+            f"The `{argument}` argument must name costs: {', '.join(COSTS)}. Received: "
+            f"{', '.join(map(repr, unknown))}."
+        )
+
+
+def _signed(margin: Margin) -> str:
+    return f"{100 * margin.mean:+.2f} ± {100 * margin.std:.2f}"
+
+
+def _number(value: float | None) -> str:
+    """A count with separators, or four significant digits of a time."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _listed(values: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
