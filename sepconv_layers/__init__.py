@@ -31,7 +31,7 @@ from sepconv_layers.blocks import (
     SeparableConvBlock2D,
     SeparableConvBlock3D,
 )
-from sepconv_layers.comparison import Comparison, compare
+from sepconv_layers.comparison import Comparison, Frontier, compare, frontier
 from sepconv_layers.cost import Profile, profile
 from sepconv_layers.initializers import DepthwiseVarianceScaling
 from sepconv_layers.layers import (
@@ -78,6 +78,7 @@ __all__ = [
     "DepthwiseConv3DTranspose",
     "DepthwiseVarianceScaling",
     "DropPath",
+    "Frontier",
     "FusedInvertedBottleneckBlock1D",
     "FusedInvertedBottleneckBlock2D",
     "FusedInvertedBottleneckBlock3D",
@@ -107,6 +108,7 @@ __all__ = [
     "comparison",
     "convert",
     "export",
+    "frontier",
     "files",
     "load_keras_application",
     "models",

@@ -1,7 +1,19 @@
 """Separable and standard twins, trained and timed under one budget."""
 
 from sepconv_layers.comparison.experiment import compare
+from sepconv_layers.comparison.frontier_record import Frontier
 from sepconv_layers.comparison.record import Comparison
-from sepconv_layers.comparison.row import Row
+from sepconv_layers.comparison.row import Row, SizedRow
+from sepconv_layers.comparison.sizes import frontier
+from sepconv_layers.comparison.tradeoff import Difference, Margin
 
-__all__ = ["Comparison", "Row", "compare"]
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Frontier",
+    "Margin",
+    "Row",
+    "SizedRow",
+    "compare",
+    "frontier",
+]

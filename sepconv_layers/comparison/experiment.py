@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +19,12 @@ from sepconv_layers import timing
 from sepconv_layers.comparison import checks, speed
 from sepconv_layers.comparison.record import Comparison
 from sepconv_layers.comparison.row import Row
+from sepconv_layers.comparison.tradeoff import spread
 from sepconv_layers.comparison.training import (
     Parts,
     Training,
     digest_of,
+    model_path,
     run,
     runs_folder,
     score,
@@ -128,30 +129,23 @@ def compare(
     parts, classes = checks.check_data(data)
     training = Training(**settings, classes=classes, progress=progress)
 
-    models = _untrained(build, convs, parts, classes)
-    profiles = _profiles(models, parts)
+    models = untrained_models(build, convs, parts, classes)
+    profiles = profiles_of(models, parts)
     training.say(f"Timing {', '.join(convs)}")
     times = speed.measure(build, convs, parts["train"], training, sizes, jit_compile)
 
-    with _directory(output) as directory:
-        trained = _train(build, models, parts, training, seeds, times, directory)
-        rows = {conv: _row(conv, profiles[conv], net, times[conv]) for conv, net in trained.items()}
+    with output_directory(output) as directory:
+        trained = train_all(build, models, parts, training, seeds, times, directory)
+        rows = {
+            conv: Row(conv=conv, **row_fields(profiles[conv], net, times[conv]))
+            for conv, net in trained.items()
+        }
         seconds = time.perf_counter() - started + sum(net.earlier for net in trained.values())
         result = Comparison(
             task=task,
             dataset=dataset,
             command=command,
-            device=timing.device(),
-            backend=keras.backend.backend(),
-            versions=timing.versions(),
-            wall_seconds=round(seconds, 1),
-            budget={
-                "epochs": training.epochs,
-                "batch_size": training.batch_size,
-                "seeds": seeds,
-                "training_samples": len(parts["train"][1]),
-            },
-            test_part=_test_part(parts["test"][1]),
+            **circumstances(training, seeds, parts, seconds),
             **_gains(rows),
             rows=list(rows.values()),
             models={conv: net.model for conv, net in trained.items()},
@@ -162,25 +156,29 @@ def compare(
 
 
 @dataclasses.dataclass(frozen=True)
-class _TrainedNet:
+class TrainedNet:
     """One net after training with every seed.
 
     Attributes:
         runs: Seed to the result of its run.
         seed: The seed that was best on the validation part.
         model: The model that was trained with it.
-        path: Where that model is saved.
+        folder: The folder of the runs.
         earlier: Seconds that an interrupted comparison spent on the runs before this call.
     """
 
     runs: dict[int, dict[str, Any]]
     seed: int
     model: keras.Model
-    path: Path
+    folder: Path
     earlier: float
 
+    def path_of(self, seed: int) -> Path:
+        """Where the model of a seed is saved."""
+        return model_path(self.folder, seed)
 
-def _untrained(
+
+def untrained_models(
     build: Callable[[str], keras.Model], convs: Sequence[str], parts: Parts, classes: int
 ) -> dict[str, keras.Model]:
     """A checked, untrained model of each net."""
@@ -191,14 +189,14 @@ def _untrained(
     return models
 
 
-def _profiles(models: Mapping[str, keras.Model], parts: Parts) -> dict[str, Profile]:
+def profiles_of(models: Mapping[str, keras.Model], parts: Parts) -> dict[str, Profile]:
     """The cost of each net for one sample of the training part."""
     x, _ = parts["train"]
     shape = keras.tree.map_structure(lambda array: array.shape[1:], x)
     return {conv: profile(model, shape) for conv, model in models.items()}
 
 
-def _train(
+def train_all(
     build: Callable[[str], keras.Model],
     models: Mapping[str, keras.Model],
     parts: Parts,
@@ -206,7 +204,7 @@ def _train(
     seeds: Sequence[int],
     times: Mapping[str, Mapping[str, Any]],
     directory: Path,
-) -> dict[str, _TrainedNet]:
+) -> dict[str, TrainedNet]:
     """Trains each net with every seed."""
     digest = digest_of(parts)
     numbers, total = itertools.count(1), len(models) * len(seeds)
@@ -220,44 +218,54 @@ def _train(
             runs[seed], seconds = run(build, conv, seed, parts, training, folder, jit_compile)
             earlier += seconds
         best = max(seeds, key=lambda seed: score(runs[seed]["best"]))
-        path = folder / f"seed-{best}.keras"
-        trained[conv] = _TrainedNet(runs, best, keras.models.load_model(path), path, earlier)
+        model = keras.models.load_model(model_path(folder, best))
+        trained[conv] = TrainedNet(runs, best, model, folder, earlier)
     return trained
 
 
-def _row(conv: str, costs: Profile, net: _TrainedNet, times: Mapping[str, Any]) -> Row:
+def row_fields(costs: Profile, net: TrainedNet, times: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `Row` that are measured."""
     embeddings = [layer.params for layer in costs.rows if layer.kind == "Embedding"]
-    return Row(
-        conv=conv,
-        model=costs.name,
-        params=costs.params,
-        macs=costs.macs,
-        accuracy=_spread([result["accuracy"] for result in net.runs.values()]),
-        artifacts={"keras": {"seed": net.seed, **net.runs[net.seed]["artifact"]}},
-        embedding_params=sum(embeddings),
+    return {
+        "model": costs.name,
+        "params": costs.params,
+        "macs": costs.macs,
+        "accuracy": spread([result["accuracy"] for result in net.runs.values()]),
+        "artifacts": {"keras": {"seed": net.seed, **net.runs[net.seed]["artifact"]}},
+        "embedding_params": sum(embeddings),
         **times,
-    )
+    }
 
 
-def _save(result: Comparison, trained: Mapping[str, _TrainedNet], directory: Path) -> None:
+def circumstances(
+    training: Training, seeds: Sequence[int], parts: Parts, seconds: float
+) -> dict[str, Any]:
+    """The fields of a record that say where, with what and for how long nets were trained."""
+    return {
+        "device": timing.device(),
+        "backend": keras.backend.backend(),
+        "versions": timing.versions(),
+        "wall_seconds": round(seconds, 1),
+        "budget": {
+            "epochs": training.epochs,
+            "batch_size": training.batch_size,
+            "seeds": seeds,
+            "training_samples": len(parts["train"][1]),
+        },
+        "test_part": _test_part(parts["test"][1]),
+    }
+
+
+def _save(result: Comparison, trained: Mapping[str, TrainedNet], directory: Path) -> None:
     """Writes the best model of each net, the record, the report and the picture."""
     for conv, net in trained.items():
-        write(directory / f"{conv}.keras", partial(shutil.copyfile, net.path))
+        write(directory / f"{conv}.keras", partial(shutil.copyfile, net.path_of(net.seed)))
     result.save(directory)
 
 
 def _test_part(labels: np.ndarray) -> dict[str, float]:
     counts = np.bincount(labels)
     return {"samples": len(labels), "largest_class": round(float(counts.max() / len(labels)), 6)}
-
-
-def _spread(values: list[float]) -> dict[str, Any]:
-    std = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {
-        "mean": round(statistics.fmean(values), 6),
-        "std": round(std, 6),
-        "per_seed": values,
-    }
 
 
 def _gains(rows: dict[str, Row]) -> dict[str, Any]:
@@ -279,7 +287,8 @@ def _gains(rows: dict[str, Row]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _directory(output: str | os.PathLike | None) -> Iterator[Path]:
+def output_directory(output: str | os.PathLike | None) -> Iterator[Path]:
+    """The directory of the results, or a temporary one."""
     if output is not None:
         yield Path(output)
     else:

@@ -88,9 +88,7 @@ def plot_speedup(axes: Any, ideal: float, speedup: Mapping[str, float]) -> None:
     _tidy(axes)
 
 
-def plot_frontier(
-    axes: Any, rows: Sequence[SizedRow], cost: str, label: str, title: str
-) -> None:
+def plot_frontier(axes: Any, rows: Sequence[SizedRow], cost: str, label: str, title: str) -> None:
     """Draws accuracy against a cost on a logarithmic axis: a line per family."""
     for conv in dict.fromkeys(row.conv for row in rows):
         family = sorted(

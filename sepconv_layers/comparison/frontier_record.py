@@ -276,6 +276,7 @@ class Frontier:
 
     def _report(self) -> str:
         budget, versions = self.budget, map(" ".join, self.versions.items())
+        command = self.command or "sepconv_layers.frontier"
         return f"""# {self._title()}
 
 {self.to_markdown()}
@@ -293,7 +294,7 @@ class Frontier:
   mode. LiteRT: one sample at a time on one thread.
 - Device: {self.device}. Backend: {self.backend}.
 - Versions: {", ".join(versions)}.
-- Run time: {self.wall_seconds:,.0f} seconds. Command: `{self.command or "sepconv_layers.frontier"}`.
+- Run time: {self.wall_seconds:,.0f} seconds. Command: `{command}`.
 """
 
 

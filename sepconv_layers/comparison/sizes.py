@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import os
 import tempfile
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.arguments import is_number, positive_number
+from sepconv_layers.arguments import positive_number
 from sepconv_layers.comparison import checks, deployment, experiment, memory, speed
 from sepconv_layers.comparison.frontier_record import FAMILIES, FILES, Frontier
 from sepconv_layers.comparison.row import SizedRow
@@ -155,7 +156,10 @@ def frontier(
             rows=rows,
             notes=[*left_out, *notes],
             predictions=_predictions(trained, parts["test"]),
-            **experiment.circumstances(task, dataset, command, seconds, training, seeds, parts),
+            task=task,
+            dataset=dataset,
+            command=command,
+            **experiment.circumstances(training, seeds, parts, seconds),
         )
         if output is not None:
             result.save(directory)
@@ -173,7 +177,7 @@ def _check_sizes(sizes: Any) -> dict[str, tuple[str, float]]:
         if not isinstance(family, Sequence | np.ndarray) or isinstance(family, str):
             raise _bad_sizes(sizes)
         for size in family:
-            if not is_number(size) or not 0 < size < math.inf:
+            if not isinstance(size, numbers.Real) or not 0 < size < math.inf:
                 raise _bad_sizes(sizes)
             nets[f"{conv}-{size:g}"] = conv, size
         if len(family) < FEWEST_SIZES or len(set(family)) < len(family):
@@ -192,8 +196,8 @@ def _check_limits(limits: Any) -> dict[str, float]:
     limits = {} if limits is None else limits
     if not isinstance(limits, Mapping) or not set(limits) <= set(LIMITS):
         raise ValueError(
-            f"`limits` must map any of {', '.join(map(repr, LIMITS))} to a number. For other costs, "
-            f"use `Frontier.best`. Received: limits={limits!r}."
+            f"`limits` must map any of {', '.join(map(repr, LIMITS))} to a number. For other "
+            f"costs, use `Frontier.best`. Received: limits={limits!r}."
         )
     for name, limit in limits.items():
         positive_number(limit, f"limits[{name!r}]")

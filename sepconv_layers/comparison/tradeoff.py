@@ -159,9 +159,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def exceeded(costs: Mapping[str, float | None], limits: Mapping[str, float]) -> list[str]:
-    """The names of the limits that a net exceeds. A cost that was not measured exceeds its limit."""
+    """The names of the limits that a net exceeds. An unmeasured cost exceeds any limit."""
     return [
-        name
-        for name, limit in limits.items()
-        if (cost := costs.get(name)) is None or cost > limit
+        name for name, limit in limits.items() if (cost := costs.get(name)) is None or cost > limit
     ]

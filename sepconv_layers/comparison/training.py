@@ -150,10 +150,9 @@ def run(
     Returns:
         The result of the run, and the seconds that were spent on it before this call.
     """
-    result_path, state_path, model_path = (
-        folder / f"seed-{seed}.{ending}" for ending in ("json", "state.npz", "keras")
-    )
-    result = resume.load_result(result_path, model_path)
+    result_path, state_path = (folder / f"seed-{seed}.{end}" for end in ("json", "state.npz"))
+    saved = model_path(folder, seed)
+    result = resume.load_result(result_path, saved)
     if result is not None:
         state_path.unlink(missing_ok=True)  # left behind if the process was killed right before
         training.say(f"  trained before: test accuracy {result['accuracy']:.4f}")
@@ -190,17 +189,22 @@ def run(
             f"The {conv} net with seed {seed} had a loss that is not finite on the test part. "
             "Check the inputs for values that are not finite."
         )
-    write(model_path, model.save)
+    write(saved, model.save)
     result = {
         "accuracy": round(accuracy, 6),
         "best": max(history, key=score),
         "seconds": sum(epoch["seconds"] for epoch in history),
-        "artifact": _check_artifact(model_path, model, parts["test"][0]),
+        "artifact": _check_artifact(saved, model, parts["test"][0]),
         "history": history,
     }
-    resume.save_result(result_path, model_path, result)
+    resume.save_result(result_path, saved, result)
     state_path.unlink(missing_ok=True)  # another process may have removed it
     return result, earlier
+
+
+def model_path(folder: Path, seed: int) -> Path:
+    """Where the model of a run is saved."""
+    return folder / f"seed-{seed}.keras"
 
 
 def _set_seed(entropy: tuple[int, ...]) -> None:
@@ -264,6 +268,12 @@ def digest_of(parts: Any) -> str:
 def logits_of(model: keras.Model, x: Any) -> np.ndarray:
     """Outputs of a model for one batch, as NumPy floats."""
     return keras.ops.convert_to_numpy(model(x, training=False)).astype("float64")
+
+
+def classes_of(model: keras.Model, x: Any, batch_size: int = 256) -> np.ndarray:
+    """The class with the largest logit for each sample."""
+    logits = model.predict(x, batch_size=batch_size, verbose=0)
+    return np.asarray(logits).argmax(-1)
 
 
 def take(x: Any, index: Any) -> Any:
