@@ -94,7 +94,7 @@ def plot_frontier(axes: Any, rows: Sequence[SizedRow], cost: str, label: str, ti
         family = sorted(
             (row.costs[cost], row.accuracy["mean"], row.accuracy["std"], row.size)
             for row in rows
-            if row.conv == conv and row.costs[cost]
+            if row.conv == conv and cost in row.costs
         )
         if not family:
             continue

@@ -96,24 +96,18 @@ class Frontier:
             ValueError: If there is no such cost.
         """
         _check_costs("cost", [cost])
-        lines = [
-            [
-                (row.costs[cost], row.accuracy["per_seed"])
-                for row in self.family(conv)
-                if row.costs[cost]
-            ]
-            for conv in FAMILIES
-        ]
-        return margin_at_equal_cost(*lines) if all(lines) else None
+        separable, standard = (
+            [(row.costs[cost], row.accuracy["per_seed"]) for row in rows]
+            for rows in (self._measured(cost, self.family(conv)) for conv in FAMILIES)
+        )
+        return margin_at_equal_cost(separable, standard) if separable and standard else None
 
     def front(self, cost: str) -> list[SizedRow]:
         """The nets of both families that no other net beats in both this cost and test accuracy."""
         _check_costs("cost", [cost])
-        rows = [row for row in self.rows if row.costs[cost]]
-        return [
-            rows[index]
-            for index in pareto_front([(row.costs[cost], row.accuracy["mean"]) for row in rows])
-        ]
+        rows = self._measured(cost, self.rows)
+        points = [(row.costs[cost], row.accuracy["mean"]) for row in rows]
+        return [rows[index] for index in pareto_front(points)]
 
     def best(self, **limits: float) -> SizedRow:
         """The net with the highest validation accuracy among those within limits.
@@ -134,8 +128,9 @@ class Frontier:
         within = [row for row in self.rows if not exceeded(row.costs, limits)]
         if not within:
             smallest = {
-                name: min((row.costs[name] for row in self.rows if row.costs[name]), default=None)
+                name: min(row.costs[name] for row in rows) if rows else "not measured"
                 for name in limits
+                for rows in [self._measured(name, self.rows)]
             }
             raise ValueError(
                 "The limits must leave at least one net. The smallest costs are "
@@ -163,6 +158,10 @@ class Frontier:
         return paired_bootstrap(
             self.predictions[one.name] == labels, self.predictions[other.name] == labels
         )
+
+    @staticmethod
+    def _measured(cost: str, rows: Sequence[SizedRow]) -> list[SizedRow]:
+        return [row for row in rows if cost in row.costs]
 
     def __str__(self) -> str:
         """The nets and the margins as aligned tables."""
@@ -244,7 +243,7 @@ class Frontier:
             ValueError: If there is no such cost.
         """
         _check_costs("costs", costs)
-        measured = [cost for cost in costs if any(row.costs[cost] for row in self.rows)]
+        measured = [cost for cost in costs if self._measured(cost, self.rows)]
         figure = figure_class()(figsize=(4.2 * len(measured), 4), layout="constrained")
         panels = figure.subplots(1, len(measured), squeeze=False, sharey=True)[0]
         for axes, cost in zip(panels, measured, strict=True):
@@ -259,10 +258,10 @@ class Frontier:
         return f"{self.task}: {self.dataset}" if self.dataset else self.task
 
     def _nets(self) -> list[list[str]]:
-        measured = [cost for cost in COSTS if any(row.costs[cost] for row in self.rows)]
+        measured = [cost for cost in COSTS if self._measured(cost, self.rows)]
         header = ["net", "test accuracy", *(COSTS[cost] for cost in measured)]
         return [header] + [
-            [row.name, row.accuracy_text(), *(_number(row.costs[cost]) for cost in measured)]
+            [row.name, row.accuracy_text(), *(_number(row.costs.get(cost)) for cost in measured)]
             for row in self.rows
         ]
 
@@ -298,7 +297,7 @@ class Frontier:
 """
 
 
-def _savez(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+def _savez(arrays: Mapping[str, Any], path: Path) -> None:
     with path.open("wb") as file:  # `savez` would add an ending to the name
         np.savez_compressed(file, **arrays)
 
@@ -323,5 +322,5 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def _listed(values: Mapping[str, float | None]) -> str:
+def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())

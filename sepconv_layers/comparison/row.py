@@ -70,13 +70,13 @@ class SizedRow(Row):
     @property
     def name(self) -> str:
         """The family and the size."""
-        return f"{self.conv} {self.size:g}"
+        return net_name(self.conv, self.size)
 
     @property
-    def costs(self) -> dict[str, float | None]:
-        """Each cost by name; `None` where it was not measured."""
+    def costs(self) -> dict[str, float]:
+        """Each cost that was measured, by name."""
         litert, int8 = self.artifacts.get("litert", {}), self.artifacts.get("int8", {})
-        return {
+        costs = {
             "macs": self.macs,
             "params": self.params,
             "infer_ms": self.infer_ms[max(self.infer_ms)],
@@ -86,3 +86,9 @@ class SizedRow(Row):
             "int8_ms": int8.get("latency_ms"),
             "int8_bytes": int8.get("bytes"),
         }
+        return {name: cost for name, cost in costs.items() if cost}
+
+
+def net_name(conv: str, size: float) -> str:
+    """The name of a net of a family in a size."""
+    return f"{conv}-{size:g}"

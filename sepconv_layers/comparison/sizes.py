@@ -17,7 +17,7 @@ import numpy as np
 from sepconv_layers.arguments import positive_number
 from sepconv_layers.comparison import checks, deployment, experiment, memory, speed
 from sepconv_layers.comparison.frontier_record import FAMILIES, FILES, Frontier
-from sepconv_layers.comparison.row import SizedRow
+from sepconv_layers.comparison.row import SizedRow, net_name
 from sepconv_layers.comparison.tradeoff import exceeded, spread
 from sepconv_layers.comparison.training import Parts, Training, classes_of, take
 
@@ -177,9 +177,9 @@ def _check_sizes(sizes: Any) -> dict[str, tuple[str, float]]:
         if not isinstance(family, Sequence | np.ndarray) or isinstance(family, str):
             raise _bad_sizes(sizes)
         for size in family:
-            if not isinstance(size, numbers.Real) or not 0 < size < math.inf:
+            if not isinstance(size, numbers.Real) or not 0 < float(size) < math.inf:
                 raise _bad_sizes(sizes)
-            nets[f"{conv}-{size:g}"] = conv, size
+            nets[net_name(conv, size)] = conv, float(size)
         if len(family) < FEWEST_SIZES or len(set(family)) < len(family):
             raise _bad_sizes(sizes)
     return nets
@@ -213,7 +213,7 @@ def _within_limits(
     """The nets within the limits, and a sentence on each that is not."""
     kept, notes = {}, []
     for name, costs in experiment.profiles_of(models, parts).items():
-        known: dict[str, float | None] = {"macs": costs.macs, "params": costs.params}
+        known: dict[str, float] = {"macs": costs.macs, "params": costs.params}
         if "int8_bytes" in limits:
             with tempfile.TemporaryDirectory() as folder:
                 path = deployment.write_artifact(

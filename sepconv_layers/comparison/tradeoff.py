@@ -158,8 +158,6 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def exceeded(costs: Mapping[str, float | None], limits: Mapping[str, float]) -> list[str]:
+def exceeded(costs: Mapping[str, float], limits: Mapping[str, float]) -> list[str]:
     """The names of the limits that a net exceeds. An unmeasured cost exceeds any limit."""
-    return [
-        name for name, limit in limits.items() if (cost := costs.get(name)) is None or cost > limit
-    ]
+    return [name for name, limit in limits.items() if costs.get(name, math.inf) > limit]
