@@ -1,10 +1,11 @@
-"""What all blocks share: arguments, configuration, shapes, and the folding of stages."""
+"""Base classes of the blocks: arguments, configuration, layers, and the walk over them."""
 
 import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +17,8 @@ from sepconv_layers.layers.composite import Composite
 from sepconv_layers.ops.geometry import Geometry
 
 Normalization = str | Callable[[], keras.layers.Layer] | None
+Chain = Sequence[keras.layers.Layer]
+Chains = Mapping[str, Any]  # a chain, or `None` where a block goes without it, by name
 
 CONV = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}
 DEPTHWISE_CONV = {1: layers.DepthwiseConv1D, 2: layers.DepthwiseConv2D, 3: layers.DepthwiseConv3D}
@@ -34,10 +37,38 @@ _TORCH_HOOKS = (
 )
 
 
+class Walker:
+    """What happens at each step of `Block.walk`; the default is for tensors.
+
+    A block says in `walk` how its chains of layers are connected. Calling it, building it,
+    unrolling it into a model and streaming it are walks with different walkers, so each of them
+    works for every block.
+    """
+
+    def run(self, chain: Chain, x: Any) -> Any:
+        """Passes a value through a chain of layers."""
+        raise NotImplementedError
+
+    def merge(self, function: Callable[..., Any], *values: Any) -> Any:
+        """Merges values of equal shapes, element by element."""
+        return function(*values)
+
+    def window(
+        self, function: Callable[[Any], Any], x: Any, reach: Sequence[int], strides: Sequence[int]
+    ) -> Any:
+        """Applies an unpadded function of windows of `reach + 1` positions that move by strides."""
+        return function(x)
+
+
 class Block(Composite):
-    """A chain of layers, made for the channels of the input that it first meets."""
+    """A layer assembled from chains of other layers, which it creates when it is built.
+
+    A subclass with one chain defines `_make_stages`. One with another arrangement defines
+    `_make_chains` and `walk`: folding, conversion and streaming follow from these two.
+    """
 
     rank: int  # set by the 1D, 2D and 3D subclasses
+    _chain_names: tuple[str, ...] = ()  # attributes, set by `build`
 
     def __init__(
         self,
@@ -67,25 +98,48 @@ class Block(Composite):
         self.stages: list[keras.layers.Layer] = []
 
     def _make_stages(self, channels: int) -> list[keras.layers.Layer]:
-        """Makes the layers of the chain for an input of so many channels."""
+        """Makes the layers of the main chain for an input with that number of channels."""
         raise NotImplementedError
+
+    def _make_chains(self, channels: int) -> dict[str, Any]:
+        """Makes all layers: a list of layers, a layer or `None` for each attribute of that name."""
+        return {"stages": self._make_stages(channels)}
+
+    def walk(self, x: Any, chains: Chains, walker: Walker) -> Any:
+        """Passes a value through the chains of the block: the one description of its graph.
+
+        Args:
+            x: The input: a tensor, a shape, or what else the walker takes.
+            chains: The layers, by the names of `_make_chains`.
+            walker: Runs chains, and merges their results.
+        """
+        return walker.run(chains["stages"], x)
+
+    def chains(self) -> Chains:
+        """The chains of a built block, by the names of `_make_chains`."""
+        return _as_chains({name: getattr(self, name) for name in self._chain_names})
+
+    def inner_layers(self) -> list[keras.layers.Layer]:
+        """The layers of all chains of a built block."""
+        return [layer for chain in self.chains().values() for layer in chain or ()]
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         channels = self._check(input_shape)
-        self.stages = self._make_stages(channels)
-        self._build_all(self.stages, input_shape)
+        made = self._make_chains(channels)
+        for name, layers_of_chain in made.items():
+            setattr(self, name, layers_of_chain)
+        self._chain_names = tuple(made)
+        self.walk(tuple(input_shape), self.chains(), _Shapes(self._build_inner))
         self.input_spec = keras.layers.InputSpec(
             ndim=self.rank + 2, axes={self.geometry.channel_axis: channels}
         )
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self._fold(self.stages, inputs, training)
+        return self.walk(inputs, self.chains(), _Call(self, training))
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
-        stages = self.stages or self._make_stages(self._check(input_shape))
-        return functools.reduce(
-            lambda shape, stage: stage.compute_output_shape(shape), stages, tuple(input_shape)
-        )
+        chains = self.chains() or _as_chains(self._make_chains(self._check(input_shape)))
+        return self.walk(tuple(input_shape), chains, _Shapes())
 
     def get_config(self) -> dict:
         return {
@@ -105,11 +159,6 @@ class Block(Composite):
         channels = channels_of(self, input_shape)
         self.geometry.output_shape(input_shape, self.filters)
         return channels
-
-    def _build_all(self, stages: Sequence[keras.layers.Layer], shape: Sequence[int | None]) -> None:
-        for stage in stages:
-            self._build_inner(stage, shape)
-            shape = stage.compute_output_shape(shape)
 
     def _fold(
         self, stages: Sequence[keras.layers.Layer], inputs: Any, training: bool | None
@@ -213,36 +262,37 @@ class ShortcutBlock(Block):
         )
 
     def _make_shortcut(self, channels: int) -> list[keras.layers.Layer] | None:
-        """Makes what the input passes on its way to the addition, or `None` for no addition."""
+        """Makes the layers between the input and the addition, or `None` for no addition."""
         raise NotImplementedError
+
+    def _make_tail(self) -> list[keras.layers.Layer]:
+        """Makes the layers after the addition."""
+        return []
+
+    def _make_chains(self, channels: int) -> dict[str, Any]:
+        return {
+            **super()._make_chains(channels),
+            "shortcut": self._make_shortcut(channels),
+            "drop": layers.DropPath(self.drop_path, dtype=self.dtype_policy, name="drop_path"),
+            "tail": self._make_tail(),
+        }
 
     @property
     def shortcut_reach(self) -> tuple[int, ...]:
-        """How many input positions the stages reach over without padding, less one."""
+        """Number of input positions, less one, that an output of the unpadded stages depends on."""
         return (0,) * self.rank
 
     def _shortcut_input(self, inputs: Any) -> Any:
-        """What of the input stands where the outputs do."""
+        """Selects the input positions that the outputs are centered on."""
         return inputs
 
-    def _make_tail(self) -> list[keras.layers.Layer]:
-        """Makes what follows the addition."""
-        return []
-
-    def build(self, input_shape: Sequence[int | None]) -> None:
-        super().build(input_shape)
-        self.shortcut = self._make_shortcut(channels_of(self, input_shape))
-        self.drop = layers.DropPath(self.drop_path, dtype=self.dtype_policy, name="drop_path")
-        self.tail = self._make_tail()
-        self._build_all(self.shortcut or [], input_shape)
-        self._build_all([self.drop, *self.tail], self.compute_output_shape(input_shape))
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        outputs = super().call(inputs, training)
-        if self.shortcut is not None:
-            shortcut = self._fold(self.shortcut, self._shortcut_input(inputs), training)
-            outputs = self._call_of(self.drop, training)(outputs) + shortcut
-        return self._fold(self.tail, outputs, training)
+    def walk(self, x: Any, chains: Chains, walker: Walker) -> Any:
+        outputs = super().walk(x, chains, walker)
+        if chains["shortcut"] is not None:
+            x = walker.window(self._shortcut_input, x, self.shortcut_reach, self.strides)
+            shortcut = walker.run(chains["shortcut"], x)
+            outputs = walker.merge(operator.add, walker.run(chains["drop"], outputs), shortcut)
+        return walker.run(chains["tail"], outputs)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "drop_path": self.drop_path}
@@ -251,6 +301,54 @@ class ShortcutBlock(Block):
         """Whether the input can be added to the output as it is."""
         unpadded = self.padding == "valid" and max(self.geometry.extent) > 0
         return channels == self.filters and max(self.strides) == 1 and not unpadded
+
+
+class _Call(Walker):
+    """Computes the outputs of a block."""
+
+    def __init__(self, block: Block, training: bool | None) -> None:
+        self.block, self.training = block, training
+
+    def run(self, chain: Chain, x: Any) -> Any:
+        return self.block._fold(chain, x, self.training)
+
+
+class _Shapes(Walker):
+    """Computes the shape of a block's output, and builds the layers on the way if it is asked to.
+
+    Args:
+        build: Called with each layer and the shape of its input.
+    """
+
+    def __init__(self, build: Callable[[Any, tuple], None] | None = None) -> None:
+        self.build = build
+
+    def run(self, chain: Chain, x: tuple) -> tuple:
+        for layer in chain:
+            if self.build is not None:
+                self.build(layer, x)
+            x = tuple(layer.compute_output_shape(x))
+        return x
+
+    def merge(self, function: Callable[..., Any], *values: tuple) -> tuple:
+        return values[0]
+
+    def window(
+        self,
+        function: Callable[[Any], Any],
+        x: tuple,
+        reach: Sequence[int],
+        strides: Sequence[int],
+    ) -> tuple:
+        return x  # only its channels matter
+
+
+def _as_chains(made: dict[str, Any]) -> Chains:
+    """The same with every single layer as a chain of one."""
+    return {
+        name: [value] if isinstance(value, keras.layers.Layer) else value
+        for name, value in made.items()
+    }
 
 
 def _standardize_normalization(normalization: Any) -> Normalization:

@@ -15,7 +15,7 @@ from sepconv_layers.blocks.base import (
 )
 
 
-class InvertedFamily(ShortcutBlock):
+class BaseInvertedBottleneckBlock(ShortcutBlock):
     """Arguments and stages of `InvertedBottleneckBlock` and `FusedInvertedBottleneckBlock`."""
 
     def __init__(
@@ -90,7 +90,7 @@ class InvertedFamily(ShortcutBlock):
         }
 
 
-class InvertedBottleneckBlock(InvertedFamily):
+class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
     """Pointwise expansion, depthwise convolution, linear pointwise projection, and a shortcut.
 
     The block of MobileNet V2, with squeeze-and-excitation that of V3 and EfficientNet: narrow
@@ -147,7 +147,7 @@ class InvertedBottleneckBlock(InvertedFamily):
         return [*stages, *self._norm_act(expanded, "depthwise")]
 
 
-class FusedInvertedBottleneckBlock(InvertedFamily):
+class FusedInvertedBottleneckBlock(BaseInvertedBottleneckBlock):
     """The twin of `InvertedBottleneckBlock`: expansion by a standard convolution with its kernel.
 
     Arguments, shapes and errors are those of `InvertedBottleneckBlock`.

@@ -14,7 +14,7 @@ from sepconv_layers.blocks.base import (
 )
 
 
-class ResidualFamily(ShortcutBlock):
+class BaseResidualBlock(ShortcutBlock):
     """Arguments and stages of `ResidualSeparableConvBlock` and `ResidualConvBlock`."""
 
     _convolutions: dict[int, Any]  # the class for each rank, set by the two siblings
@@ -101,7 +101,7 @@ class ResidualFamily(ShortcutBlock):
         }
 
 
-class ResidualSeparableConvBlock(ResidualFamily):
+class ResidualSeparableConvBlock(BaseResidualBlock):
     """`repeats` separable convolutions, each with normalization, beside a shortcut.
 
     The block of Xception and MatchboxNet: activations between the convolutions and after the
@@ -150,7 +150,7 @@ class ResidualSeparableConvBlock(ResidualFamily):
     _convolutions = SEPARABLE_CONV
 
 
-class ResidualConvBlock(ResidualFamily):
+class ResidualConvBlock(BaseResidualBlock):
     """The twin of `ResidualSeparableConvBlock`, with standard convolutions.
 
     Arguments, shapes and errors are those of `ResidualSeparableConvBlock`.

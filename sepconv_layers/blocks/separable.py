@@ -9,7 +9,7 @@ from sepconv_layers.arguments import positive_int
 from sepconv_layers.blocks.base import CONV, DEPTHWISE_CONV, Block, Normalization
 
 
-class SeparableFamily(Block):
+class BaseSeparableBlock(Block):
     """Arguments of `SeparableConvBlock` and `ConvBlock`."""
 
     def __init__(
@@ -42,7 +42,7 @@ class SeparableFamily(Block):
         return {**super().get_config(), "depth_multiplier": self.depth_multiplier}
 
 
-class SeparableConvBlock(SeparableFamily):
+class SeparableConvBlock(BaseSeparableBlock):
     """Depthwise convolution, then pointwise, each with normalization and activation.
 
     The block of MobileNet V1, to use where a network has convolution, normalization and activation;
@@ -100,7 +100,7 @@ class SeparableConvBlock(SeparableFamily):
         ]
 
 
-class ConvBlock(SeparableFamily):
+class ConvBlock(BaseSeparableBlock):
     """Standard convolution, normalization and activation: the twin of `SeparableConvBlock`.
 
     Arguments, shapes and errors are those of `SeparableConvBlock`, where `depth_multiplier` alone

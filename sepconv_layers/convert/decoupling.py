@@ -1,7 +1,6 @@
 """Makes trained standard convolutions separable, by a singular value decomposition."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +9,10 @@ import keras
 import numpy as np
 
 from sepconv_layers.arguments import positive_int
-from sepconv_layers.blocks.base import Block, ShortcutBlock
-from sepconv_layers.convert.weights import chains_of, copy_state
+from sepconv_layers.blocks.base import Block, Chain, Walker
+from sepconv_layers.convert.weights import copy_state
 from sepconv_layers.cost import separable_ratio
-from sepconv_layers.graph_edit import ModelGraph, clone_layer
+from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer
 from sepconv_layers.layers.separable_conv import SeparableConv
 from sepconv_layers.twins import TRANSPOSED, is_spatial, is_standard, separable_like, unseen
 
@@ -104,7 +103,7 @@ def to_separable(
             return clone_layer(old)
         if is_spatial(old):
             return _factorizing(old, rank)
-        if isinstance(old, Block) and any(map(is_spatial, _stages_of(old))):
+        if isinstance(old, Block) and _is_convertible(old):
             new, unrolled[id(old)] = _unrolled(old, rank)
             return new
         return clone_layer(old)
@@ -127,6 +126,10 @@ def to_separable(
 def _with_inner(operation: Any) -> Sequence[Any]:
     is_layer = isinstance(operation, keras.layers.Layer)
     return operation._flatten_layers() if is_layer else [operation]
+
+
+def _is_convertible(block: Block) -> bool:
+    return calls_as_defined(block) and any(map(is_spatial, block.inner_layers()))
 
 
 def _factorizing(conv: Any, rank: int) -> Any:
@@ -164,25 +167,25 @@ def _factorize(conv: Any, separable: Any) -> ConvertedLayer:
     )
 
 
-def _stages_of(block: Block) -> list[keras.layers.Layer]:
-    return list(itertools.chain(*chains_of(block)))
+class _Unroller(Walker):
+    """Calls new layers in place of those of a block: separable ones for standard convolutions."""
+
+    def __init__(self, block: Block, rank: int) -> None:
+        self.block, self.rank = block, rank
+        self.pairs: list[Pair] = []
+
+    def run(self, chain: Chain, x: Any) -> Any:
+        for old in chain:
+            new = _factorizing(old, self.rank) if is_spatial(old) else clone_layer(old)
+            self.pairs.append((old, new))
+            x = new(x)
+        is_cast = keras.backend.standardize_dtype(x.dtype) == self.block.compute_dtype
+        return x if is_cast else keras.ops.cast(x, self.block.compute_dtype)
 
 
 def _unrolled(block: Block, rank: int) -> tuple[keras.Model, list[Pair]]:
     """A block as a model of its layers, and the pairs of old and new ones."""
-    pairs = []
-
-    def fold(chain: Sequence[keras.layers.Layer], x: Any) -> Any:
-        for stage in chain:
-            new = _factorizing(stage, rank) if is_spatial(stage) else clone_layer(stage)
-            pairs.append((stage, new))
-            x = new(x)
-        return x
-
     inputs = keras.Input(batch_shape=block.input.shape, dtype=block.compute_dtype)
-    x = fold(block.stages, inputs)
-    if isinstance(block, ShortcutBlock):
-        if block.shortcut is not None:
-            x = fold([block.drop], x) + fold(block.shortcut, block._shortcut_input(inputs))
-        x = fold(block.tail, x)
-    return keras.Model(inputs, x, name=block.name), pairs
+    unroller = _Unroller(block, rank)
+    outputs = block.walk(inputs, block.chains(), unroller)
+    return keras.Model(inputs, outputs, name=block.name), unroller.pairs

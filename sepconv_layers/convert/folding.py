@@ -9,7 +9,7 @@ import numpy as np
 
 from sepconv_layers import layers
 from sepconv_layers.blocks.base import Block
-from sepconv_layers.convert.weights import chains_of, copy_state
+from sepconv_layers.convert.weights import copy_state
 from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer
 from sepconv_layers.layers.base import BaseConv
 from sepconv_layers.layers.depthwise_conv import DepthwiseConv
@@ -187,9 +187,11 @@ def can_fold(conv: Any, norm: Any, rank: int) -> bool:
 
 def pairs_of(block: Block) -> list[Pair]:
     """Each convolution of a block with its normalization; none if not all can be folded."""
-    pairs = []
-    for chain in chains_of(block):
-        for conv, norm in itertools.zip_longest(chain, chain[1:]):
+    pairs: list[Pair] = []
+    if not calls_as_defined(block):
+        return []
+    for chain in block.chains().values():
+        for conv, norm in itertools.pairwise([*(chain or ()), None]):
             if isinstance(conv, BaseConv):
                 if not can_fold(conv, norm, block.rank + 2):
                     return []
@@ -201,8 +203,8 @@ def _fill_block(old: Block, new: Block) -> None:
     """Gives a block without normalization the weights of one that has it."""
     norms = {id(conv): norm for conv, norm in pairs_of(old)}
     skipped = {id(norm) for norm in norms.values()}
-    stages = [stage for chain in chains_of(old) for stage in chain if id(stage) not in skipped]
-    for stage, now in zip(stages, itertools.chain(*chains_of(new)), strict=True):
+    stages = [stage for stage in old.inner_layers() if id(stage) not in skipped]
+    for stage, now in zip(stages, new.inner_layers(), strict=True):
         if id(stage) in norms:
             now.set_weights(folded_weights(stage, norms[id(stage)]))
         else:

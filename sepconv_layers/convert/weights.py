@@ -1,18 +1,9 @@
-"""Weights and inner layers of what is converted."""
+"""Copies the state of layers."""
 
 import tempfile
 from typing import Any
 
 import keras
-
-from sepconv_layers.blocks.base import Block, ShortcutBlock
-
-
-def chains_of(block: Block) -> list[list[keras.layers.Layer]]:
-    """The chains of layers that a block consists of."""
-    if isinstance(block, ShortcutBlock):
-        return [block.stages, block.shortcut or [], block.tail]
-    return [block.stages]
 
 
 def copy_state(old: keras.layers.Layer, new: keras.layers.Layer) -> None:

@@ -1,6 +1,7 @@
 """Transposed depthwise and separable convolution layers, which enlarge their input."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -13,12 +14,32 @@ from sepconv_layers.ops.geometry import standardize_output_padding
 from sepconv_layers.ops.transposed import output_shape
 
 
-class Transposed(BaseConv):
-    """What is transposed about a layer, before the class that it is a transposed form of."""
+def _with_output_padding(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of a convolution with the argument `output_padding` behind `padding`."""
+    parameters = list(inspect.signature(init).parameters.values())
+    index = [parameter.name for parameter in parameters].index("padding") + 1
+    new = inspect.Parameter(
+        "output_padding",
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=None,
+        annotation=int | Sequence[int] | None,
+    )
+    signature = inspect.Signature([*parameters[:index], new, *parameters[index:]])
 
-    def __init__(self, *args: Any, output_padding: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = signature.bind(self, *args, **kwargs).arguments
+        output_padding = given.pop("output_padding", None)
+        init(**given.pop("kwargs", {}), **given)
         self.output_padding = standardize_output_padding(output_padding, self.strides)
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    return __init__
+
+
+class BaseConvTranspose(BaseConv):
+    """Base class of the transposed form of a convolution layer, which it precedes in the bases."""
+
+    output_padding: tuple[int, ...] | None
 
     def _arguments(self) -> dict[str, Any]:
         return {**super()._arguments(), "output_padding": self.output_padding}
@@ -27,7 +48,7 @@ class Transposed(BaseConv):
         return output_shape(input_shape, filters, self.geometry, self.output_padding)
 
 
-class DepthwiseConvTranspose(Transposed, DepthwiseConv):
+class DepthwiseConvTranspose(BaseConvTranspose, DepthwiseConv):
     """Enlarges each channel by its own `depth_multiplier` kernels.
 
     The transposed form of `DepthwiseConv`, for decoders and generators, where `Conv2DTranspose`
@@ -82,49 +103,10 @@ class DepthwiseConvTranspose(Transposed, DepthwiseConv):
     """
 
     _operation = convolution.DepthwiseConvTranspose
-
-    def __init__(
-        self,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: str = "valid",
-        output_padding: int | Sequence[int] | None = None,
-        depth_multiplier: int = 1,
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        activation: Any = None,
-        use_bias: bool = True,
-        depthwise_initializer: Any = None,
-        bias_initializer: Any = "zeros",
-        depthwise_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        depthwise_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            depth_multiplier=depth_multiplier,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            activation=activation,
-            use_bias=use_bias,
-            depthwise_initializer=depthwise_initializer,
-            bias_initializer=bias_initializer,
-            depthwise_regularizer=depthwise_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            depthwise_constraint=depthwise_constraint,
-            bias_constraint=bias_constraint,
-            output_padding=output_padding,
-            **kwargs,
-        )
+    __init__ = _with_output_padding(DepthwiseConv.__init__)
 
 
-class SeparableConvTranspose(Transposed, SeparableConv):
+class SeparableConvTranspose(BaseConvTranspose, SeparableConv):
     """Enlarges each channel by its own kernels, then mixes channels.
 
     The transposed form of `SeparableConv`, for decoders and generators: `Conv2DTranspose` in two
@@ -178,54 +160,7 @@ class SeparableConvTranspose(Transposed, SeparableConv):
     """
 
     _operation = convolution.SeparableConvTranspose
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: str = "valid",
-        output_padding: int | Sequence[int] | None = None,
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        depth_multiplier: int = 1,
-        activation: Any = None,
-        use_bias: bool = True,
-        depthwise_initializer: Any = None,
-        pointwise_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        depthwise_regularizer: Any = None,
-        pointwise_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        depthwise_constraint: Any = None,
-        pointwise_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            filters=filters,
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            depth_multiplier=depth_multiplier,
-            activation=activation,
-            use_bias=use_bias,
-            depthwise_initializer=depthwise_initializer,
-            pointwise_initializer=pointwise_initializer,
-            bias_initializer=bias_initializer,
-            depthwise_regularizer=depthwise_regularizer,
-            pointwise_regularizer=pointwise_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            depthwise_constraint=depthwise_constraint,
-            pointwise_constraint=pointwise_constraint,
-            bias_constraint=bias_constraint,
-            output_padding=output_padding,
-            **kwargs,
-        )
+    __init__ = _with_output_padding(SeparableConv.__init__)
 
 
 @keras.saving.register_keras_serializable("sepconv_layers")

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.blocks.base import Block, ShortcutBlock
+from sepconv_layers.blocks.base import Block, Chain, Walker
 from sepconv_layers.class_table import by_class
 from sepconv_layers.streaming.frames import Frames, Signal, array_of
 from sepconv_layers.streaming.step import Rule, Step, is_signal, tensors
@@ -80,31 +80,40 @@ def _time_distributed(step: Step, layer: Any, signal: Signal) -> Signal:
     return _each_frame(step, layer, signal)
 
 
+class _StreamWalker(Walker):
+    """Puts the streaming form of a block into the graph of a step."""
+
+    def __init__(self, step: Step, block: Block) -> None:
+        self.step, self.block = step, block
+
+    def run(self, chain: Chain, x: Signal) -> Signal:
+        outputs = self.step.fold(chain, x)
+        if outputs.tensor.dtype == self.block.compute_dtype:
+            return outputs
+        return self.step.each(lambda x: keras.ops.cast(x, self.block.compute_dtype), outputs)
+
+    def merge(self, function: Callable[..., Any], *values: Signal) -> Signal:
+        first = values[0]
+        if any(_kind(value) != _kind(first) for value in values):
+            self.step.refuse(self.block, "its branches do not keep step.")
+        lead = None
+        if first.lead is not None:
+            lead = array_of(function(*(value.lead for value in values)))
+        return first.replace(function(*(value.tensor for value in values)), lead=lead)
+
+    def window(
+        self,
+        function: Callable[[Any], Any],
+        x: Signal,
+        reach: Sequence[int],
+        strides: Sequence[int],
+    ) -> Signal:
+        index = spatial_index(self.step, self.block, x, self.block.rank)
+        return moved(self.step, self.block, x, reach[index], strides[index], function)
+
+
 def _block(step: Step, block: Block, signal: Signal) -> Signal:
-    outputs = step.fold(block.stages, signal)
-    if outputs.tensor.dtype == block.compute_dtype:
-        return outputs
-    return step.each(lambda x: keras.ops.cast(x, block.compute_dtype), outputs)
-
-
-def _shortcut_block(step: Step, block: ShortcutBlock, signal: Signal) -> Signal:
-    outputs = _block(step, block, signal)
-    if block.shortcut is not None:
-        index = spatial_index(step, block, signal, block.rank)
-        beside = moved(
-            step,
-            block,
-            signal,
-            block.shortcut_reach[index],
-            block.strides[index],
-            block._shortcut_input,
-        )
-        beside = step.fold(block.shortcut, beside)
-        if _kind(beside) != _kind(outputs):
-            step.refuse(block, "its shortcut and its convolutions do not keep step.")
-        lead = None if outputs.lead is None else outputs.lead + beside.lead
-        outputs = outputs.replace(outputs.tensor + beside.tensor, lead=lead)
-    return step.fold(block.tail, outputs)
+    return block.walk(signal, block.chains(), _StreamWalker(step, block))
 
 
 def _recurrent(step: Step, layer: Any, signal: Signal) -> Signal:
@@ -256,7 +265,6 @@ global pooling, where no time is left, any layer may stand.
 
 _RULES_BY_CLASS: dict[type, Rule] = {
     Block: _block,
-    ShortcutBlock: _shortcut_block,
     **by_class(RULES),
 }
 
