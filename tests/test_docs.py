@@ -18,15 +18,7 @@ TEXTS = {
     path.relative_to(DOCS).as_posix(): path.read_text("utf-8")
     for path in sorted(DOCS.rglob("*.md"))
 }
-LISTED = [
-    sl,
-    sl.comparison,
-    sl.convert,
-    sl.export,
-    sl.models,
-    sl.ops,
-    sl.streaming,
-]  # those with an `__all__`
+LISTED = [sl, sl.comparison, sl.export, sl.models, sl.ops, sl.streaming]  # those with an `__all__`
 DRAWING = runpy.run_path(str(DOCS / "draw_blocks.py"))
 
 
@@ -59,7 +51,7 @@ def public():
     """Each public name with what it stands for."""
     for module in LISTED:
         yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
-    for module in (sl.cost,):  # what documents arguments or attributes
+    for module in (sl.convert, sl.cost):  # what documents arguments or attributes
         for name, value in vars(module).items():
             is_own = getattr(value, "__module__", None) == module.__name__
             if is_own and re.search("^ *(Args|Attributes):", value.__doc__ or "", re.MULTILINE):
