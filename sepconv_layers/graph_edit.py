@@ -1,6 +1,7 @@
 """A model made anew, with other layers in place of some of its own and without others."""
 
 import collections
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -169,6 +170,20 @@ def _in_dtype(config: Any, dtype: str) -> Any:
 def _quantized_from(policy: Any, dtype: str) -> Any:
     new = type(policy).from_config({**policy.get_config(), "source_name": dtype})
     return keras.dtype_policies.serialize(new)
+
+
+def copy_state(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+    """Copies weights and vocabularies, by what Keras saves and loads."""
+    for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+        store: dict[str, Any] = {}
+        one.save_own_variables(store)
+        # Copies: training on JAX gives back the memory of the old values, which none may share.
+        arrays = {key: keras.ops.convert_to_numpy(value).copy() for key, value in store.items()}
+        other.load_own_variables(arrays)
+        if hasattr(one, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                one.save_assets(folder)
+                other.load_assets(folder)
 
 
 def calls_as_defined(layer: Any) -> bool:

@@ -10,9 +10,8 @@ import numpy as np
 
 from sepconv_layers.arguments import positive_int
 from sepconv_layers.blocks.base import Block, Chain, Walker
-from sepconv_layers.convert.weights import copy_state
 from sepconv_layers.cost import separable_ratio
-from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer
+from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer, copy_state
 from sepconv_layers.layers.separable_conv import SeparableConv
 from sepconv_layers.twins import TRANSPOSED, is_spatial, is_standard, separable_like, unseen
 

@@ -9,33 +9,20 @@ import numpy as np
 
 from sepconv_layers import layers
 from sepconv_layers.blocks.base import Block
-from sepconv_layers.convert.weights import copy_state
-from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer
+from sepconv_layers.class_table import by_class
+from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer, copy_state
 from sepconv_layers.layers.base import BaseConv
-from sepconv_layers.layers.depthwise_conv import DepthwiseConv
-from sepconv_layers.twins import TRANSPOSED
+from sepconv_layers.layers.batch_normalization import scale_and_shift
 
 Pair = tuple[keras.layers.Layer, keras.layers.Layer]
 NORMALIZATIONS = (keras.layers.BatchNormalization, layers.BatchNormalization)
-# Axes of the last kernel that are the output channels, by class; the first that fits counts.
-CHANNEL_AXES: tuple[tuple[tuple[type, ...], tuple[int, ...]], ...] = (
-    (
-        (DepthwiseConv, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-        (-2, -1),
-    ),
-    (TRANSPOSED, (-2,)),
-    (
-        (
-            BaseConv,
-            keras.layers.Conv1D,
-            keras.layers.Conv2D,
-            keras.layers.Conv3D,
-            keras.layers.SeparableConv1D,
-            keras.layers.SeparableConv2D,
-            keras.layers.Dense,
-        ),
-        (-1,),
-    ),
+# Axes of the last kernel that are the output channels.
+CHANNEL_AXES = by_class(
+    {
+        "DepthwiseConv?D DepthwiseConv?DTranspose": (-2, -1),
+        "Conv?DTranspose": (-2,),
+        "Conv?D SeparableConv?D SeparableConv?DTranspose Dense": (-1,),
+    }
 )
 
 
@@ -142,21 +129,11 @@ def _takes_bias(conv: keras.layers.Layer, shape: Sequence[int | None]) -> bool:
     return not (is_first and is_of_keras and shape[-1] == shape[1])
 
 
-def scale_and_shift(norm: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
-    """What a batch normalization multiplies each channel with in inference, and then adds."""
-    mean, variance, gamma, beta = (
-        None if weight is None else keras.ops.convert_to_numpy(weight).astype("float64")
-        for weight in (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta)
-    )
-    scale = (1.0 if gamma is None else gamma) / np.sqrt(variance + norm.epsilon)
-    return scale, (0.0 if beta is None else beta) - mean * scale
-
-
 def folded_weights(conv: keras.layers.Layer, norm: keras.layers.Layer) -> list[np.ndarray]:
     """The kernels and the bias with which a convolution does the work of its normalization."""
     kernels: list[np.ndarray] = conv.get_weights()
     bias = kernels.pop() if conv.use_bias else 0.0
-    scale, shift = scale_and_shift(norm)
+    scale, shift = scale_and_shift(norm, _as_float64)
     last = kernels.pop()
     axes = channel_axes(conv)
     shape = [size if axis - last.ndim in axes else 1 for axis, size in enumerate(last.shape)]
@@ -164,9 +141,13 @@ def folded_weights(conv: keras.layers.Layer, norm: keras.layers.Layer) -> list[n
     return [*kernels, scaled.astype(last.dtype), (bias * scale + shift).astype(last.dtype)]
 
 
-def channel_axes(conv: keras.layers.Layer) -> tuple[int, ...]:
-    """Axes of the last kernel that are the output channels; none of what is no convolution."""
-    return next((axes for classes, axes in CHANNEL_AXES if isinstance(conv, classes)), ())
+def _as_float64(weight: keras.Variable) -> np.ndarray:
+    return keras.ops.convert_to_numpy(weight).astype("float64")
+
+
+def channel_axes(layer: keras.layers.Layer) -> tuple[int, ...]:
+    """Axes of the last kernel that are the output channels; empty for other layers."""
+    return next((CHANNEL_AXES[cls] for cls in type(layer).__mro__ if cls in CHANNEL_AXES), ())
 
 
 def can_fold(conv: Any, norm: Any, rank: int) -> bool:

@@ -9,9 +9,10 @@ table of them.
 import keras
 
 from sepconv_layers.arguments import positive_int
+from sepconv_layers.graph_edit import is_graph
 from sepconv_layers.streaming.frames import Frames, Pace
 from sepconv_layers.streaming.rules import RULES, rule_of
-from sepconv_layers.streaming.step import Step, is_graph
+from sepconv_layers.streaming.step import Step
 from sepconv_layers.streaming.stream import Stream, Streaming
 
 __all__ = ["RULES", "Frames", "Pace", "Stream", "Streaming", "to_streaming"]
@@ -63,7 +64,7 @@ def to_streaming(
         [Rybakov et al., "Streaming keyword spotting on mobile devices", 2020](
         https://arxiv.org/abs/2005.06720).
     """
-    if not is_graph(model) or not getattr(model, "inputs", None) or len(model.inputs) != 1:
+    if not is_graph(model) or len(model.inputs) != 1:
         raise ValueError(
             "The `model` argument must be a built functional or sequential model with one input. "
             f"Received: model={model!r}"

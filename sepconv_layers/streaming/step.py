@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import keras
 import numpy as np
 
-from sepconv_layers.graph_edit import clone_layer
+from sepconv_layers.graph_edit import clone_layer, is_graph
 from sepconv_layers.streaming.frames import Frames, Signal, array_of
 
 # What stands for one call of a layer: called with the step, the layer and the arguments, in which
@@ -200,12 +200,6 @@ def positions(tensor: Any, axis: int) -> Any:
     """Frame numbers, counted from one, of shape `(batch, frames)`."""
     at = tuple(slice(None) if n in (0, axis) else 0 for n in range(len(tensor.shape)))
     return keras.ops.cumsum(keras.ops.ones_like(tensor[at], dtype="float32"), axis=1)
-
-
-def is_graph(layer: Any) -> bool:
-    """Whether a layer is a model that only runs its graph."""
-    is_graph = isinstance(layer, keras.Function | keras.Sequential)
-    return is_graph and type(layer).call.__module__.startswith("keras.")
 
 
 def is_signal(leaf: Any) -> bool:
