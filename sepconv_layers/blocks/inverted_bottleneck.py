@@ -100,21 +100,21 @@ class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
 
     Args:
         filters: Number of output channels.
-        kernel_size: Size of the depthwise kernel, for all or for each spatial dimension.
-        strides: Step between outputs, in input positions, for all or for each dimension.
+        kernel_size: Size of the depthwise kernel: one integer, or one per spatial dimension.
+        strides: Stride of the convolution: one integer, or one per spatial dimension.
         padding: `"same"`, `"valid"` or `"causal"` (the first spatial dimension is time).
-        dilation_rate: Step between kernel elements, in input positions.
-        activation: Activation function, or its name; `None` for none. The output is linear.
+        dilation_rate: Spacing between kernel elements, in input positions.
+        activation: Activation function or its name, or `None`. The output is linear.
         normalization: `"batch"`, `"layer"` (over channels), `"group"`, `None`, or a callable that
-            returns a new layer: to save the block, a class or a registered function.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
+            returns a new layer. To save the block, pass a class or a registered function.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
         expansion: Width inside the block over the number of input channels; 1 for no expansion.
         se_ratio: Width of the squeeze over the width inside the block; 0 for no
             squeeze-and-excitation.
-        drop_path: Share of samples for which training skips the block, in `[0, 1)`.
+        drop_path: Probability that training skips the block for a sample, in `[0, 1)`.
         gate_activation: Activation of the gates of squeeze-and-excitation: `"sigmoid"`, or
             `"hard_sigmoid"` as in MobileNet V3.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
@@ -123,8 +123,8 @@ class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
         `(batch, *new_spatial, filters)`, or `(batch, filters, *new_spatial)` for channels first.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the block, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the block, or the output would be empty.
 
     Example:
         >>> import numpy as np

@@ -111,19 +111,19 @@ class ResidualSeparableConvBlock(BaseResidualBlock):
 
     Args:
         filters: Number of output channels.
-        kernel_size: Size of the depthwise kernels, for all or for each spatial dimension.
-        strides: Step between outputs, in input positions, for all or for each dimension.
+        kernel_size: Size of the depthwise kernels: one integer, or one per spatial dimension.
+        strides: Stride of the convolution: one integer, or one per spatial dimension.
         padding: `"same"`, `"valid"` or `"causal"` (the first spatial dimension is time).
-        dilation_rate: Step between kernel elements, in input positions.
-        activation: Activation function, or its name; `None` for none.
+        dilation_rate: Spacing between kernel elements, in input positions.
+        activation: Activation function or its name, or `None`.
         normalization: `"batch"`, `"layer"` (over channels), `"group"`, `None`, or a callable that
-            returns a new layer: to save the block, a class or a registered function.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
+            returns a new layer. To save the block, pass a class or a registered function.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
         repeats: Number of convolutions.
-        drop_path: Share of samples for which training skips the convolutions, in `[0, 1)`.
+        drop_path: Probability that training skips the convolutions for a sample, in `[0, 1)`.
         project_shortcut: Whether the shortcut is a pointwise convolution also where the input has
             the shape of the output, as in MatchboxNet.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
@@ -132,8 +132,8 @@ class ResidualSeparableConvBlock(BaseResidualBlock):
         `(batch, *new_spatial, filters)`, or `(batch, filters, *new_spatial)` for channels first.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the block, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the block, or the output would be empty.
 
     Example:
         >>> import numpy as np

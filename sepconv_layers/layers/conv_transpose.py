@@ -56,26 +56,26 @@ class DepthwiseConvTranspose(BaseConvTranspose, DepthwiseConv):
     `keras.layers.DepthwiseConv2D`. No multiplication by the zeros between inputs is done.
 
     Args:
-        kernel_size: Size of the kernel, for all or for each spatial dimension.
-        strides: How much larger the output is, for all or for each dimension.
+        kernel_size: Size of the kernel: one integer, or one per spatial dimension.
+        strides: Upsampling factor: one integer, or one per spatial dimension.
         padding: `"valid"`, `"same"` (the output has `strides` times the size of the input), or
             `"causal"` (that size, and no output in the first spatial dimension, which is time,
             depends on a later input).
         output_padding: How much longer the output is than the shortest one, for all or for each
             dimension, and less than the stride; by default such that the sizes are as above.
         depth_multiplier: Number of output channels for each input channel.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
-        dilation_rate: Step between kernel elements, in output positions.
-        activation: Activation function, or its name.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
+        dilation_rate: Spacing between kernel elements, in output positions.
+        activation: Activation function or its name.
         use_bias: Whether to add a bias to each output channel.
-        depthwise_initializer: Initializer of the kernel; by default `DepthwiseVarianceScaling()`.
+        depthwise_initializer: Initializer of the kernel; defaults to `DepthwiseVarianceScaling()`.
         bias_initializer: Initializer of the bias.
         depthwise_regularizer: Regularizer of the kernel.
         bias_regularizer: Regularizer of the bias.
         activity_regularizer: Regularizer of the output.
         depthwise_constraint: Constraint on the kernel.
         bias_constraint: Constraint on the bias.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
@@ -87,8 +87,8 @@ class DepthwiseConvTranspose(BaseConvTranspose, DepthwiseConv):
         extends over `dilation_rate * (kernel_size - 1) + 1` outputs.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the layer, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the layer, or the output would be empty.
 
     Example:
         >>> import numpy as np
@@ -115,19 +115,19 @@ class SeparableConvTranspose(BaseConvTranspose, SeparableConv):
 
     Args:
         filters: Number of output channels.
-        kernel_size: Size of the depthwise kernel, for all or for each spatial dimension.
-        strides: How much larger the output is, for all or for each dimension.
+        kernel_size: Size of the depthwise kernel: one integer, or one per spatial dimension.
+        strides: Upsampling factor: one integer, or one per spatial dimension.
         padding: `"valid"`, `"same"` (the output has `strides` times the size of the input), or
             `"causal"` (that size, and no output in the first spatial dimension, which is time,
             depends on a later input).
         output_padding: How much longer the output is than the shortest one, for all or for each
             dimension, and less than the stride; by default such that the sizes are as above.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
-        dilation_rate: Step between kernel elements, in output positions.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
+        dilation_rate: Spacing between kernel elements, in output positions.
         depth_multiplier: Number of depthwise outputs for each input channel.
-        activation: Activation function of the output, or its name.
+        activation: Activation function or its name.
         use_bias: Whether to add a bias to each output channel.
-        depthwise_initializer: Initializer of the depthwise kernel; by default
+        depthwise_initializer: Initializer of the depthwise kernel; defaults to
             `DepthwiseVarianceScaling()`.
         pointwise_initializer: Initializer of the pointwise kernel.
         bias_initializer: Initializer of the bias.
@@ -138,7 +138,7 @@ class SeparableConvTranspose(BaseConvTranspose, SeparableConv):
         depthwise_constraint: Constraint on the depthwise kernel.
         pointwise_constraint: Constraint on the pointwise kernel.
         bias_constraint: Constraint on the bias.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
@@ -148,8 +148,8 @@ class SeparableConvTranspose(BaseConvTranspose, SeparableConv):
         with the sizes of `DepthwiseConvTranspose`.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the layer, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the layer, or the output would be empty.
 
     Example:
         >>> import numpy as np

@@ -18,7 +18,7 @@ class DropPath(keras.layers.Layer):
     Args:
         rate: Share of samples to drop, in `[0, 1)`.
         seed: Integer, to draw the same samples again.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, ...)`, of any rank.

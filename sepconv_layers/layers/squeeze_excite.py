@@ -22,8 +22,8 @@ class SqueezeExcite(Composite):
         activation: Activation of the narrow layer.
         gate_activation: Activation of the gates: `"sigmoid"`, or `"hard_sigmoid"` on small devices.
         divisor: The width of the narrow layer is rounded to a multiple of it, at least once it.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.

@@ -54,17 +54,17 @@ def ds_cnn(
         size: `"s"`, `"m"` or `"l"`.
         conv: `"separable"`, or `"standard"` for the twin.
         width: Multiplier of the number of filters.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of the pooled features that training drops.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
         padding: `"same"`, or `"causal"` for a net that `streaming.to_streaming` takes.
         name: Name of the model.
 
     Returns:
-        A model from spectrograms to logits, with `include_top=False` to features.
+        A model from spectrograms to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models
@@ -115,17 +115,17 @@ def matchboxnet(
         repeats: Number of convolutions in each of the three blocks, `R` in the paper.
         conv: `"separable"`, or `"standard"` for the twin.
         width: Multiplier of all numbers of filters, which are then multiples of 8.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of the pooled features that training drops.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
         padding: `"same"`, or `"causal"` for a net that `streaming.to_streaming` takes.
         name: Name of the model.
 
     Returns:
-        A model from spectrograms to logits, with `include_top=False` to features.
+        A model from spectrograms to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models
@@ -202,16 +202,16 @@ def bc_resnet(
         classes: Number of classes.
         conv: `"separable"`, or `"standard"` for the twin.
         width: Multiplier of all numbers of filters, `tau` in the paper.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
         dropout: Share of channels that training drops in each block.
         name: Name of the model.
 
     Returns:
-        A model from spectrograms to logits, with `include_top=False` to features.
+        A model from spectrograms to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models

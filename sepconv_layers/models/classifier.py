@@ -74,7 +74,7 @@ def classifier(
         classes: Number of logits.
         include_top: Whether to pool and classify.
         pooling: What to do with the features without a top: `None`, `"avg"` or `"max"`.
-        dropout: Share of the pooled features that training drops.
+        dropout: Dropout rate of the pooled features.
         name: Name of the model.
         hidden: Layers between pooling and logits.
     """

@@ -57,7 +57,7 @@ def sep_cnn(
         `include_top=False` to features.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> import numpy as np

@@ -60,16 +60,16 @@ def mobilenet(
         classes: Number of classes.
         conv: `"separable"`, or `"standard"` for the twin.
         width: Multiplier of all numbers of filters, `alpha` in the paper.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of the pooled features that training drops.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
         name: Name of the model.
 
     Returns:
-        A model from images to logits, with `include_top=False` to features.
+        A model from images to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models, profile
@@ -124,16 +124,16 @@ def mobilenet_v2(
         classes: Number of classes.
         conv: `"separable"`, or `"standard"` for the twin.
         width: Multiplier of all numbers of filters, which are then multiples of 8.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of the pooled features that training drops.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
         name: Name of the model.
 
     Returns:
-        A model from images to logits, with `include_top=False` to features.
+        A model from images to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models
@@ -234,16 +234,16 @@ def mobilenet_v3(
         size: `"small"` or `"large"`.
         conv: `"separable"`, or `"standard"` for the twin.
         width: Multiplier of the numbers of filters, which are then multiples of 8.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
         dropout: Share of the last features that training drops.
         name: Name of the model.
 
     Returns:
-        A model from images to logits, with `include_top=False` to features.
+        A model from images to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models

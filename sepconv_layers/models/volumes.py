@@ -49,16 +49,16 @@ def mobilenet_3d(
         classes: Number of classes.
         conv: `"separable"`, or `"standard"` for the twin.
         width: Multiplier of all numbers of filters.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of the pooled features that training drops.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
         name: Name of the model.
 
     Returns:
         A model from volumes to logits, with `include_top=False` to features.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models
