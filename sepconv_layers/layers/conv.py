@@ -1,4 +1,4 @@
-"""Standard convolution layers: the pointwise step of the blocks, and the body of their twins."""
+"""Standard convolution layers: the pointwise step of blocks, and the spatial one of twins."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from sepconv_layers.ops import convolution
 
 
 class Conv(BaseConv):
-    """A standard convolution with the reach of the separable one, to compare like with like.
+    """A standard convolution with all options of the separable one, for fair comparisons.
 
-    The arguments and weights are those of the `keras.layers` class of the same name. It adds
-    causal padding in any rank, any strides with any dilation, and computes a kernel of size 1, the
-    pointwise convolution, as a matrix product, and `groups` on every backend in training too.
+    Arguments and weights are those of the `keras.layers` class of the same name. In addition, it
+    supports causal padding in any rank, strides combined with dilation, and `groups` on every
+    backend in training. A pointwise convolution (kernel size 1) is computed as a matrix product.
 
     Args:
         filters: Number of output channels.
@@ -24,7 +24,7 @@ class Conv(BaseConv):
         padding: `"valid"`, `"same"` or `"causal"` (the first spatial dimension is time).
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
         dilation_rate: Spacing between kernel elements, in input positions.
-        groups: Number of equal groups of channels, of which each has its own filters.
+        groups: Number of groups of channels, each with its own filters.
         activation: Activation function or its name.
         use_bias: Whether to add a bias to each output channel.
         kernel_initializer: Initializer of the kernel.

@@ -1,4 +1,4 @@
-"""Transposed depthwise and separable convolution layers, which enlarge their input."""
+"""Transposed depthwise and separable convolution layers, which upsample their input."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from sepconv_layers.ops.transposed import output_shape
 
 
 def _with_output_padding(init: Callable[..., None]) -> Callable[..., None]:
-    """The constructor of a convolution with the argument `output_padding` behind `padding`."""
+    """Returns a constructor that also takes `output_padding`, after `padding`."""
     parameters = list(inspect.signature(init).parameters.values())
     index = [parameter.name for parameter in parameters].index("padding") + 1
     new = inspect.Parameter(
@@ -37,7 +37,7 @@ def _with_output_padding(init: Callable[..., None]) -> Callable[..., None]:
 
 
 class BaseConvTranspose(BaseConv):
-    """Base class of the transposed form of a convolution layer, which it precedes in the bases."""
+    """The transposed form of a convolution layer, to list before that layer in the bases."""
 
     output_padding: tuple[int, ...] | None
 
@@ -49,20 +49,20 @@ class BaseConvTranspose(BaseConv):
 
 
 class DepthwiseConvTranspose(BaseConvTranspose, DepthwiseConv):
-    """Enlarges each channel by its own `depth_multiplier` kernels.
+    """Upsamples each channel with its own `depth_multiplier` kernels.
 
     The transposed form of `DepthwiseConv`, for decoders and generators, where `Conv2DTranspose`
     would mix all channels. Arguments are those of `keras.layers.Conv2DTranspose` and
-    `keras.layers.DepthwiseConv2D`. No multiplication by the zeros between inputs is done.
+    `keras.layers.DepthwiseConv2D`. It computes no products with the zeros between inputs.
 
     Args:
         kernel_size: Size of the kernel: one integer, or one per spatial dimension.
         strides: Upsampling factor: one integer, or one per spatial dimension.
         padding: `"valid"`, `"same"` (the output has `strides` times the size of the input), or
-            `"causal"` (that size, and no output in the first spatial dimension, which is time,
-            depends on a later input).
-        output_padding: How much longer the output is than the shortest one, for all or for each
-            dimension, and less than the stride; by default such that the sizes are as above.
+            `"causal"` (the same size, and no output depends on a later input along the first
+            spatial dimension, which is time).
+        output_padding: Positions that the output has beyond its shortest size: one integer, or
+            one per spatial dimension, each less than the stride. Defaults to the sizes above.
         depth_multiplier: Number of output channels for each input channel.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
         dilation_rate: Spacing between kernel elements, in output positions.
@@ -81,10 +81,10 @@ class DepthwiseConvTranspose(BaseConvTranspose, DepthwiseConv):
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
 
     Output shape:
-        `(batch, *new_spatial, channels * depth_multiplier)`, or the same for channels first. A new
-        size is `strides * size` with `"same"` and `"causal"`, and
-        `strides * (size - 1) + max(extent, strides)` with `"valid"`, where the dilated kernel
-        extends over `dilation_rate * (kernel_size - 1) + 1` outputs.
+        `(batch, *new_spatial, channels * depth_multiplier)`, or with the channels in axis 1 for
+        channels first. A new size is `strides * size` with `"same"` and `"causal"`, and
+        `strides * (size - 1) + max(extent, strides)` with `"valid"`, where
+        `extent = dilation_rate * (kernel_size - 1) + 1` is the size of the dilated kernel.
 
     Raises:
         ValueError: If an argument is invalid, the input does not have the rank or the number of
@@ -107,7 +107,7 @@ class DepthwiseConvTranspose(BaseConvTranspose, DepthwiseConv):
 
 
 class SeparableConvTranspose(BaseConvTranspose, SeparableConv):
-    """Enlarges each channel by its own kernels, then mixes channels.
+    """Upsamples each channel with its own kernels, then mixes the channels.
 
     The transposed form of `SeparableConv`, for decoders and generators: `Conv2DTranspose` in two
     factors. Arguments are those of `keras.layers.Conv2DTranspose` and
@@ -118,10 +118,10 @@ class SeparableConvTranspose(BaseConvTranspose, SeparableConv):
         kernel_size: Size of the depthwise kernel: one integer, or one per spatial dimension.
         strides: Upsampling factor: one integer, or one per spatial dimension.
         padding: `"valid"`, `"same"` (the output has `strides` times the size of the input), or
-            `"causal"` (that size, and no output in the first spatial dimension, which is time,
-            depends on a later input).
-        output_padding: How much longer the output is than the shortest one, for all or for each
-            dimension, and less than the stride; by default such that the sizes are as above.
+            `"causal"` (the same size, and no output depends on a later input along the first
+            spatial dimension, which is time).
+        output_padding: Positions that the output has beyond its shortest size: one integer, or
+            one per spatial dimension, each less than the stride. Defaults to the sizes above.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
         dilation_rate: Spacing between kernel elements, in output positions.
         depth_multiplier: Number of depthwise outputs for each input channel.
@@ -145,7 +145,7 @@ class SeparableConvTranspose(BaseConvTranspose, SeparableConv):
 
     Output shape:
         `(batch, *new_spatial, filters)`, or `(batch, filters, *new_spatial)` for channels first,
-        with the sizes of `DepthwiseConvTranspose`.
+        with sizes as for `DepthwiseConvTranspose`.
 
     Raises:
         ValueError: If an argument is invalid, the input does not have the rank or the number of

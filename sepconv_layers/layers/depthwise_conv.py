@@ -14,9 +14,9 @@ from sepconv_layers.ops import convolution
 class DepthwiseConv(BaseConv):
     """Convolves each channel with its own `depth_multiplier` kernels.
 
-    A drop-in for the `keras.layers` class of the same name: same arguments, same weights. It adds
-    causal padding, any strides with any dilation, an initializer with the right fans, and runs in
-    the fastest form that the backend has.
+    A drop-in replacement for the `keras.layers` class of the same name: same arguments, same
+    weights. In addition, it supports causal padding, strides combined with dilation, and an
+    initializer with the correct fan-in, and it runs in the fastest form that the backend has.
 
     Args:
         kernel_size: Size of the kernel: one integer, or one per spatial dimension.
@@ -40,7 +40,8 @@ class DepthwiseConv(BaseConv):
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
 
     Output shape:
-        `(batch, *new_spatial, channels * depth_multiplier)`, or the same for channels first.
+        `(batch, *new_spatial, channels * depth_multiplier)`, or with the channels in axis 1 for
+        channels first.
 
     Raises:
         ValueError: If an argument is invalid, the input does not have the rank or the number of

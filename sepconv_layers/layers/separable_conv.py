@@ -12,12 +12,13 @@ from sepconv_layers.ops import convolution
 
 
 class SeparableConv(BaseConv):
-    """A depthwise convolution, then a pointwise one that mixes its channels into `filters`.
+    """A depthwise convolution followed by a pointwise one that mixes the channels.
 
-    Use it in place of a standard convolution, of which it needs `1/filters + 1/prod(kernel_size)`
-    of the multiply-accumulates. A drop-in for the `keras.layers` class of the same name: same
-    arguments, same weights. It adds causal padding, any strides with any dilation, a depthwise
-    initializer with the right fans, and runs in the fastest form that the backend has.
+    Use it in place of a standard convolution: it needs `1/filters + 1/prod(kernel_size)` of the
+    multiply-accumulates. It is a drop-in replacement for the `keras.layers` class of the same name:
+    same arguments, same weights. In addition, it supports causal padding, strides combined with
+    dilation, and a depthwise initializer with the correct fan-in, and it runs in the fastest form
+    that the backend has.
 
     Args:
         filters: Number of output channels.
