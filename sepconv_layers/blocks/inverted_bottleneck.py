@@ -52,14 +52,14 @@ class BaseInvertedBottleneckBlock(ShortcutBlock):
         )
         self.gate_activation = keras.activations.get(gate_activation)
 
-    def _widen(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
-        """Makes the stages that expand the channels and look around in space."""
+    def _expand(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
+        """Creates the stages that expand the channels and convolve over space."""
         raise NotImplementedError
 
     def _make_stages(self, channels: int) -> list[keras.layers.Layer]:
         expanded = max(1, round(channels * self.expansion))
         return [
-            *self._widen(channels, expanded),
+            *self._expand(channels, expanded),
             *self._squeeze_excite(),
             self._pointwise(self.filters, "project"),
             *self._norm(self.filters, "project"),
@@ -93,10 +93,10 @@ class BaseInvertedBottleneckBlock(ShortcutBlock):
 class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
     """Pointwise expansion, depthwise convolution, linear pointwise projection, and a shortcut.
 
-    The block of MobileNet V2, with squeeze-and-excitation that of V3 and EfficientNet: narrow
-    between blocks, wide inside. The input is added where the output has its shape. In the twin,
-    `FusedInvertedBottleneckBlock`, one standard convolution does what expansion and depthwise
-    convolution do here.
+    The block of MobileNet V2, and with squeeze-and-excitation of MobileNet V3 and EfficientNet:
+    narrow between blocks, wide inside. The input is added if the output has the same shape. In the
+    twin, `FusedInvertedBottleneckBlock`, one standard convolution replaces the expansion and the
+    depthwise convolution.
 
     Args:
         filters: Number of output channels.
@@ -104,15 +104,15 @@ class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
         strides: Stride of the convolution: one integer, or one per spatial dimension.
         padding: `"same"`, `"valid"` or `"causal"` (the first spatial dimension is time).
         dilation_rate: Spacing between kernel elements, in input positions.
-        activation: Activation function or its name, or `None`. The output is linear.
+        activation: Activation function or its name, or `None`. The output is always linear.
         normalization: `"batch"`, `"layer"` (over channels), `"group"`, `None`, or a callable that
             returns a new layer. To save the block, pass a class or a registered function.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
-        expansion: Width inside the block over the number of input channels; 1 for no expansion.
-        se_ratio: Width of the squeeze over the width inside the block; 0 for no
+        expansion: Width inside the block relative to the input channels; 1 for no expansion.
+        se_ratio: Width of the squeeze layer relative to the width inside the block; 0 for no
             squeeze-and-excitation.
         drop_path: Probability that training skips the block for a sample, in `[0, 1)`.
-        gate_activation: Activation of the gates of squeeze-and-excitation: `"sigmoid"`, or
+        gate_activation: Activation of the squeeze-and-excitation gates: `"sigmoid"`, or
             `"hard_sigmoid"` as in MobileNet V3.
         **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
@@ -138,7 +138,7 @@ class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
         [Howard et al., "Searching for MobileNetV3", 2019](https://arxiv.org/abs/1905.02244).
     """
 
-    def _widen(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
+    def _expand(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
         stages: list[keras.layers.Layer] = []
         if expanded != channels:
             stages.append(self._pointwise(expanded, "expand"))
@@ -148,7 +148,7 @@ class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
 
 
 class FusedInvertedBottleneckBlock(BaseInvertedBottleneckBlock):
-    """The twin of `InvertedBottleneckBlock`: expansion by a standard convolution with its kernel.
+    """The twin of `InvertedBottleneckBlock`: a standard convolution expands the channels.
 
     Arguments, shapes and errors are those of `InvertedBottleneckBlock`.
 
@@ -163,7 +163,7 @@ class FusedInvertedBottleneckBlock(BaseInvertedBottleneckBlock):
         [Tan and Le, "EfficientNetV2", 2021](https://arxiv.org/abs/2104.00298).
     """
 
-    def _widen(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
+    def _expand(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
         return [
             self._spatial(CONV, expanded, name="expand"),
             *self._norm_act(expanded, "expand"),

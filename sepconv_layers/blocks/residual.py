@@ -17,7 +17,7 @@ from sepconv_layers.blocks.base import (
 class BaseResidualBlock(ShortcutBlock):
     """Arguments and stages of `ResidualSeparableConvBlock` and `ResidualConvBlock`."""
 
-    _convolutions: dict[int, Any]  # the class for each rank, set by the two siblings
+    _convolutions: dict[int, Any]  # rank → class, set by the two subclasses
 
     def __init__(
         self,
@@ -69,9 +69,9 @@ class BaseResidualBlock(ShortcutBlock):
 
     @property
     def shortcut_reach(self) -> tuple[int, ...]:
-        """How many input positions the stages reach over without padding, less one.
+        """Receptive field of the stages minus one where they are not padded, else 0.
 
-        The first kernel moves by input positions, the later ones by those of the strided output.
+        The first kernel moves over input positions, the later ones over the strided output.
         """
         if self.padding != "valid":
             return super().shortcut_reach
@@ -81,7 +81,7 @@ class BaseResidualBlock(ShortcutBlock):
         )
 
     def _shortcut_input(self, inputs: Any) -> Any:
-        """What the outputs are centered on: unpadded kernels reach past it."""
+        """Crops the input to the positions that the outputs are centered on, with their strides."""
         reach = self.shortcut_reach
         if max(reach) == 0 and max(self.strides) == 1:
             return inputs
@@ -102,12 +102,13 @@ class BaseResidualBlock(ShortcutBlock):
 
 
 class ResidualSeparableConvBlock(BaseResidualBlock):
-    """`repeats` separable convolutions, each with normalization, beside a shortcut.
+    """`repeats` separable convolutions, each with normalization, and a shortcut.
 
-    The block of Xception and MatchboxNet: activations between the convolutions and after the
-    addition. The shortcut is the input itself, or a pointwise convolution of it where stride or
-    width change; the first convolution has the strides. With `padding="valid"` the shortcut is cut
-    to what the outputs are centered on. `ResidualConvBlock` is the same with standard convolutions.
+    The block of Xception and MatchboxNet, with activations between the convolutions and after the
+    addition. Strides apply to the first convolution. The shortcut is the input, projected by a
+    pointwise convolution where the stride or the number of channels changes. With
+    `padding="valid"`, it is cropped to the positions that the outputs are centered on.
+    `ResidualConvBlock` is the same block with standard convolutions.
 
     Args:
         filters: Number of output channels.
@@ -121,8 +122,8 @@ class ResidualSeparableConvBlock(BaseResidualBlock):
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
         repeats: Number of convolutions.
         drop_path: Probability that training skips the convolutions for a sample, in `[0, 1)`.
-        project_shortcut: Whether the shortcut is a pointwise convolution also where the input has
-            the shape of the output, as in MatchboxNet.
+        project_shortcut: Whether to project the shortcut even if the input has the shape of the
+            output, as in MatchboxNet.
         **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:

@@ -43,11 +43,10 @@ class BaseSeparableBlock(Block):
 
 
 class SeparableConvBlock(BaseSeparableBlock):
-    """Depthwise convolution, then pointwise, each with normalization and activation.
+    """A depthwise and a pointwise convolution, each with normalization and activation.
 
-    The block of MobileNet V1, to use where a network has convolution, normalization and activation;
-    `ConvBlock` is just that, with the same arguments. Without normalization the convolutions have
-    a bias.
+    The block of MobileNet V1. Use it in place of convolution, normalization and activation, which
+    is its twin, `ConvBlock`. The convolutions have a bias only without normalization.
 
     Args:
         filters: Number of output channels.
@@ -59,8 +58,8 @@ class SeparableConvBlock(BaseSeparableBlock):
         normalization: `"batch"`, `"layer"` (over channels), `"group"`, `None`, or a callable that
             returns a new layer. To save the block, pass a class or a registered function.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
-        depth_multiplier: Number of depthwise outputs for each input channel. A standard
-            convolution has no such number: the twin keeps it only for its configuration.
+        depth_multiplier: Number of depthwise output channels per input channel. The twin ignores
+            it and keeps it only in its configuration.
         **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
@@ -103,8 +102,8 @@ class SeparableConvBlock(BaseSeparableBlock):
 class ConvBlock(BaseSeparableBlock):
     """Standard convolution, normalization and activation: the twin of `SeparableConvBlock`.
 
-    Arguments, shapes and errors are those of `SeparableConvBlock`, where `depth_multiplier` alone
-    has no effect here.
+    Arguments, shapes and errors are those of `SeparableConvBlock`, but `depth_multiplier` has no
+    effect.
 
     Example:
         >>> import numpy as np

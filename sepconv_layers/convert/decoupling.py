@@ -1,4 +1,4 @@
-"""Makes trained standard convolutions separable, by a singular value decomposition."""
+"""Replaces trained standard convolutions with separable ones, by singular value decomposition."""
 
 import dataclasses
 import math
@@ -20,13 +20,13 @@ Pair = tuple[keras.layers.Layer, keras.layers.Layer]
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedLayer:
-    """What became of a standard convolution.
+    """Report on a converted convolution.
 
     Attributes:
         name: Path of the layer in the model.
-        rank: Number of depthwise outputs for each input channel.
-        error: Norm of what the kernel lost, over its norm: 0 is exact, 1 is all.
-        macs_ratio: Multiply-accumulates of the new layer, over those of the old one.
+        rank: Number of depthwise output channels per input channel.
+        error: Relative Frobenius error of the kernel (0 = exact).
+        macs_ratio: MACs of the new layer divided by MACs of the old one.
     """
 
     name: str
@@ -38,29 +38,29 @@ class ConvertedLayer:
 def to_separable(
     model: keras.Model, rank: int = 1, keep: Sequence[str] = ()
 ) -> tuple[keras.Model, list[ConvertedLayer]]:
-    """Makes the standard convolutions of a trained model separable, as close as a rank allows.
+    """Replaces the standard convolutions of a trained model with the closest separable ones.
 
-    For each input channel a kernel is a matrix of its positions by the filters. Its largest
-    singular values, `rank` of them, make the depthwise and the pointwise kernel: no separable
-    convolution of that rank is closer. A rank of the number of positions, 9 for a 3×3 kernel, is
-    exact, and saves nothing; a low one loses accuracy, which `distill` brings back in part. Layers
-    of this package and of `keras.layers` are converted, and blocks of this package, which become
-    models of their layers.
+    For each input channel, a kernel is a matrix of positions by filters. Its `rank` largest
+    singular values yield the depthwise and the pointwise kernel, and no separable convolution of
+    that rank is closer. A rank equal to the number of positions, 9 for a 3×3 kernel, is exact but
+    saves nothing. A low rank loses accuracy, which `distill` partly recovers. This converts layers
+    of this package and of `keras.layers`, and blocks of this package, which become models of their
+    inner layers.
 
     Args:
-        model: Functional model, or a sequential one that is built. It is not changed.
-        rank: Number of depthwise outputs for each input channel; for a kernel of fewer positions,
-            that number.
-        keep: Names of layers, blocks and models inside the model to leave as they are, such as a
-            stem with few channels.
+        model: A functional model or a built sequential model. It is not changed.
+        rank: Number of depthwise output channels per input channel, at most the number of kernel
+            positions.
+        keep: Names of layers, blocks and nested models to leave as they are, such as a stem with
+            few channels.
 
     Returns:
-        A functional model with the inputs, output shapes and names of the old one, and a
-        `ConvertedLayer` for each convolution.
+        A functional model with the same inputs, output shapes and names, and a `ConvertedLayer`
+        for each convolution.
 
     Raises:
-        ValueError: If the model is of another kind or has no standard convolution, `rank` is no
-            positive integer, or `keep` names what is not there.
+        ValueError: If the model is of another kind or has no standard convolution, `rank` is not a
+            positive integer, or `keep` has an unknown name.
 
     Example:
         >>> import keras, numpy as np
@@ -85,8 +85,8 @@ def to_separable(
     unknown = sorted(set(keep) - names)
     if unknown:
         raise ValueError(
-            "The `keep` argument must hold names of layers of the model. Received: "
-            f"{unknown}, which are none."
+            "The `keep` argument must hold names of layers of the model. Received unknown names: "
+            f"{unknown}."
         )
     report: list[ConvertedLayer] = []
     unrolled: dict[int, list[Pair]] = {}
@@ -101,7 +101,7 @@ def to_separable(
         if id(old) in kept:
             return clone_layer(old)
         if is_spatial(old):
-            return _factorizing(old, rank)
+            return _separable_layer(old, rank)
         if isinstance(old, Block) and _is_convertible(old):
             new, unrolled[id(old)] = _unrolled(old, rank)
             return new
@@ -111,7 +111,7 @@ def to_separable(
     for old, new in pairs:
         for stage, now in unrolled.get(id(old), [(old, new)]):
             if is_spatial(stage) and isinstance(now, SeparableConv):
-                report.append(_factorize(stage, now))
+                report.append(_set_closest_kernels(stage, now))
             else:
                 copy_state(stage, now)
     if not report:
@@ -131,13 +131,13 @@ def _is_convertible(block: Block) -> bool:
     return calls_as_defined(block) and any(map(is_spatial, block.inner_layers()))
 
 
-def _factorizing(conv: Any, rank: int) -> Any:
+def _separable_layer(conv: Any, rank: int) -> Any:
     return separable_like(conv, depth_multiplier=min(rank, math.prod(conv.kernel_size)))
 
 
-def _factorize(conv: Any, separable: Any) -> ConvertedLayer:
-    """Gives a separable convolution the kernels that are closest to that of a standard one."""
-    kernel = keras.ops.convert_to_numpy(conv.kernel)  # with what LoRA adds to it
+def _set_closest_kernels(conv: Any, separable: Any) -> ConvertedLayer:
+    """Sets the kernels of a separable convolution to the closest ones to a standard kernel."""
+    kernel = keras.ops.convert_to_numpy(conv.kernel)  # including what LoRA adds
     bias = [keras.ops.convert_to_numpy(conv.bias)] if conv.use_bias else []
     is_transposed = isinstance(conv, TRANSPOSED)
     if is_transposed:
@@ -167,7 +167,7 @@ def _factorize(conv: Any, separable: Any) -> ConvertedLayer:
 
 
 class _Unroller(Walker):
-    """Calls new layers in place of those of a block: separable ones for standard convolutions."""
+    """Calls copies of the layers of a block, with separable ones for standard convolutions."""
 
     def __init__(self, block: Block, rank: int) -> None:
         self.block, self.rank = block, rank
@@ -175,7 +175,7 @@ class _Unroller(Walker):
 
     def run(self, chain: Chain, x: Any) -> Any:
         for old in chain:
-            new = _factorizing(old, self.rank) if is_spatial(old) else clone_layer(old)
+            new = _separable_layer(old, self.rank) if is_spatial(old) else clone_layer(old)
             self.pairs.append((old, new))
             x = new(x)
         is_cast = keras.backend.standardize_dtype(x.dtype) == self.block.compute_dtype
@@ -183,7 +183,7 @@ class _Unroller(Walker):
 
 
 def _unrolled(block: Block, rank: int) -> tuple[keras.Model, list[Pair]]:
-    """A block as a model of its layers, and the pairs of old and new ones."""
+    """A block as a model of its inner layers, and the pairs of old and new layers."""
     inputs = keras.Input(batch_shape=block.input.shape, dtype=block.compute_dtype)
     unroller = _Unroller(block, rank)
     outputs = block.walk(inputs, block.chains(), unroller)

@@ -23,8 +23,8 @@ def channels_of(layer: Any, input_shape: Sequence[int | None]) -> int:
     channels = input_shape[axis] if len(input_shape) == layer.rank + 2 else None
     if not channels:
         raise ValueError(
-            f"{type(layer).__name__} expects inputs with {layer.rank} spatial dimensions, that is, of "
-            f"rank {layer.rank + 2}, with a known, positive number of channels in axis {axis} "
+            f"{type(layer).__name__} expects inputs with {layer.rank} spatial dimensions, of rank "
+            f"{layer.rank + 2}, with a known, positive number of channels in axis {axis} "
             f"(data_format={layer.data_format!r}). Received: input_shape={tuple(input_shape)}"
         )
     return channels

@@ -63,7 +63,7 @@ class DepthwiseConvTranspose(BaseConvTranspose, DepthwiseConv):
             spatial dimension, which is time).
         output_padding: Positions that the output has beyond its shortest size: one integer, or
             one per spatial dimension, each less than the stride. Defaults to the sizes above.
-        depth_multiplier: Number of output channels for each input channel.
+        depth_multiplier: Number of output channels per input channel.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
         dilation_rate: Spacing between kernel elements, in output positions.
         activation: Activation function or its name.
@@ -124,7 +124,7 @@ class SeparableConvTranspose(BaseConvTranspose, SeparableConv):
             one per spatial dimension, each less than the stride. Defaults to the sizes above.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
         dilation_rate: Spacing between kernel elements, in output positions.
-        depth_multiplier: Number of depthwise outputs for each input channel.
+        depth_multiplier: Number of depthwise output channels per input channel.
         activation: Activation function or its name.
         use_bias: Whether to add a bias to each output channel.
         depthwise_initializer: Initializer of the depthwise kernel; defaults to

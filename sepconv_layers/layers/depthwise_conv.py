@@ -22,7 +22,7 @@ class DepthwiseConv(BaseConv):
         kernel_size: Size of the kernel: one integer, or one per spatial dimension.
         strides: Stride of the convolution: one integer, or one per spatial dimension.
         padding: `"valid"`, `"same"` or `"causal"` (the first spatial dimension is time).
-        depth_multiplier: Number of output channels for each input channel.
+        depth_multiplier: Number of output channels per input channel.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
         dilation_rate: Spacing between kernel elements, in input positions.
         activation: Activation function or its name.

@@ -27,7 +27,7 @@ class SeparableConv(BaseConv):
         padding: `"valid"`, `"same"` or `"causal"` (the first spatial dimension is time).
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
         dilation_rate: Spacing between kernel elements, in input positions.
-        depth_multiplier: Number of depthwise outputs for each input channel.
+        depth_multiplier: Number of depthwise output channels per input channel.
         activation: Activation function or its name.
         use_bias: Whether to add a bias to each output channel.
         depthwise_initializer: Initializer of the depthwise kernel; defaults to
