@@ -13,7 +13,7 @@ from sepconv_layers.blocks.base import Block, Chain, Walker
 from sepconv_layers.cost import separable_ratio
 from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer, copy_state
 from sepconv_layers.layers.separable_conv import SeparableConv
-from sepconv_layers.twins import TRANSPOSED, is_spatial, is_standard, separable_like, unseen
+from sepconv_layers.twins import TRANSPOSED, hidden_layers, is_spatial, is_standard, separable_like
 
 Pair = tuple[keras.layers.Layer, keras.layers.Layer]
 
@@ -117,7 +117,7 @@ def to_separable(
     if not report:
         raise ValueError(
             "The `model` argument must be a model with a standard convolution that is not in "
-            f"`keep`. Received: model={model!r} without one.{unseen(graph, is_standard)}"
+            f"`keep`. Received: model={model!r} without one.{hidden_layers(graph, is_standard)}"
         )
     return converted, report
 
