@@ -1,4 +1,4 @@
-"""Lets the reference show what its static reader of the code misses."""
+"""Extends the static reader of the reference: docstring sections and computed signatures."""
 
 import importlib
 import inspect
@@ -13,10 +13,10 @@ EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 
 
 class Sections(griffe.Extension):
-    """Rewrites docstrings before they are parsed, and reads signatures that are computed."""
+    """Rewrites docstrings before they are parsed, and inspects computed signatures."""
 
     def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
-        """Reads the signature of a constructor that another function returns."""
+        """Inspects a constructor that another function returns."""
         if isinstance(cls.members.get("__init__"), griffe.Attribute):
             module = importlib.import_module(cls.module.path)
             cls.set_member("__init__", constructor_of(getattr(module, cls.name)))
@@ -28,7 +28,7 @@ class Sections(griffe.Extension):
 
 
 def constructor_of(cls: type) -> griffe.Function:
-    """The constructor of an imported class, as its signature describes it."""
+    """The constructor of an imported class, described by its signature."""
     parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
     return griffe.Function(
         "__init__",
