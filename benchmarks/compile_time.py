@@ -27,9 +27,7 @@ COLORS = {"separable": "tab:blue", "standard": "tab:gray", "keras.layers": "tab:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     mobilenet.add_sizes(parser)
-    parser.add_argument(
-        "--kernels", type=int, default=len(KERNELS), help="number of kernels"
-    )
+    parser.add_argument("--kernels", type=int, default=len(KERNELS), help="number of kernels")
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
