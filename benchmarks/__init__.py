@@ -1,1 +1,1 @@
-"""Measurements, one command each. They use the public API only."""
+"""Measurements, one command each. They use only the public API."""

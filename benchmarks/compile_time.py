@@ -1,4 +1,4 @@
-"""How long the first call takes: tracing and compiling, for nets and for large kernels.
+"""Time of the first call, which traces and compiles, for nets and for large kernels.
 
     python -m benchmarks.compile_time
 
@@ -15,8 +15,8 @@ import keras
 import numpy as np
 
 import sepconv_layers as sl
-from benchmarks import harness, nets
-from sepconv_layers import timing
+from benchmarks import harness, mobilenet, nets
+from sepconv_layers import tables, timing
 
 NAME = "compile_time"
 KERNELS = ((3,), (31,), (3, 3), (7, 7), (31, 31), (3, 3, 3), (7, 7, 7))
@@ -26,14 +26,14 @@ COLORS = {"separable": "tab:blue", "standard": "tab:gray", "keras.layers": "tab:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    nets.add_sizes(parser)
-    parser.add_argument("--kernels", type=int, default=len(KERNELS), help="how many of them")
+    mobilenet.add_sizes(parser)
+    parser.add_argument("--kernels", type=int, default=len(KERNELS), help="number of kernels")
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
     modes = timing.MODES[keras.backend.backend()]
     return [
-        *((mode, net, kind) for mode in modes for net in nets.BUILDERS for kind in nets.KINDS),
+        *((mode, net, kind) for mode in modes for net in mobilenet.BUILDERS for kind in nets.KINDS),
         *((mode, kernel, "both") for mode in modes for kernel in KERNELS[: arguments.kernels]),
     ]
 
@@ -45,13 +45,13 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     if isinstance(what, str):
         shape = (arguments.batch_size, arguments.size, arguments.size, 3)
         x = rng.normal(size=shape).astype("float32")
-        model = nets.BUILDERS[what](arguments)
+        model = mobilenet.BUILDERS[what](arguments)
         model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=mode == "xla")
         if kind == "infer":
             call = partial(model.predict_on_batch, x)
         else:
             call = partial(model.train_on_batch, x, np.zeros(len(x), "int32"))
-        return [{**place, "what": what, "seconds": _first_beyond_second(call)}]
+        return [{**place, "what": what, "seconds": _compile_seconds(call)}]
     rank = len(what)
     shape = (1, *SIZES[rank], CHANNELS)
     x, kernel, upstream = (
@@ -63,11 +63,11 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
 
     call = harness.with_gradients(function, mode, x, kernel, upstream=upstream)
     name = f"depthwise {'×'.join(map(str, what))}"
-    return [{**place, "what": name, "seconds": _first_beyond_second(call)}]
+    return [{**place, "what": name, "seconds": _compile_seconds(call)}]
 
 
-def _first_beyond_second(call: Any) -> float:
-    """Seconds of the first call less those of the second, which has nothing to compile."""
+def _compile_seconds(call: Any) -> float:
+    """Seconds of the first call minus those of the second, which has nothing to compile."""
     moments = [time.perf_counter()]
     for _ in range(2):
         call()
@@ -78,7 +78,7 @@ def _first_beyond_second(call: Any) -> float:
 
 def table(rows: list[dict]) -> str:
     places = list(dict.fromkeys((row["backend"], row["mode"]) for row in rows))
-    header = ["what", *(f"{', '.join(place)}: s" for place in places)]
+    header = ["net or operation", *(f"{', '.join(place)}: s" for place in places)]
     lines = []
     for what, kind in dict.fromkeys((row["what"], row["kind"]) for row in rows):
         seconds = {
@@ -88,7 +88,7 @@ def table(rows: list[dict]) -> str:
         }
         name = f"{what}, {nets.KINDS.get(kind, 'with gradients')}"
         lines.append([name, *(seconds.get(place, "–") for place in places)])
-    return harness.markdown(header, lines)
+    return tables.markdown([header, *lines])
 
 
 def draw(figure: Any, rows: list[dict]) -> None:
@@ -100,8 +100,8 @@ def draw(figure: Any, rows: list[dict]) -> None:
         here = [row for row in rows if (row["backend"], row["mode"]) == place]
         where = [names.index(f"{row['what']}, {row['kind']}") for row in here]
         colors = [COLORS.get(row["what"], "tab:green") for row in here]
-        drawn = axes.barh(where, [row["seconds"] for row in here], color=colors)
-        axes.bar_label(drawn, fmt="%.1f", padding=2)
+        patches = axes.barh(where, [row["seconds"] for row in here], color=colors)
+        axes.bar_label(patches, fmt="%.1f", padding=2)
         axes.set(title=", ".join(place), xlabel="seconds")
         axes.margins(x=0.2)
     panels[0].set_yticks(range(len(names)), names)

@@ -1,9 +1,10 @@
-"""The nets of the examples and their twins: inference and training step, everywhere.
+"""Inference and training steps of the nets of the examples and their twins.
 
     python -m benchmarks.examples
 
-Images 28×28, a second of sound, texts of 52 tokens and volumes 24×24×24, on each Keras backend, and
-one sample at a time in LiteRT. Separable and standard net take turns, each in its best mode.
+Images of 28×28, one second of sound, texts of 52 tokens and volumes of 24×24×24, on each Keras
+backend, and one sample at a time in LiteRT. The separable and the standard net take turns, each in
+its fastest mode.
 """
 
 import argparse
@@ -23,11 +24,11 @@ from examples.nets import TWINS
 from examples.text import train as text
 from examples.vision import train as vision
 from examples.volumes import train as volumes
-from sepconv_layers import export, profile, timing
+from sepconv_layers import export, profile, tables, timing
 
 NAME = "examples"
 CLASSES = 10
-WORDS = 8_000  # in a vocabulary
+WORDS = 8_000  # size of the vocabulary
 SHAPES = {
     "images": (28, 28, 1),
     "sounds": (49, 40),
@@ -103,7 +104,7 @@ def measure(net: str, arguments: argparse.Namespace) -> list[dict]:
 
 
 def gains(rows: list[dict]) -> dict[tuple[str, str, str], float]:
-    """How many times as fast the separable net is, by net, place and kind."""
+    """Speed-up of the separable net, by net, place and kind."""
     best: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in rows:
         times = best.setdefault((row["net"], row["place"], row["kind"]), {})
@@ -112,36 +113,41 @@ def gains(rows: list[dict]) -> dict[tuple[str, str, str], float]:
 
 
 def mac_ratios(rows: list[dict]) -> dict[str, float]:
-    """The ideal, by net."""
+    """MAC ratio, the ideal speed-up, by net."""
     macs = {(row["net"], row["conv"]): row["macs"] for row in rows}
     return {net: macs[net, "standard"] / macs[net, "separable"] for net, _ in macs}
 
 
 def table(rows: list[dict]) -> str:
-    found, ratios = gains(rows), mac_ratios(rows)
-    places = [place for place in PLACES if any(place == key[1] for key in found)]
+    speedups, ratios = gains(rows), mac_ratios(rows)
+    places = [place for place in PLACES if any(place == key[1] for key in speedups)]
     lines = []
     for net, ratio in ratios.items():
         cells = (
-            [found[net, place, kind] for kind in ("infer", "train") if (net, place, kind) in found]
+            [
+                speedups[net, place, kind]
+                for kind in ("infer", "train")
+                if (net, place, kind) in speedups
+            ]
             for place in places
         )
         speeds = [" / ".join(f"{gain:.1f}×" for gain in cell) for cell in cells]
         lines.append([net, f"{ratio:.1f}", *speeds])
-    return harness.markdown(["net for", "MACs ÷", *(PLACES[place] for place in places)], lines)
+    header = ["net for", "MACs ÷", *(PLACES[place] for place in places)]
+    return tables.markdown([header, *lines])
 
 
 def draw(figure: Any, rows: list[dict]) -> None:
-    found, ratios = gains(rows), mac_ratios(rows)
+    speedups, ratios = gains(rows), mac_ratios(rows)
     figure.set_size_inches(8, 4)
     axes, width = figure.subplots(), 0.8 / len(PLACES)
     for i, (place, name) in enumerate(PLACES.items()):
-        bars = {n: found[net, place, "infer"] for n, net in enumerate(ratios)
-                if (net, place, "infer") in found}  # fmt: skip
+        bars = {n: speedups[net, place, "infer"] for n, net in enumerate(ratios)
+                if (net, place, "infer") in speedups}  # fmt: skip
         shift = (i - (len(PLACES) - 1) / 2) * width
         axes.bar([n + shift for n in bars], bars.values(), width, label=name)
     for n, ratio in enumerate(ratios.values()):
-        label = "ratio of the MACs" if n == 0 else None
+        label = "MAC ratio" if n == 0 else None
         axes.hlines(ratio, n - 0.42, n + 0.42, "0.3", "--", label=label)
     axes.axhline(1, color="0.8")
     axes.set_xticks(range(len(ratios)), ratios)

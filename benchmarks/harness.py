@@ -1,9 +1,9 @@
-"""What the benchmarks share: a process for each backend, progress, the record and its picture.
+"""Shared parts of the benchmarks: one process per backend, progress, the record and its plot.
 
-A benchmark is a module with `NAME`, `add_arguments`, `cells` (what there is to measure), `measure`
-(the rows of one cell, plain data), `table` (rows as Markdown) and `draw` (rows into a figure). It
-may have `SETTINGS`: by backend, names of environments to measure in once more on a CPU. A command
-that was interrupted goes on after the last cell when it is given again.
+A benchmark is a module with `NAME`, `add_arguments`, `cells` (the cases to measure), `measure` (the
+rows of one cell, plain data), `table` (rows as Markdown) and `draw` (rows into a figure). It may
+have `SETTINGS`: for a backend, named environments in which to measure again on a CPU. An
+interrupted command resumes after its last complete cell when it is run again.
 """
 
 import argparse
@@ -26,18 +26,18 @@ import keras
 
 from sepconv_layers import files, timing
 
-SOURCE = "Source"  # in the metadata of a picture
+SOURCE = "Source"  # key in the metadata of a picture
 BACKENDS = tuple(timing.MODES)
 
 
 def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
-    """Measures on every backend, saves and prints. The record is returned."""
+    """Measures on every backend, then saves, prints and returns the record."""
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = make_parser(benchmark).parse_args(argv)
-    if arguments.found_to:
-        found = _found(benchmark, arguments)
-        Path(arguments.found_to).write_text(json.dumps(found), "utf-8")
-        return found
+    if arguments.part_to:
+        part = _measure_here(benchmark, arguments)
+        Path(arguments.part_to).write_text(json.dumps(part), "utf-8")
+        return part
     devices, versions, rows = [], {}, []
     settings = getattr(benchmark, "SETTINGS", {})
     for backend in arguments.backends:
@@ -45,12 +45,12 @@ def main(benchmark: Any, argv: Sequence[str] | None = None) -> dict:
             if setting and not devices[-1].startswith("cpu"):
                 continue
             if arguments.backends == [keras.backend.backend()] and not environment:
-                found = _found(benchmark, arguments)
+                part = _measure_here(benchmark, arguments)
             else:
-                found = _in_process_of(backend, benchmark, argv, setting, environment)
-            devices.append(found["device"])  # as that backend sees it: another may know no GPU
-            versions |= found["versions"]
-            rows += found["rows"]
+                part = _in_process_of(backend, benchmark, argv, setting, environment)
+            devices.append(part["device"])  # each backend reports its own: one may see no GPU
+            versions |= part["versions"]
+            rows += part["rows"]
     record = {
         "benchmark": benchmark.NAME,
         "command": " ".join(["python -m", f"benchmarks.{benchmark.NAME}", *argv]),
@@ -77,7 +77,7 @@ def save(benchmark: Any, record: dict, directory: Path) -> None:
 
 
 def save_picture(benchmark: Any, path: Path) -> None:
-    """Draws a record, beside it, and says in the picture which record that is."""
+    """Plots a record into a file beside it, whose metadata identify the record."""
     from matplotlib.figure import Figure
 
     record = json.loads(path.read_text("utf-8"))
@@ -89,28 +89,28 @@ def save_picture(benchmark: Any, path: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """Of a record, to tell whether a picture is of it."""
+    """Hash of a record, which tells whether a picture was drawn from it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def make_parser(benchmark: Any) -> argparse.ArgumentParser:
-    """The arguments that all benchmarks take, and those of this one."""
+    """The arguments of all benchmarks and of this one."""
     parser = argparse.ArgumentParser(
         description=benchmark.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=installed)
     parser.add_argument("--seconds", type=float, default=0.5, help="for each measurement")
-    parser.add_argument("--turns", type=int, default=5, help="fewest, for each measurement")
+    parser.add_argument("--turns", type=int, default=5, help="minimum for each measurement")
     parser.add_argument("--output", default="results")
-    parser.add_argument("--found-to", help=argparse.SUPPRESS)
+    parser.add_argument("--part-to", help=argparse.SUPPRESS)
     parser.add_argument("--setting", default="", help=argparse.SUPPRESS)
     benchmark.add_arguments(parser)
     return parser
 
 
-def _found(benchmark: Any, arguments: argparse.Namespace) -> dict:
-    """What this process measures, and where."""
+def _measure_here(benchmark: Any, arguments: argparse.Namespace) -> dict:
+    """Measures in this process, on its backend: a part of the record."""
     about = {"device": timing.device(), "versions": timing.versions()}
     rows = _rows(benchmark, arguments, about)
     if arguments.setting:
@@ -119,37 +119,37 @@ def _found(benchmark: Any, arguments: argparse.Namespace) -> dict:
 
 
 def _rows(benchmark: Any, arguments: argparse.Namespace, about: dict) -> list[dict]:
-    # TensorFlow takes several functions that are traced for one that is traced again and again.
+    # TensorFlow mistakes several functions for one that is retraced.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     backend = keras.backend.backend()
-    # Where the rows stand that an interrupted run has found: the same command goes on there.
+    # The rows of an interrupted run, from which the same command resumes.
     name = "-".join(filter(None, [benchmark.NAME, backend, arguments.setting.replace(" ", "-")]))
     path = Path(arguments.output) / f"{name}.unfinished.json"
-    settings = {**vars(arguments), **about, "backends": backend, "found_to": None}
-    run = json.loads(json.dumps(settings))  # as it will be read
-    before, found = json.loads(path.read_text("utf-8")) if path.exists() else (None, [])
-    found = found if before == run else []
+    settings = {**vars(arguments), **about, "backends": backend, "part_to": None}
+    run = json.loads(json.dumps(settings))  # in the form in which it is read back
+    before, done = json.loads(path.read_text("utf-8")) if path.exists() else (None, [])
+    done = done if before == run else []
     cells = benchmark.cells(arguments)
     progress = keras.utils.Progbar(len(cells), unit_name=f"{backend} cell")
     path.parent.mkdir(parents=True, exist_ok=True)
     for number, cell in enumerate(cells):
-        if number >= len(found):
+        if number >= len(done):
             keras.utils.clear_session()
-            found.append(benchmark.measure(cell, arguments))
-            files.write_text(path, json.dumps([run, found]))
+            done.append(benchmark.measure(cell, arguments))
+            files.write_text(path, json.dumps([run, done]))
         progress.add(1)
-    return list(itertools.chain.from_iterable(found))
+    return list(itertools.chain.from_iterable(done))
 
 
 def _in_process_of(
     backend: str, benchmark: Any, argv: list[str], setting: str, environment: dict[str, str]
 ) -> dict:
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "found.json"
+        path = Path(directory) / "part.json"
         module = f"benchmarks.{benchmark.NAME}"
         command = [sys.executable, "-W", "ignore", "-m", module, *argv]
         subprocess.run(
-            [*command, "--backends", backend, "--found-to", str(path), "--setting", setting],
+            [*command, "--backends", backend, "--part-to", str(path), "--setting", setting],
             env={**os.environ, **environment}
             | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
             check=True,
@@ -158,16 +158,16 @@ def _in_process_of(
 
 
 def forward(function: Callable, mode: str, *arrays: Any) -> Callable[[], Any]:
-    """A call that computes `function(*arrays)` and returns when that is done."""
+    """A call that computes `function(*arrays)` and returns when the result is ready."""
     return _call(function, mode, arrays)
 
 
 def with_gradients(function: Callable, mode: str, *arrays: Any, upstream: Any) -> Callable[[], Any]:
-    """The same with the gradients towards all arrays.
+    """The same with the gradients with respect to all arrays.
 
-    `upstream` has the gradient towards the output, or a list of them for a list of outputs. Ones
-    would be no measure: with a constant there, TensorFlow computes part of the gradient of a
-    convolution of `keras.layers` while it optimizes the graph.
+    `upstream` is the gradient with respect to the output, or a list of them for a list of outputs.
+    Constant ones would distort the result: TensorFlow would compute part of the gradient of a
+    convolution of `keras.layers` during graph optimization.
     """
     backend, count = keras.backend.backend(), len(arrays)
     is_list = isinstance(upstream, list)
@@ -231,18 +231,11 @@ def _call(function: Callable, mode: str, arrays: Sequence[Any]) -> Callable[[], 
 
 
 def _wait_for_torch() -> None:
-    """Until all is done that PyTorch has given to a GPU."""
+    """Waits until a GPU has finished the work of PyTorch."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: int = 1) -> str:
-    """A Markdown table, whose first columns are text."""
-    align = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
-    lines = [header, align, *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def times(value: float | None) -> str:

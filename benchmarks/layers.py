@@ -1,11 +1,11 @@
 """One separable layer on a grid of shapes: ours, `keras.layers`, PyTorch, LiteRT, and a standard
-convolution to the same output.
+convolution with the same output shape.
 
     python -m benchmarks.layers
 
-Times a forward pass and one with the gradients of input and weights. Where `keras.layers` has no
-separable convolution, in 3D, grouped `Conv3D` and a pointwise one stand for it. Takes 12 minutes on
-two cores. A GPU needs larger batches:
+Times a forward pass, and one with the gradients with respect to input and weights. In 3D, where
+`keras.layers` has no separable convolution, a grouped and a pointwise `Conv3D` replace it. Takes 12
+minutes on two cores. A GPU needs larger batches:
 
     python -m benchmarks.layers --backends jax torch --batches 32
 """  # noqa: D205
@@ -21,8 +21,8 @@ import numpy as np
 
 import sepconv_layers as sl
 from benchmarks import harness
-from benchmarks.nets import in_litert
-from sepconv_layers import profile, timing
+from benchmarks.mobilenet import in_litert
+from sepconv_layers import profile, tables, timing
 
 NAME = "layers"
 # Input shape, filters, kernel size, strides, depth multiplier.
@@ -43,14 +43,14 @@ GRID = (
 )
 KINDS = ("forward", "both")
 
-How = tuple[int, int, int, int]  # of a cell, what comes after the shape
+How = tuple[int, int, int, int]  # a row of the grid without the input shape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=(1, 2, 3))
     parser.add_argument("--scale", type=int, default=1, help="divide sizes and channels by this")
     parser.add_argument("--batches", type=int, default=1, help="multiply batches by this")
-    parser.set_defaults(seconds=1.0)  # what else a machine does comes and goes
+    parser.set_defaults(seconds=1.0)  # long enough to average out other load
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
@@ -139,7 +139,7 @@ def in_pytorch(is_separable: bool, rank: int, channels: int, how: How) -> Any:
 
 
 def as_in_pytorch(values: np.ndarray) -> Any:
-    """Values with their channels where PyTorch has them, images in the memory format for images."""
+    """Values with channels first, as in PyTorch; images in the channels-last memory format."""
     import torch
 
     tensor = keras.ops.convert_to_tensor(np.ascontiguousarray(np.moveaxis(values, -1, 1)))
@@ -147,14 +147,14 @@ def as_in_pytorch(values: np.ndarray) -> Any:
 
 
 def ratios(rows: list[dict]) -> list[dict]:
-    """Times of the others over ours, for each shape and place."""
-    found = []
+    """Times of the others divided by ours, for each shape and place."""
+    compared = []
     for row in (row for row in rows if row["layer"] == "ours"):
         same = ("shape", "filters", "kernel", "strides", "multiplier")
         peers = [r for r in rows if all(r[key] == row[key] for key in same)]
         here = [r for r in peers if r["backend"] == row["backend"]]
         standard = next(r["macs"] for r in here if r["layer"] == "standard")
-        found.append({**row, "mac_ratio": standard / row["macs"]})
+        compared.append({**row, "mac_ratio": standard / row["macs"]})
         for kind in KINDS:
             key = f"{kind}_ms"
             for name, among in {
@@ -166,13 +166,14 @@ def ratios(rows: list[dict]) -> list[dict]:
                 "LiteRT": [r for r in here if r["layer"] == "LiteRT"],
             }.items():
                 best = min((r[key] for r in among if r[key]), default=None)
-                found[-1][name, kind] = best / row[key] if best and row[key] else None
-    return found
+                compared[-1][name, kind] = best / row[key] if best and row[key] else None
+    return compared
 
 
 def table(rows: list[dict]) -> str:
-    header = ["where", "input, filters, kernel, stride, multiplier", "ours ms, forward / both"]
-    peers = {"keras": "`keras.layers`", "standard": "standard, best mode"}
+    header = ["backend, mode", "input, filters, kernel, stride, multiplier"]
+    header += ["ours ms, forward / with gradients"]
+    peers = {"keras": "`keras.layers`", "standard": "standard, fastest mode"}
     peers |= {"PyTorch": "PyTorch", "LiteRT": "LiteRT"}
     header += [f"{name} ÷ ours" for name in peers.values()] + ["MACs, standard ÷ separable"]
     lines = []
@@ -185,16 +186,16 @@ def table(rows: list[dict]) -> str:
         for name in peers:
             cells.append(" / ".join(harness.times(row[name, kind]) for kind in KINDS))
         lines.append([*cells, f"{row['mac_ratio']:.1f}×"])
-    return harness.markdown(header, lines, 2)
+    return tables.markdown([header, *lines], 2)
 
 
 def draw(figure: Any, rows: list[dict]) -> None:
-    found = ratios(rows)
-    places = list(dict.fromkeys((r["backend"], r["mode"]) for r in found))
+    compared = ratios(rows)
+    places = list(dict.fromkeys((r["backend"], r["mode"]) for r in compared))
     figure.set_size_inches(4 * len(places), 4)
     panels = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
     for axes, place in zip(panels, places, strict=True):
-        here = [row for row in found if (row["backend"], row["mode"]) == place]
+        here = [row for row in compared if (row["backend"], row["mode"]) == place]
         for name, color in (("keras", "tab:orange"), ("standard", "tab:gray")):
             for kind, marker in zip(KINDS, "os", strict=True):
                 points = [(row["mac_ratio"], row[name, kind]) for row in here if row[name, kind]]
@@ -204,7 +205,7 @@ def draw(figure: Any, rows: list[dict]) -> None:
                                  alpha=0.7, label=label)  # fmt: skip
         axes.axhline(1, color="0.7")
         axes.axline((1, 1), (10, 10), color="0.7", linestyle="--")
-        axes.set(title=", ".join(place), xscale="log", yscale="log", xlabel="ratio of the MACs")
+        axes.set(title=", ".join(place), xscale="log", yscale="log", xlabel="MAC ratio")
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("time of the other ÷ ours")
     panels[0].legend(fontsize="small")

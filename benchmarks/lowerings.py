@@ -1,13 +1,12 @@
-"""Every lowering of the depthwise convolution, on shapes that the table in `ops` was made from
-and on shapes that it was not: what is fastest, and what `auto` loses against that.
+"""Every lowering of the depthwise convolution: which one is fastest, and what `auto` loses to it.
 
     python -m benchmarks.lowerings
 
-Times a forward pass and one with both gradients. Takes some 20 minutes on two cores. A GPU needs
-larger batches:
+Uses shapes from which the table in `ops` was made, and others. Times a forward pass, and one with
+both gradients. Takes 20 minutes on two cores. A GPU needs larger batches:
 
     python -m benchmarks.lowerings --backends jax torch --batches 64
-"""  # noqa: D205
+"""
 
 import argparse
 import itertools
@@ -19,7 +18,7 @@ import keras
 import numpy as np
 
 from benchmarks import harness
-from sepconv_layers import ops, timing
+from sepconv_layers import ops, tables, timing
 
 NAME = "lowerings"
 LOWERINGS = {
@@ -27,7 +26,7 @@ LOWERINGS = {
     2: ("native", "taps", "auto"),
     3: ("native", "taps", "planes", "auto"),
 }
-# Rank: shapes with the sizes of kernels to move over them.
+# Rank to input shapes with the kernel sizes to apply to them.
 TABLE = {
     1: [((8, 512, 64), (3, 15))],
     2: [((8, 32, 32, 64), (3, 5, 7)), ((1, 40, 40, 32), (31,))],
@@ -49,15 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
-    found: list[tuple] = []
+    listed: list[tuple] = []
     for mode, rank in itertools.product(timing.MODES[keras.backend.backend()], arguments.ranks):
         for origin, shapes in (("table", TABLE), ("held out", HELD_OUT)):
             for (shape, kernels), strides in itertools.product(shapes[rank], STRIDES):
                 for kernel in kernels:
-                    found.append((mode, origin, shape, kernel, strides, "float32"))
+                    listed.append((mode, origin, shape, kernel, strides, "float32"))
         shape, kernels = TABLE[rank][0]
-        found.append((mode, "table", shape, kernels[0], 1, HALF))
-    return found
+        listed.append((mode, "table", shape, kernels[0], 1, HALF))
+    return listed
 
 
 def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
@@ -88,21 +87,21 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
         calls[name, "forward"] = harness.forward(run, mode, *arrays)
         calls[name, "both"] = harness.with_gradients(run, mode, *arrays, upstream=upstream)
     running, _ = timing.runnable(calls)
-    found = timing.medians(running, arguments.seconds, arguments.turns)
+    medians = timing.medians(running, arguments.seconds, arguments.turns)
     place = {"backend": keras.backend.backend(), "mode": mode, "origin": origin, "rank": rank}
     what = {"shape": [batch, *spatial, channels], "kernel": kernel_size, "strides": strides}
     times = {
-        f"{kind}_ms": {name: found.get((name, kind)) for name in LOWERINGS[rank]}
+        f"{kind}_ms": {name: medians.get((name, kind)) for name in LOWERINGS[rank]}
         for kind in ("forward", "both")
     }
     return [{**place, **what, "dtype": dtype, **times}]
 
 
 def loss(row: dict, kind: str) -> float | None:
-    """Time of `auto` over that of the fastest lowering."""
-    found = {name: ms for name, ms in row[kind].items() if ms}
-    auto = found.pop("auto", None)
-    return auto / min(found.values()) if auto and found else None
+    """Time of `auto` divided by the time of the fastest lowering."""
+    times = {name: ms for name, ms in row[kind].items() if ms}
+    auto = times.pop("auto", None)
+    return auto / min(times.values()) if auto and times else None
 
 
 def table(rows: list[dict]) -> str:
@@ -131,13 +130,13 @@ def table(rows: list[dict]) -> str:
             cells.append(harness.times(max(filter(None, losses), default=None)))
         lines.append(cells)
     header = [
-        "where",
+        "backend, mode",
         "rank",
-        *(f"{name} ÷ auto, forward / both" for name in ("native", "taps", "planes")),
+        *(f"{name} ÷ auto, forward / with gradients" for name in ("native", "taps", "planes")),
         "worst auto ÷ best, shapes of the table",
         "worst auto ÷ best, other shapes",
     ]
-    return harness.markdown(header, lines, 2)
+    return tables.markdown([header, *lines], 2)
 
 
 def _has(row: dict, kind: str, name: str) -> bool:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.readme
 
-A table stands between `<!-- results/RECORD -->` and `<!-- end -->`. The record is the folder of a
+A table stands between `<!-- results/RECORD -->` and `<!-- end -->`, where RECORD is the folder of a
 comparison or the file of a benchmark. `<!-- results/* -->` is a table of all comparisons, and
-`<!-- results/{FOLDER,...} -->` a short one of those that are listed.
+`<!-- results/{FOLDER,...} -->` a short table of the listed ones.
 """
 
 import importlib
@@ -26,11 +26,11 @@ READMES = (
 )
 EVERY = "results/*"
 LISTED = re.compile(r"results/\{(.*)\}")
-RECORDS = sorted(ROOT.glob("results/*-*.json"))  # of benchmarks
+RECORDS = sorted(ROOT.glob("results/*-*.json"))  # those of benchmarks
 
 
 def render(text: str) -> str:
-    """Returns the text with every table made from its record."""
+    """Returns the text with every table generated from its record."""
 
     def table(match: re.Match) -> str:
         path = ROOT / match[1]
@@ -50,7 +50,7 @@ def render(text: str) -> str:
 
 
 def benchmark_of(path: Path) -> ModuleType:
-    """The module that made a record."""
+    """The module of the benchmark that wrote a record."""
     name = json.loads(path.read_text("utf-8"))["benchmark"]
     return importlib.import_module(f"benchmarks.{name}")
 

@@ -1,10 +1,10 @@
-"""How time and memory of a training step grow with batch, width, resolution and kernel.
+"""Growth of time and memory of a training step with batch, width, resolution and kernel.
 
     python -m benchmarks.scaling
 
-Three blocks, separable and standard. Beside each measured exponent stands the one that the MACs
-predict. Memory is the peak of a process of its own, less what it had before the step. Takes 10
-minutes on two cores.
+Measures three blocks, separable and standard, and compares each exponent with the one that the MACs
+predict. Memory is the peak of a separate process, minus its peak before the step. Takes 10 minutes
+on two cores.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 from benchmarks import harness
-from sepconv_layers import ConvBlock2D, SeparableConvBlock2D, profile, timing
+from sepconv_layers import ConvBlock2D, SeparableConvBlock2D, profile, tables, timing
 
 NAME = "scaling"
 BLOCKS = {"separable": SeparableConvBlock2D, "standard": ConvBlock2D}
@@ -39,7 +39,7 @@ AXES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
-    parser.add_argument("--values", type=int, default=4, help="how many of each axis")
+    parser.add_argument("--values", type=int, default=4, help="number of values on each axis")
     parser.add_argument("--scale", type=int, default=1, help="divide resolution and width by this")
 
 
@@ -96,7 +96,7 @@ def _peak_of_process(conv: str, point: dict[str, int]) -> float:
 
 
 def peak(conv: str, point: dict[str, int]) -> float:
-    """Megabytes that a step adds to what a tiny one has needed already."""
+    """Megabytes that a step needs beyond those of a tiny step."""
     tiny, _ = training_step(conv, {**point, "batch": 1, "resolution": point["kernel"], "width": 8})
     tiny()
     call, _ = training_step(conv, point)
@@ -106,16 +106,16 @@ def peak(conv: str, point: dict[str, int]) -> float:
 
 
 def _highest_bytes() -> int:
-    """The most memory that this process has had."""
+    """Peak memory of this process."""
     status = Path("/proc/self/status")
-    if status.exists():  # on Linux `getrusage` begins with what the parent process had
+    if status.exists():  # on Linux, `getrusage` includes the peak of the parent process
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def exponent(rows: list[dict], key: str) -> float | None:
-    """Slope between the logarithms of the two largest values: small ones are all overhead."""
+    """Log-log slope between the two largest values: overhead dominates the smaller ones."""
     points = [(row["value"], row[key]) for row in sorted(rows, key=lambda row: row["value"])][-2:]
     if len(points) < 2 or min(value for _, value in points) <= 0:
         return None
@@ -131,15 +131,15 @@ def _by_curve(rows: list[dict]) -> dict[tuple, list[dict]]:
 
 
 def table(rows: list[dict]) -> str:
-    header = ["backend", "grows", "net", "exponent of the MACs", "of the time", "of the memory"]
-    header += ["ms, smallest to largest", "peak MB, smallest to largest"]
+    header = ["backend", "axis", "net", "exponent of MACs", "of time", "of memory"]
+    header += ["ms, smallest to largest size", "peak MB, smallest to largest size"]
     lines = []
     for (backend, axis, conv), curve in _by_curve(rows).items():
         slopes = (exponent(curve, key) for key in ("macs", "ms", "peak_mb"))
         cells = ["–" if slope is None else f"{slope:.2f}" for slope in slopes]
         cells += [f"{curve[0][key]:.1f} to {curve[-1][key]:.1f}" for key in ("ms", "peak_mb")]
         lines.append([backend, axis, conv, *cells])
-    return harness.markdown(header, lines, 3)
+    return tables.markdown([header, *lines], 3)
 
 
 def draw(figure: Any, rows: list[dict]) -> None:

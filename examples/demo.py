@@ -19,11 +19,11 @@ from pathlib import Path
 
 from examples.audio import train as audio
 from examples.command_line import add_output, in_sentences, new_parser
-from examples.summary import cells, table
+from examples.summary import cells
 from examples.text import train as text
 from examples.vision import train as vision
 from examples.volumes import train as volumes
-from sepconv_layers import Comparison, files
+from sepconv_layers import Comparison, files, tables
 
 EXAMPLES = {"vision": vision, "audio": audio, "text": text, "volumes": volumes}
 BUDGET = ("--seeds", "2")
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Comparison]:
         picture = partial(shutil.copyfile, output / name / "comparison.png")
         files.write(output / f"{name}.png", picture)
     files.write_text(output / "report.html", report(found, output))
-    print(f"\n{table(found.values())}\n\nOpen {output / 'report.html'}")
+    print(f"\n{tables.text(cells(found.values()))}\n\nOpen {output / 'report.html'}")
     return found
 
 

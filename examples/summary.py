@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from examples.nets import NARROW
-from sepconv_layers import Comparison
+from sepconv_layers import Comparison, tables
 
 NETS = ["separable", "standard", "standard, narrowed"]
 SHORT = ("data", *NETS, "MACs ÷", "inference", "training step")
@@ -37,14 +37,9 @@ def _row(one: Comparison) -> list[str]:
 
 
 def table(found: Iterable[Comparison], columns: Collection[str] | None = None) -> str:
-    """In Markdown, its columns aligned: all of them, or those that are named."""
+    """The table in Markdown: all columns, or those that are named."""
     header, *body = cells(found)
     if columns is not None:
         at = [i for i, name in enumerate(header) if name in columns]
         header, *body = ([row[i] for i in at] for row in (header, *body))
-    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(
-        "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"
-        for row in (header, rule, *body)
-    )
+    return tables.markdown([header, *body])

@@ -1,6 +1,16 @@
 """Keras layers and blocks that make depthwise-separable convolution deliver."""
 
-from sepconv_layers import comparison, convert, export, files, models, ops, streaming, timing
+from sepconv_layers import (
+    comparison,
+    convert,
+    export,
+    files,
+    models,
+    ops,
+    streaming,
+    tables,
+    timing,
+)
 from sepconv_layers.blocks import (
     ConvBlock1D,
     ConvBlock2D,
@@ -105,5 +115,6 @@ __all__ = [
     "separable_twin",
     "standard_twin",
     "streaming",
+    "tables",
     "timing",
 ]

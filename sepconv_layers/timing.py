@@ -1,4 +1,4 @@
-"""Fair timing: functions that take turns in one process, and what they ran on."""
+"""Timing of functions that take turns in one process, and what they ran on."""
 
 import math
 import os
@@ -25,7 +25,7 @@ MODES = {
     "jax": {"xla": True},
     "torch": {"eager": False},
 }
-"""How each backend can run a model: the names of its modes, and `jit_compile` in each."""
+"""The modes in which each backend can run a model, with the value of `jit_compile` in each."""
 
 Key = TypeVar("Key")
 
@@ -33,9 +33,9 @@ Key = TypeVar("Key")
 def runnable(
     calls: Mapping[Key, Callable[[], Any]],
 ) -> tuple[dict[Key, Callable[[], Any]], dict[Key, Exception]]:
-    """Calls each function once, and tells those that run from those that raise an error.
+    """Calls each function once, and separates those that run from those that raise an error.
 
-    Not everything runs in every mode: XLA cannot compile some operations, and some kernels have
+    Not every model runs in every mode: XLA cannot compile some operations, and some kernels have
     no gradient. On JAX the functions run in parallel, since most of the time goes to compiling.
 
     Args:
@@ -54,28 +54,28 @@ def runnable(
     def error_of(call: Callable[[], Any]) -> Exception | None:
         try:
             call()
-        except Exception as error:  # of any kind: each backend has its own
+        except Exception as error:  # any type: each backend has its own
             return error
         return None
 
     if keras.backend.backend() == "jax":
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = list(pool.map(error_of, calls.values()))
+            outcomes = list(pool.map(error_of, calls.values()))
     else:
-        found = list(map(error_of, calls.values()))
-    errors = {key: error for key, error in zip(calls, found, strict=True) if error is not None}
+        outcomes = list(map(error_of, calls.values()))
+    errors = {key: error for key, error in zip(calls, outcomes, strict=True) if error is not None}
     return {key: call for key, call in calls.items() if key not in errors}, errors
 
 
 def medians(
     calls: Mapping[Any, Callable[[], Any]], seconds: float | None = None, turns: int = FEWEST_TURNS
 ) -> dict[Any, float]:
-    """Median milliseconds of each call. They take turns, so that all meet the same machine.
+    """Returns the median milliseconds of each call. They take turns under the same conditions.
 
     Args:
-        calls: What to time: functions that return when their work is done.
-        seconds: How long to measure for each call; by default half a second.
-        turns: The fewest turns to take, however long they are.
+        calls: Functions without arguments that return when their work is done.
+        seconds: Measuring time for each call; by default half a second.
+        turns: Minimum number of turns, however long they take.
 
     Returns:
         The medians by the keys of `calls`.
@@ -96,9 +96,9 @@ def medians(
     taken, end = 0, time.perf_counter() + (seconds or SECONDS_PER_CALL) * len(calls)
     while taken < turns or time.perf_counter() < end:
         taken += 1
-        shuffle(order)  # a call is faster after some others: of the memory that they gave back
+        shuffle(order)  # a call can be faster after another one, on memory that it freed
         for key in order:
-            calls[key]()  # finds the caches as the others have left them
+            calls[key]()  # refills the caches, which the others have used
             times[key] += [_seconds(calls[key]) for _ in range(repeats[key])]
     return {key: round(1e3 * statistics.median(values), 4) for key, values in times.items()}
 
@@ -110,7 +110,7 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def device() -> str:
-    """What the backend computes on, without the name of the machine."""
+    """Returns the processor that the backend computes on, without the name of the machine."""
     backend, name = keras.backend.backend(), None
     if backend == "tensorflow":
         import tensorflow as tf
@@ -130,7 +130,7 @@ def device() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
-    names = ("sepconv_layers", "keras", keras.backend.backend(), "numpy")  # all imported by now
-    found = {name: sys.modules[name].__version__ for name in names}
-    return {"python": platform.python_version(), **found}
+    """Returns the versions of Python, this package, Keras, its backend and NumPy."""
+    names = ("sepconv_layers", "keras", keras.backend.backend(), "numpy")  # all imported already
+    loaded = {name: sys.modules[name].__version__ for name in names}
+    return {"python": platform.python_version(), **loaded}

@@ -20,6 +20,7 @@ BUILT_ON = {
     "arguments": [],
     "extras": [],
     "files": [],
+    "tables": [],
     "timing": [],
     "ops": ["arguments"],
     "initializers": [],
@@ -27,14 +28,14 @@ BUILT_ON = {
     "blocks": ["layers"],
     "models": ["blocks"],
     "class_table": ["blocks"],
-    "cost": ["class_table", "extras", "files"],
+    "cost": ["class_table", "extras", "files", "tables"],
     "graph_edit": ["layers"],
     "twins": ["class_table", "graph_edit"],
     "convert": ["twins", "cost"],
     "streaming": ["class_table", "graph_edit"],
     "export": ["convert", "extras", "files"],
-    "comparison": ["cost", "timing", "twins", "export"],
-    "cli": ["comparison", "models", "streaming"],
+    "comparison": ["cost", "timing"],
+    "cli": ["export", "timing"],
 }
 # What takes long to import, or is no dependency.
 HEAVY = {

@@ -12,6 +12,7 @@ from benchmarks import (
     harness,
     layers,
     lowerings,
+    mobilenet,
     nets,
     scaling,
 )
@@ -93,10 +94,10 @@ def test_a_setting_is_an_environment_of_another_process(tmp_path, monkeypatch):
     assert [row["cell"] for row in run(benchmark, tmp_path)] == ["a", "huge pages"]
     assert made == [(BACKEND, "huge pages", {"PAGES": "huge"})]
 
-    path = tmp_path / "found.json"
+    path = tmp_path / "part.json"
     measured = {"cell": "a", "mode": "xla"}
     benchmark.measure = lambda cell, arguments: [measured]
-    how = ["--backends", BACKEND, "--output", str(tmp_path), "--found-to", str(path)]
+    how = ["--backends", BACKEND, "--output", str(tmp_path), "--part-to", str(path)]
     harness.main(benchmark, [*how, "--setting", "huge pages"])
     (row,) = json.loads(path.read_text("utf-8"))["rows"]
     assert row == {**measured, "mode": "xla, huge pages"}
@@ -117,7 +118,7 @@ def test_lowerings(tmp_path, monkeypatch, capsys):
 
 
 def test_nets_agree_on_their_cost(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(nets, "FILTERS_AND_STRIDES", BLOCKS)
+    monkeypatch.setattr(mobilenet, "FILTERS_AND_STRIDES", BLOCKS)
     rows = run(nets, tmp_path, "--size", "16", "--batch-size", "2", "--width", "0.5")
     separable, theirs = (
         {row["macs"] for row in rows if row["net"] == net} for net in ("separable", "keras.layers")
@@ -135,13 +136,15 @@ def test_nets_agree_on_their_cost(tmp_path, monkeypatch, capsys):
 def test_nets_in_other_libraries_give_the_outputs_that_they_should(monkeypatch):
     import numpy as np
 
-    monkeypatch.setattr(nets, "FILTERS_AND_STRIDES", BLOCKS)
+    monkeypatch.setattr(mobilenet, "FILTERS_AND_STRIDES", BLOCKS)
     if BACKEND != "tensorflow":
         pytest.skip("LiteRT files are made on TensorFlow")
     arguments = harness.make_parser(nets).parse_args(["--size", "16", "--width", "0.5"])
     x = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype("float32")
-    model = nets.BUILDERS["separable"](arguments)
-    np.testing.assert_allclose(nets.in_litert(model, x)(), model.predict_on_batch(x), atol=1e-5)
+    model = mobilenet.BUILDERS["separable"](arguments)
+    np.testing.assert_allclose(
+        mobilenet.in_litert(model, x)(), model.predict_on_batch(x), atol=1e-5
+    )
 
 
 def test_nets_of_the_examples(tmp_path, monkeypatch, capsys):
@@ -174,10 +177,10 @@ def test_layers(tmp_path, monkeypatch, capsys):
 
 
 def test_compile_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(nets, "FILTERS_AND_STRIDES", BLOCKS[:1])
+    monkeypatch.setattr(mobilenet, "FILTERS_AND_STRIDES", BLOCKS[:1])
     tiny = ["--size", "8", "--batch-size", "1", "--width", "0.1", "--kernels", "1"]
     rows = run(compile_time, tmp_path, *tiny)
-    assert {row["what"] for row in rows} == {*nets.BUILDERS, "depthwise 3"}
+    assert {row["what"] for row in rows} == {*mobilenet.BUILDERS, "depthwise 3"}
     assert all(row["seconds"] >= 0 for row in rows)
 
 

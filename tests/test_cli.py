@@ -165,7 +165,7 @@ def test_export_to_each_kind(run, folder):
         np.testing.assert_allclose(found, expected, atol=0.1 if "int8" in name else 1e-5)
     assert (folder / "separable-hub" / "assets" / "labels.txt").is_file()
     _, out, _ = run("export separable.keras --to onnx --output other.onnx")
-    assert "where an older one was replaced" in out
+    assert "(replaced an older one)" in out
 
 
 @EXPORTS
@@ -204,19 +204,19 @@ def test_bench_draws_the_sizes_that_are_asked_for(run):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("profile missing.keras", "missing.keras, which is not there"),
+        ("profile missing.keras", "missing.keras, which does not exist"),
         ("profile net.h5", r"keras.saving.load_model\('net.h5', compile=False\).save\('net.keras'"),
         ("twin net.HDF5 --to standard", r"load_model\('net.HDF5'.*save\('net.keras'"),
         ("bench net.hdf5", r"older format. .*load_model\('net.hdf5'"),
-        ("convert net.weights.h5", r"weights alone. .*load_weights\('net.weights.h5'.*'net.keras'"),
+        ("convert net.weights.h5", r"only weights. .*load_weights\('net.weights.h5'.*'net.keras'"),
         ("profile net.tflite", "an artifact that no longer has the layers.*`sepconv bench` takes"),
         ("export saved_model.pb --to onnx", "an artifact that no longer has the layers"),
         ("profile .", "an artifact that no longer has the layers"),
-        ("profile text.keras", "text.keras, which is truncated, or of another kind"),
-        ("profile truncated.keras", "truncated.keras, which is truncated, or of another kind"),
-        ("profile foreign.keras", "foreign.keras, which is truncated, or of another kind"),
-        ("profile null.keras", "null.keras, which is truncated, or of another kind"),
-        ("profile garbled.keras", "garbled.keras, which is truncated, or of another kind"),
+        ("profile text.keras", "text.keras, which is truncated or of another kind"),
+        ("profile truncated.keras", "truncated.keras, which is truncated or of another kind"),
+        ("profile foreign.keras", "foreign.keras, which is truncated or of another kind"),
+        ("profile null.keras", "null.keras, which is truncated or of another kind"),
+        ("profile garbled.keras", "garbled.keras, which is truncated or of another kind"),
         ("profile weightless.keras", "weightless.keras cannot be loaded"),
         ("profile odd.keras", "odd.keras needs custom objects: Odd. Only those of Keras and of"),
         ("profile lambda.keras", "lambda.keras cannot be loaded: .*Lambda.*safe_mode"),
@@ -290,7 +290,7 @@ def test_an_interrupted_command_ends_with_a_sentence(run, folder, command, monke
     before = sorted(folder.iterdir())
     monkeypatch.setattr(keras.saving, "load_model", interrupt)
     code, out, err = run(command)
-    assert (code, out) == (130, "") and "To go on, run the same command again" in err
+    assert (code, out) == (130, "") and "To resume, run the same command again" in err
     assert sorted(folder.iterdir()) == before
 
 
@@ -298,8 +298,8 @@ def test_an_interrupted_command_ends_with_a_sentence(run, folder, command, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--to hub --output .", "must be another place than that of the model"),
-        ("--to onnx --output separable.keras", "must be another place than that of the model"),
+        ("--to hub --output .", "must not be the path of the model"),
+        ("--to onnx --output separable.keras", "must not be the path of the model"),
         ("--to hub --output labels.txt", "must be a new folder, or that of an older SavedModel"),
         ("--to onnx --output no/such/net.onnx", "folder of the `path` argument must exist"),
         ("--to onnx --labels few.txt", "`labels` argument must be 3 strings"),
@@ -336,7 +336,7 @@ def test_mistakes_of_an_export_are_named(run, folder, arguments, message):
         ("export separable.keras --to onnx --quantize int8", "--quantize is for --to litert only"),
         ("export separable.keras --to litert --quantize int8", "--calibration must be given"),
         ("export separable.keras --to litert --calibration images.npy", "and only with it"),
-        ("export separable.keras --to onnx --tolerance -1", "a number from 0 on, or `any`"),
+        ("export separable.keras --to onnx --tolerance -1", "a non-negative number, or `any`"),
         ("export separable.keras --to onnx --tolerance small", "'small' must be a number"),
         ("bench separable.keras --batch-size 0", "'0' must be a positive integer"),
         ("bench separable.keras --seconds 0", "'0' must be a positive number"),

@@ -470,14 +470,14 @@ def test_open_sizes_and_misfits_are_refused():
     model = chain((None, None, 3), layers.Conv2D(4, 3))
     assert profile(model, (8, 6, 3)).macs == 6 * 4 * 4 * 27
     for bad in (None, 8, (None, 6, 3), (1, 8, 6, 3), (8, 6, 4), (0, 6, 3), [(8, 6, 3)] * 2):
-        with pytest.raises(ValueError, match="`input_shape` must give every size .* Received"):
+        with pytest.raises(ValueError, match="`input_shape` must contain every size .* Received"):
             profile(model, bad)
     inputs = [keras.Input((3,), name="a"), keras.Input((None,), name="b")]
     model = keras.Model(inputs, layers.Concatenate()(inputs))
     assert profile(model, [(3,), (4,)]).rows[0].output_shape == (1, 7)
     assert profile(model, {"b": (4,), "a": (3,)}).rows[0].output_shape == (1, 7)
     for bad in ([(3,)], (3,), {"a": (3,)}, {"a": (3,), "b": (4,), "c": (5,)}):
-        with pytest.raises(ValueError, match="`input_shape` must give every size .* Received"):
+        with pytest.raises(ValueError, match="`input_shape` must contain every size .* Received"):
             profile(model, bad)
 
 

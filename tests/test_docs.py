@@ -20,7 +20,7 @@ TEXTS = {
 }
 # Modules with an `__all__`.
 LISTED = [sl, sl.comparison, sl.cost, sl.export, sl.files, sl.models, sl.ops, sl.streaming]
-LISTED += [sl.timing]
+LISTED += [sl.tables, sl.timing]
 DRAWING = runpy.run_path(str(DOCS / "draw_blocks.py"))
 
 

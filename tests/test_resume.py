@@ -159,7 +159,7 @@ def test_a_file_in_the_place_of_the_folder_of_a_run_is_set_aside(stages, tmp_pat
     with no_training(), pytest.raises(Trains):
         compare_toy(output=output, **ONE)
     assert folder.with_name(f"{folder.name}.damaged").read_text() == "mine"
-    assert "cannot be used: it is no folder" in capsys.readouterr().err
+    assert "cannot be used: it is not a folder" in capsys.readouterr().err
 
 
 def test_what_an_older_version_finished_counts(stages, tmp_path):
@@ -238,9 +238,9 @@ def test_no_flip_of_a_bit_in_what_became_of_a_run_goes_unseen(tmp_path, capsys):
     result = {"accuracy": 0.75, "seconds": 1.5, "best": EPOCH, "history": [EPOCH]}
     result["artifact"] = {"bytes": 7, "max_difference": 0.0, "agreement": 1.0}
     artifact.write_bytes(b"a model")
-    resume.save_finished(record, artifact, result)
+    resume.save_result(record, artifact, result)
     contents = record.read_bytes(), artifact.read_bytes()
-    assert resume.load_finished(record, artifact) == result
+    assert resume.load_result(record, artifact) == result
     for number, path in enumerate((record, artifact)):
         for place in range(len(contents[number])):
             for file, content in zip((record, artifact), contents, strict=True):
@@ -248,7 +248,7 @@ def test_no_flip_of_a_bit_in_what_became_of_a_run_goes_unseen(tmp_path, capsys):
             flipped = bytearray(contents[number])
             flipped[place] ^= 1 << place % 8
             path.write_bytes(flipped)
-            assert resume.load_finished(record, artifact) in (None, result)
+            assert resume.load_result(record, artifact) in (None, result)
             assert number == 0 or not artifact.exists()
             for aside in tmp_path.glob("*.damaged*"):
                 aside.unlink()

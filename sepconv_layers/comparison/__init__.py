@@ -1,4 +1,4 @@
-"""Twins under one budget: what the separable net loses in accuracy, and what it gains in speed."""
+"""Separable and standard twins, trained and timed under one budget."""
 
 from sepconv_layers.comparison.experiment import compare
 from sepconv_layers.comparison.record import Comparison

@@ -1,5 +1,6 @@
-"""Early errors for what `compare` is given."""
+"""Checks of the arguments of `compare`."""
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.arguments import is_integer, positive_int
+from sepconv_layers.arguments import check_number, is_integer, positive_int, positive_number
+from sepconv_layers.comparison.figure import figure_class
 from sepconv_layers.comparison.record import FILES
 from sepconv_layers.comparison.training import RUNS, logits_of, take
 from sepconv_layers.files import write
@@ -18,16 +20,16 @@ PARTS = ("train", "val", "test")
 
 
 def check_convs(convs: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of the nets as a tuple."""
+    """Returns the names of the nets as a tuple."""
     names = (convs,) if isinstance(convs, str) or not isinstance(convs, Iterable) else tuple(convs)
     is_known = all(isinstance(name, str) and name in CONVS for name in names)
     if not names or not is_known or len(set(names)) < len(names):
-        raise ValueError(f"`convs` must be different ones of {CONVS}. Received: convs={convs!r}.")
+        raise ValueError(f"`convs` must be distinct names of {CONVS}. Received: convs={convs!r}.")
     return names
 
 
 def check_sizes(sizes: Any) -> list[int]:
-    """The batch sizes as a sorted list."""
+    """Returns the batch sizes as a sorted list."""
     if not isinstance(sizes, Sequence) or not sizes:
         raise ValueError(
             "`infer_batch_sizes` must be a list of at least one batch size. Received: "
@@ -37,16 +39,16 @@ def check_sizes(sizes: Any) -> list[int]:
 
 
 def check_jit_compile(jit_compile: Any) -> None:
-    """Whether it is what `keras.Model.compile` takes."""
+    """Checks that it is a value that `keras.Model.compile` takes."""
     if not (isinstance(jit_compile, bool) or jit_compile == "auto"):
         raise ValueError(
-            "`jit_compile` must be True, False or 'auto', for the faster of the two. Received: "
+            "`jit_compile` must be True, False or 'auto' (the faster of the two). Received: "
             f"jit_compile={jit_compile!r}."
         )
 
 
 def check_seeds(seeds: Any) -> list[int]:
-    """The seeds as a list."""
+    """Returns the seeds as a list."""
     listed = range(seeds) if is_integer(seeds) else seeds
     if (
         not isinstance(listed, Sequence)
@@ -55,51 +57,71 @@ def check_seeds(seeds: Any) -> list[int]:
         or len(set(listed)) < len(listed)
     ):
         raise ValueError(
-            "`seeds` must be a positive number of seeds, or a list of different integers from 0 "
+            "`seeds` must be a positive number of seeds, or a list of distinct integers from 0 "
             f"to 2**32 - 1. Received: seeds={seeds!r}."
         )
     return [int(seed) for seed in listed]
 
 
-def check_augmentation(augmentation: Any) -> None:
-    """Whether it is a layer."""
+def check_settings(
+    *,
+    epochs: Any,
+    batch_size: Any,
+    learning_rate: Any,
+    weight_decay: Any,
+    label_smoothing: Any,
+    augmentation: Any,
+) -> dict[str, Any]:
+    """Returns the settings of the training, as `Training` takes them."""
+    positive_number(learning_rate, "learning_rate")
+    check_number(weight_decay, "weight_decay", "a number in [0, inf)", lambda x: 0 <= x < math.inf)
+    check_number(label_smoothing, "label_smoothing", "a number in [0, 1)", lambda x: 0 <= x < 1)
     if not isinstance(augmentation, keras.layers.Layer | None):
         raise ValueError(
-            "`augmentation` must be a Keras layer; several make one by `keras.Sequential`. "
+            "`augmentation` must be a Keras layer. `keras.Sequential` combines several layers. "
             f"Received: augmentation={augmentation!r}."
         )
+    return {
+        "epochs": positive_int(epochs, "epochs"),
+        "batch_size": positive_int(batch_size, "batch_size"),
+        "learning_rate": float(learning_rate),
+        "weight_decay": float(weight_decay),
+        "label_smoothing": float(label_smoothing),
+        "augmentation": augmentation,
+    }
 
 
 def check_output(output: Any, convs: Sequence[str]) -> None:
-    """Whether it is a directory, or can become one, as it then does, and takes the results."""
+    """Makes the directory, and checks that all results can be written to it."""
     if output is None:
         return
     path = Path(output)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _bad_output(output, f"which cannot be made: {error}") from error
+        raise _bad_output(output, f"which cannot be created: {error}") from error
     try:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise _bad_output(output, f"where nothing can be written: {error.strerror}") from error
+        raise _bad_output(output, f"which cannot be written to: {error.strerror}") from error
     for name in (*FILES, *(f"{conv}.keras" for conv in convs)):
         if (path / name).is_dir():
-            raise _bad_output(output, f"where a folder stands in the place of the file {name}")
+            raise _bad_output(output, f"which has a folder in place of the file {name}")
     if (path / RUNS).exists() and not (path / RUNS).is_dir():
-        raise _bad_output(output, f"where a file stands in the place of the folder {RUNS}")
+        raise _bad_output(output, f"which has a file in place of the folder {RUNS}")
+    figure_class()  # an error now, not after the training, if matplotlib is missing
 
 
 def _bad_output(output: Any, why: str) -> ValueError:
     return ValueError(
-        "`output` must be a directory that results can be written to, or a place for one. "
+        "`output` must be a directory that results can be written to, or a path for a new one. "
         f"Received: output={str(output)!r}, {why}"
     )
 
 
 def check_data(data: Any) -> tuple[dict[str, tuple[Any, np.ndarray]], int]:
-    """The parts, with labels as integers, and the number of classes."""
+    """Returns the parts, with labels as integers, and the number of classes."""
     held = {
         name: data.get(name) if isinstance(data, Mapping) else getattr(data, name, None)
         for name in (*PARTS, "classes")
@@ -109,14 +131,14 @@ def check_data(data: Any) -> tuple[dict[str, tuple[Any, np.ndarray]], int]:
     classes = labels.max() + 1 if held["classes"] is None else held["classes"]
     if not is_integer(classes) and not isinstance(classes, Sequence | np.ndarray):
         raise ValueError(
-            "`data` must hold names of classes or their number as 'classes', or nothing. Received: "
-            f"classes={classes!r}."
+            "`classes` of `data` must be names of classes, their number, or missing. Received: "
+            f"'classes'={classes!r}."
         )
     count = int(classes) if is_integer(classes) else len(classes)
     if labels.min() < 0 or labels.max() >= count:
         raise ValueError(
-            f"Labels must be from 0 to {count - 1}, as there are {count} classes. Received: labels "
-            f"from {labels.min()} to {labels.max()}."
+            f"Labels must be from 0 to {count - 1}, because there are {count} classes. Received: "
+            f"labels from {labels.min()} to {labels.max()}."
         )
     return parts, count
 
@@ -127,7 +149,10 @@ def check_build(
     parts: Mapping[str, tuple[Any, np.ndarray]],
     classes: int,
 ) -> keras.Model:
-    """A model that is new, can be saved, and outputs one logit per class for all parts."""
+    """Builds a model and checks it.
+
+    It must be new each time, savable, and output one logit per class for the inputs of all parts.
+    """
     if not callable(build):
         raise ValueError(
             "`build` must be a function from the name of a net to a new Keras model. Received: "
@@ -139,7 +164,7 @@ def check_build(
     for name, (x, _) in parts.items():
         try:
             logits = logits_of(model, take(x, np.zeros(2, int)))
-        except Exception as error:  # of any kind: each backend has its own
+        except Exception as error:  # any type: each backend has its own
             shapes = keras.tree.map_structure(lambda array: array.shape[1:], x)
             raise ValueError(
                 f"The model of `build({conv!r})` must take the inputs of the {name!r} part, which "
@@ -149,18 +174,18 @@ def check_build(
     if build(conv) is model:
         raise ValueError(
             f"`build({conv!r})` must return a new model each time, as one is trained for each "
-            f"seed. Received twice the same: {model.name!r}."
+            f"seed. Received the same model twice: {model.name!r}."
         )
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.keras"
         try:
             write(path, model.save)
             keras.models.load_model(path)
-        except Exception as error:  # of any kind: layers may raise what they like
+        except Exception as error:  # any type: layers can raise anything
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # which is the system, not a layer
+                raise  # from the system, not from a layer
             raise ValueError(
-                f"The model of `build({conv!r})` must be one that can be saved and loaded again. "
+                f"The model of `build({conv!r})` must be one that can be saved and loaded. "
                 f"Received: {error}"
             ) from error
     return model
@@ -169,13 +194,13 @@ def check_build(
 def _check_part(name: str, part: Any) -> tuple[Any, np.ndarray]:
     if not isinstance(part, tuple | list) or len(part) != 2:
         raise ValueError(
-            f"`data` must hold a pair of inputs and labels as {name!r}. Received: {type(part)}."
+            f"`data` must hold {name!r} as a pair of inputs and labels. Received: {type(part)}."
         )
     x, y = part[0], np.asarray(part[1])
     if y.ndim != 1 or (len(y) and y.dtype.kind not in "iu"):
         raise ValueError(
             f"The labels of the {name!r} part must be integers of shape (samples,). Received: "
-            f"dtype={y.dtype}, shape={y.shape}. One-hot labels become that by `y.argmax(-1)`."
+            f"dtype={y.dtype}, shape={y.shape}. Convert one-hot labels by `y.argmax(-1)`."
         )
     lengths = {
         len(leaf) if isinstance(leaf, np.ndarray) and leaf.ndim else None
@@ -184,14 +209,14 @@ def _check_part(name: str, part: Any) -> tuple[Any, np.ndarray]:
     if len(y) == 0 or lengths != {len(y)}:
         raise ValueError(
             f"The {name!r} part must have as many inputs, in NumPy arrays, as labels, and at least "
-            f"one. Received: {len(y)} labels, and inputs of length "
+            f"one of each. Received: {len(y)} labels, and inputs of length "
             f"{', '.join(map(str, lengths))}."
         )
     return keras.tree.map_structure(_as_objects_if_text, x), y.astype("int64")
 
 
 def _as_objects_if_text(array: np.ndarray) -> np.ndarray:
-    # TensorFlow makes tensors of both, but `fit` of Keras takes only objects.
+    # TensorFlow converts both types, but `fit` of Keras takes only objects.
     return array.astype(object) if array.dtype.kind == "U" else array
 
 
@@ -199,12 +224,12 @@ def _check_logits(logits: np.ndarray, conv: str, classes: int) -> None:
     if logits.shape != (2, classes):
         raise ValueError(
             f"The model of `build({conv!r})` must output one logit for each of {classes} classes, "
-            f"so the shape (batch, {classes}). Received: (batch, "
-            f"{', '.join(map(str, logits.shape[1:]))}). Let it end in "
+            f"with the shape (batch, {classes}). Received: (batch, "
+            f"{', '.join(map(str, logits.shape[1:]))}). Make its last layer "
             f"`keras.layers.Dense({classes})`."
         )
     if logits.min() >= 0 and np.allclose(logits.sum(-1), 1, atol=1e-3):
         raise ValueError(
             f"The model of `build({conv!r})` must output logits. Received: probabilities. Remove "
-            "the softmax at its end."
+            "the softmax from its end."
         )

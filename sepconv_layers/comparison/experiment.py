@@ -1,13 +1,14 @@
-"""`compare`: the same budget for all nets, and what each makes of it."""
+"""`compare`: trains and measures twins under one budget."""
 
 import contextlib
-import math
+import dataclasses
+import itertools
 import os
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,18 @@ import keras
 import numpy as np
 
 from sepconv_layers import timing
-from sepconv_layers.arguments import check_number, positive_int, positive_number
 from sepconv_layers.comparison import checks, speed
-from sepconv_layers.comparison.figure import figure_class
 from sepconv_layers.comparison.record import Comparison
 from sepconv_layers.comparison.row import Row
-from sepconv_layers.comparison.training import Training, digest_of, run, runs_folder, score
-from sepconv_layers.cost import profile
+from sepconv_layers.comparison.training import (
+    Parts,
+    Training,
+    digest_of,
+    run,
+    runs_folder,
+    score,
+)
+from sepconv_layers.cost import Profile, profile
 from sepconv_layers.files import write
 
 
@@ -48,39 +54,40 @@ def compare(
 ) -> Comparison:
     """Trains and measures twins under one budget.
 
-    All nets get AdamW with a short warm-up and cosine decay, the same regularization and the same
-    seeds. The test accuracy is that of the epoch that was best on the validation part.
+    All nets are trained by AdamW with a short warm-up and cosine decay, the same regularization
+    and the same seeds. Test accuracy is measured with the weights of the epoch that was best on
+    the validation part.
 
-    With `output`, a comparison that was interrupted goes on after its last epoch when it is called
-    again, and one with more seeds trains only the new ones. Every net, data set and setting has
-    folders of its own in `output/runs`, so that nothing stale is used and nothing trained is lost.
-    A file there that is damaged is renamed, with a sentence, and what it held is trained again.
+    With `output`, an interrupted comparison resumes after its last complete epoch when it is called
+    again, and a comparison with more seeds trains only the new ones. Each combination of net, data
+    and settings has its own folder in `output/runs`, so nothing stale is used and nothing trained
+    is lost. A damaged file there is renamed, with a message, and its contents are trained again.
 
     Args:
-        build: `build(conv)` returns a new model that outputs logits. Called for every seed, after
-            `keras.utils.set_random_seed(seed)`, and for throw-away models to check and to time.
+        build: `build(conv)` returns a new model that outputs logits. It is called for every seed,
+            after `keras.utils.set_random_seed(seed)`, and for throw-away models to check and time.
         data: Object or mapping with `train`, `val` and `test`, each a pair of inputs (an array, or
-            a structure of arrays) and integer labels. `classes` (names, or a number) may be there
-            too; the default is the largest label plus 1.
-        convs: Which nets: "separable", "standard", "standard-narrow".
+            a structure of arrays) and integer labels. It may also have `classes`: their names or
+            their number, by default the largest label plus 1.
+        convs: The nets: "separable", "standard", "standard-narrow".
         epochs: Number of passes over the training part.
-        batch_size: Training samples per step.
-        seeds: How many seeds, or which.
-        learning_rate: Largest learning rate, after the warm-up; a number, no schedule.
-        weight_decay: Of AdamW, for all weights but biases and normalization.
+        batch_size: Number of training samples per step.
+        seeds: Number of seeds, or a list of seeds.
+        learning_rate: Largest learning rate, after the warm-up; a number, not a schedule.
+        weight_decay: Weight decay of AdamW, for all weights except biases and normalization.
         label_smoothing: Share of each label that is spread over all classes, in `[0, 1)`.
-        augmentation: Layer through which training inputs go. It is no part of the saved model,
-            and its random state comes from the seed of the run.
-        infer_batch_sizes: Batch sizes to time inference with; by default 1 and `batch_size`.
-        jit_compile: How to time the nets, where the backend has the choice: compiled by XLA
-            (`True`), which may take a minute for a large net, or not (`False`); by default in both
-            ways, of which each net gets the faster. TensorFlow trains in that way too, if there are
-            so many steps that it makes up for compiling.
+        augmentation: Layer applied to the training inputs. It is not part of the saved model, and
+            its random state comes from the seed of the run.
+        infer_batch_sizes: Batch sizes for timing inference; by default 1 and `batch_size`.
+        jit_compile: How to time the nets where the backend offers a choice: compiled by XLA
+            (`True`), which can take a minute for a large net, or not (`False`). By default both are
+            timed, and the faster one counts for each net. TensorFlow also trains in that mode if
+            there are enough steps to make up for the compilation.
         output: Directory for the results and for what resuming needs.
-        task: For the record: what is learned.
-        dataset: For the record: the data.
-        command: For the record: what to run to get it again.
-        progress: Whether to show what is going on.
+        task: The task, for the record.
+        dataset: Name of the data, for the record.
+        command: The command that reproduces the comparison, for the record.
+        progress: Whether to print progress.
 
     Returns:
         A `Comparison`.
@@ -88,9 +95,9 @@ def compare(
     Raises:
         ValueError: If an argument, the data or a model is not as described.
         FloatingPointError: If a loss is not finite.
-        OSError: If a file cannot be written, such as on a full disk. What is trained by then is
-            kept, and the same call goes on from there.
-        ImportError: If `output` is given and matplotlib is missing.
+        OSError: If a file cannot be written, such as on a full disk. Everything trained so far is
+            kept, and the same call resumes from there.
+        ImportError: If `output` is given and matplotlib is not installed.
 
     Example:
         >>> import numpy as np
@@ -105,92 +112,138 @@ def compare(
         >>> [row.macs for row in result.rows]
         [720, 1552]
     """
-    started, resumed = time.perf_counter(), 0.0
+    started = time.perf_counter()
     convs, seeds = checks.check_convs(convs), checks.check_seeds(seeds)
-    epochs = positive_int(epochs, "epochs")
-    batch_size = positive_int(batch_size, "batch_size")
+    settings = checks.check_settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        augmentation=augmentation,
+    )
     sizes = checks.check_sizes((1, batch_size) if infer_batch_sizes is None else infer_batch_sizes)
     checks.check_jit_compile(jit_compile)
-    learning_rate = float(positive_number(learning_rate, "learning_rate"))
-    weight_decay = float(
-        check_number(
-            weight_decay, "weight_decay", "a number in [0, inf)", lambda x: 0 <= x < math.inf
-        )
-    )
-    label_smoothing = float(
-        check_number(label_smoothing, "label_smoothing", "a number in [0, 1)", lambda x: 0 <= x < 1)
-    )
-    checks.check_augmentation(augmentation)
     checks.check_output(output, convs)
-    if output is not None:
-        figure_class()  # to hear now, not after the training, that it is missing
     parts, classes = checks.check_data(data)
-    training = Training(
-        epochs, batch_size, learning_rate, weight_decay, label_smoothing, augmentation, classes,
-        progress,
-    )  # fmt: skip
+    training = Training(**settings, classes=classes, progress=progress)
 
-    x, y = parts["train"]
-    shape = keras.tree.map_structure(lambda array: array.shape[1:], x)
-    probes = {}
-    for conv in convs:
-        keras.utils.set_random_seed(0)  # a net may hold a seed that it drew
-        probes[conv] = checks.check_build(build, conv, parts, classes)
-    profiles = {conv: profile(probe, shape) for conv, probe in probes.items()}
+    models = _untrained(build, convs, parts, classes)
+    profiles = _profiles(models, parts)
     training.say(f"Timing {', '.join(convs)}")
     times = speed.measure(build, convs, parts["train"], training, sizes, jit_compile)
 
-    rows, artifacts, models, digest = [], {}, {}, digest_of(parts)
     with _directory(output) as directory:
-        for i, conv in enumerate(convs):
-            folder = runs_folder(directory, conv, probes[conv], training, digest)
-            compiles = training.jit_compile(times[conv]["train_mode"], x)
-            runs = {}
-            for j, seed in enumerate(seeds):
-                count = f"{i * len(seeds) + j + 1}/{len(convs) * len(seeds)}"
-                training.say(f"[{count}] {conv}, seed {seed}")
-                runs[seed], earlier = run(build, conv, seed, parts, training, folder, compiles)
-                resumed += earlier
-            best = max(seeds, key=lambda seed: score(runs[seed]["best"]))
-            artifacts[conv] = folder / f"seed-{best}.keras"
-            models[conv] = keras.models.load_model(artifacts[conv])
-            row = Row(
-                conv=conv,
-                model=probes[conv].name,
-                params=profiles[conv].params,
-                macs=profiles[conv].macs,
-                accuracy=_spread([runs[seed]["accuracy"] for seed in seeds]),
-                artifacts={"keras": {"seed": best, **runs[best]["artifact"]}},
-                embedding_params=sum(
-                    cost.params for cost in profiles[conv].rows if cost.kind == "Embedding"
-                ),
-                **times[conv],
-            )
-            rows.append(row)
-    result = Comparison(
-        task=task,
-        dataset=dataset,
-        command=command,
-        device=timing.device(),
-        backend=keras.backend.backend(),
-        versions=timing.versions(),
-        wall_seconds=round(time.perf_counter() - started + resumed, 1),
-        budget={
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "seeds": seeds,
-            "training_samples": len(y),
-        },
-        test_part=_test_part(parts["test"][1]),
-        **_gains({row.conv: row for row in rows}),
-        rows=rows,
-        models=models,
-    )
-    if output is not None:
-        for conv, artifact in artifacts.items():
-            write(directory / f"{conv}.keras", partial(shutil.copyfile, artifact))
-        result.save(output)
+        trained = _train(build, models, parts, training, seeds, times, directory)
+        rows = {conv: _row(conv, profiles[conv], net, times[conv]) for conv, net in trained.items()}
+        seconds = time.perf_counter() - started + sum(net.earlier for net in trained.values())
+        result = Comparison(
+            task=task,
+            dataset=dataset,
+            command=command,
+            device=timing.device(),
+            backend=keras.backend.backend(),
+            versions=timing.versions(),
+            wall_seconds=round(seconds, 1),
+            budget={
+                "epochs": training.epochs,
+                "batch_size": training.batch_size,
+                "seeds": seeds,
+                "training_samples": len(parts["train"][1]),
+            },
+            test_part=_test_part(parts["test"][1]),
+            **_gains(rows),
+            rows=list(rows.values()),
+            models={conv: net.model for conv, net in trained.items()},
+        )
+        if output is not None:
+            _save(result, trained, directory)
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainedNet:
+    """One net after training with every seed.
+
+    Attributes:
+        runs: Seed to the result of its run.
+        seed: The seed that was best on the validation part.
+        model: The model that was trained with it.
+        path: Where that model is saved.
+        earlier: Seconds that an interrupted comparison spent on the runs before this call.
+    """
+
+    runs: dict[int, dict[str, Any]]
+    seed: int
+    model: keras.Model
+    path: Path
+    earlier: float
+
+
+def _untrained(
+    build: Callable[[str], keras.Model], convs: Sequence[str], parts: Parts, classes: int
+) -> dict[str, keras.Model]:
+    """A checked, untrained model of each net."""
+    models = {}
+    for conv in convs:
+        keras.utils.set_random_seed(0)  # a net may hold a seed that it drew
+        models[conv] = checks.check_build(build, conv, parts, classes)
+    return models
+
+
+def _profiles(models: Mapping[str, keras.Model], parts: Parts) -> dict[str, Profile]:
+    """The cost of each net for one sample of the training part."""
+    x, _ = parts["train"]
+    shape = keras.tree.map_structure(lambda array: array.shape[1:], x)
+    return {conv: profile(model, shape) for conv, model in models.items()}
+
+
+def _train(
+    build: Callable[[str], keras.Model],
+    models: Mapping[str, keras.Model],
+    parts: Parts,
+    training: Training,
+    seeds: Sequence[int],
+    times: Mapping[str, Mapping[str, Any]],
+    directory: Path,
+) -> dict[str, _TrainedNet]:
+    """Trains each net with every seed."""
+    digest = digest_of(parts)
+    numbers, total = itertools.count(1), len(models) * len(seeds)
+    trained = {}
+    for conv, model in models.items():
+        folder = runs_folder(directory, conv, model, training, digest)
+        jit_compile = training.jit_compile(times[conv]["train_mode"], parts["train"][0])
+        runs, earlier = {}, 0.0
+        for seed in seeds:
+            training.say(f"[{next(numbers)}/{total}] {conv}, seed {seed}")
+            runs[seed], seconds = run(build, conv, seed, parts, training, folder, jit_compile)
+            earlier += seconds
+        best = max(seeds, key=lambda seed: score(runs[seed]["best"]))
+        path = folder / f"seed-{best}.keras"
+        trained[conv] = _TrainedNet(runs, best, keras.models.load_model(path), path, earlier)
+    return trained
+
+
+def _row(conv: str, costs: Profile, net: _TrainedNet, times: Mapping[str, Any]) -> Row:
+    embeddings = [layer.params for layer in costs.rows if layer.kind == "Embedding"]
+    return Row(
+        conv=conv,
+        model=costs.name,
+        params=costs.params,
+        macs=costs.macs,
+        accuracy=_spread([result["accuracy"] for result in net.runs.values()]),
+        artifacts={"keras": {"seed": net.seed, **net.runs[net.seed]["artifact"]}},
+        embedding_params=sum(embeddings),
+        **times,
+    )
+
+
+def _save(result: Comparison, trained: Mapping[str, _TrainedNet], directory: Path) -> None:
+    """Writes the best model of each net, the record, the report and the picture."""
+    for conv, net in trained.items():
+        write(directory / f"{conv}.keras", partial(shutil.copyfile, net.path))
+    result.save(directory)
 
 
 def _test_part(labels: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The two pictures of a comparison."""
+"""The two plots of a comparison."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,9 +7,10 @@ from sepconv_layers.comparison.row import Row
 from sepconv_layers.extras import require
 
 COLORS = {"separable": "tab:blue", "standard": "tab:orange", "standard-narrow": "tab:gray"}
-CLOSE = 0.05  # of the axis: labels of one line run into each other
-CLOSE_LABELS = 0.15  # and those of two lines
-MARGIN = 0.3  # of what is drawn, above and below
+# Shares of the height of the plot.
+CLOSE = 0.05  # labels of one line overlap
+CLOSE_LABELS = 0.15  # labels of two lines overlap
+MARGIN = 0.3  # above and below the data
 ANNOTATION = {"textcoords": "offset points", "va": "center"}
 
 
@@ -17,21 +18,21 @@ def figure_class() -> Any:
     """The figure class of matplotlib.
 
     Raises:
-        ImportError: If matplotlib is missing.
+        ImportError: If matplotlib is not installed.
     """
     return require("matplotlib.figure", "plot", "Comparison.plot").Figure
 
 
 def plot_accuracy(axes: Any, rows: Sequence[Row]) -> None:
-    """Draws accuracy against MACs: a dot for each seed, mean and spread for each net."""
+    """Draws accuracy against MACs: a dot per seed, mean and standard deviation per net."""
     from matplotlib import ticker
 
     for row in rows:
-        macs, color, found = row.macs / 1e6, COLORS[row.conv], row.accuracy
-        dots = [macs] * len(found["per_seed"])
-        axes.scatter(dots, found["per_seed"], s=18, color=color, alpha=0.45, linewidth=0)
+        macs, color, accuracy = row.macs / 1e6, COLORS[row.conv], row.accuracy
+        dots = [macs] * len(accuracy["per_seed"])
+        axes.scatter(dots, accuracy["per_seed"], s=18, color=color, alpha=0.45, linewidth=0)
         axes.errorbar(
-            macs, found["mean"], found["std"], fmt="o", color=color, capsize=5, markersize=8
+            macs, accuracy["mean"], accuracy["std"], fmt="o", color=color, capsize=5, markersize=8
         )
     axes.margins(y=MARGIN)
     bottom, top = axes.get_ylim()
@@ -49,13 +50,13 @@ def plot_accuracy(axes: Any, rows: Sequence[Row]) -> None:
         axes.annotate(label, point, (12, apart), color=COLORS[row.conv], **ANNOTATION)
     all_macs = [row.macs / 1e6 for row in rows]
     axes.set(
-        title="Accuracy against cost",
+        title="Accuracy vs. cost",
         xlabel="MACs per sample (millions)",
         ylabel="test accuracy",
     )
-    if min(all_macs) > 0:  # a logarithmic axis has no place for layers that cannot be counted
+    if min(all_macs) > 0:  # a logarithmic axis cannot show zero
         axes.set(xscale="log", xlim=(min(all_macs) / 1.6, max(all_macs) * 4))
-        # By default, labels of less than a decade or two run into each other.
+        # The default tick labels overlap if the axis spans less than a decade or two.
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
@@ -63,7 +64,7 @@ def plot_accuracy(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def plot_speedup(axes: Any, ideal: float, speedup: Mapping[str, float]) -> None:
-    """Draws the measured speed-ups at the ideal one, and the line where they would be equal."""
+    """Draws the measured speed-ups at the ideal one, and the line on which both are equal."""
     top = 1.15 * max(ideal, 1.0, *speedup.values())
     axes.plot([0, top], [0, top], color="0.5", linestyle="--")
     axes.annotate("ideal", (0.55 * top, 0.55 * top), (-10, 4), color="0.4", ha="right",
@@ -78,8 +79,8 @@ def plot_speedup(axes: Any, ideal: float, speedup: Mapping[str, float]) -> None:
         label = f"{what} {speedup[key]:.1f}×"
         axes.annotate(label, point, (-12, apart), ha="right", **ANNOTATION)
     axes.set(
-        title="Real against ideal speed-up",
-        xlabel="ideal speed-up: ratio of the MACs",
+        title="Measured vs. ideal speed-up",
+        xlabel="ideal speed-up (MAC ratio)",
         ylabel="measured speed-up",
         xlim=(0, top),
         ylim=(0, top),

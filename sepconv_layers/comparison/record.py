@@ -1,4 +1,4 @@
-"""What a comparison found: plain data that prints, saves and loads."""
+"""The result of a comparison: plain data that prints, saves and loads."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from sepconv_layers import tables
 from sepconv_layers.comparison.figure import figure_class, plot_accuracy, plot_speedup
 from sepconv_layers.comparison.row import Row
 from sepconv_layers.files import regular, write, write_text
@@ -18,28 +19,28 @@ FILES = RECORD, REPORT, PICTURE = "results.json", "report.md", "comparison.png"
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. `print(comparison)` shows it as a table.
+    """The result of `compare`. `print(comparison)` shows it as a table.
 
     Attributes:
-        task: What is learned.
+        task: The task, such as "Text classification".
         dataset: Name of the data.
-        command: What to run to get this record again.
-        device: Kind of processor.
+        command: The command that reproduces this record.
+        device: The processor.
         backend: Keras backend.
-        versions: Package to version.
-        wall_seconds: Time of everything, earlier parts of a resumed comparison included.
+        versions: Name of a package to its version.
+        wall_seconds: Total time, including the earlier parts of a resumed comparison.
         budget: `epochs`, `batch_size`, `seeds` and `training_samples`, the same for all nets.
-        mac_ratio: MACs of the standard net divided by those of the separable one, or `None`
-            where one of them is missing or has none that can be counted.
-        speedup: `infer` and `train`: time of the standard net divided by that of the separable
-            one, each in its best mode; `infer` with the largest batch size that was measured.
+        mac_ratio: MACs of the standard net divided by MACs of the separable net, or `None` if
+            one of the nets is missing or has no MACs that can be counted.
+        speedup: `infer` and `train`: time of the standard net divided by time of the separable
+            net, each in its fastest mode; `infer` is for the largest batch size measured.
         realized_fraction: `speedup` divided by `mac_ratio`.
         rows: One `Row` per net.
-        notes: What else was found, a sentence each.
-        test_part: `samples`, and `largest_class`: the share of its largest class, which is the
-            accuracy of always giving that one. Empty in records from before there was this.
-        models: The trained models by `conv`. They are not part of `results.json`, and `save`
-            leaves them out.
+        notes: Further findings, one sentence each.
+        test_part: `samples`, and `largest_class`: the share of the largest class, which is the
+            accuracy of always predicting that class. Empty in records of older versions.
+        models: The trained models by `conv`. `results.json` does not contain them, and `save`
+            does not write them.
     """
 
     task: str
@@ -61,21 +62,12 @@ class Comparison:
     )
 
     def __str__(self) -> str:
-        """The rows as an aligned table, and sentences below it."""
-        header, *body = self._cells()
-        widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-        lines = [
-            "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])])
-            for first, *rest in (header, ["-" * width for width in widths], *body)
-        ]
-        return "\n".join([self._title(), *lines, *self._sentences()])
+        """The rows as an aligned table, with sentences below it."""
+        return "\n".join([self._title(), tables.text(self._cells()), *self._sentences()])
 
     def to_markdown(self) -> str:
-        """The same in Markdown."""
-        header, *body = self._cells()
-        align = ["---", *["---:"] * (len(header) - 1)]
-        table = "\n".join("| " + " | ".join(cells) + " |" for cells in (header, align, *body))
-        return "\n\n".join([table, *self._sentences()])
+        """The table and the sentences in Markdown."""
+        return "\n\n".join([tables.markdown(self._cells()), *self._sentences()])
 
     def to_json(self) -> str:
         """The record, without the models."""
@@ -85,35 +77,36 @@ class Comparison:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Comparison":
-        """Reads a `results.json`, or that of a directory.
+        """Reads a `results.json`, given its path or the path of its directory.
 
         Raises:
-            FileNotFoundError: If it is not there.
-            ValueError: If it is no such record.
+            FileNotFoundError: If it does not exist.
+            ValueError: If it is not such a record.
         """
         path = Path(path)
         path = path / RECORD if path.is_dir() else path
         if not os.path.lexists(path):
-            raise FileNotFoundError(f"{path} is not there: a run writes it at its end.")
+            raise FileNotFoundError(f"{path} does not exist. A comparison writes it at the end.")
         try:
             record = json.loads(regular(path).read_text("utf-8"))
             for row in record["rows"]:
-                for key in ("infer_ms", "infer_mode"):  # JSON has no numbers as keys
+                for key in ("infer_ms", "infer_mode"):  # keys in JSON are strings
                     row[key] = {int(size): value for size, value in row[key].items()}
             return cls(**record | {"rows": [Row(**row) for row in record["rows"]]})
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 "The `path` argument must be a results.json as `compare` writes it. Received: "
-                f"path={str(path)!r}, which is truncated, or of another kind: {error!r}"
+                f"path={str(path)!r}, which is truncated or of another kind: {error!r}"
             ) from error
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes `results.json`, `report.md` and `comparison.png`.
 
-        Each is written beside its target and then renamed, and other files are left alone.
+        Each file is written beside its target and then renamed. Other files stay untouched.
 
         Raises:
-            ImportError: If matplotlib is missing, which draws the picture. The rest is written.
+            ImportError: If matplotlib, which draws the picture, is not installed. The other files
+                are written.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -122,13 +115,13 @@ class Comparison:
         write(directory / PICTURE, partial(self.plot().savefig, dpi=150))
 
     def plot(self) -> Any:
-        """Draws accuracy against MACs, and the real against the ideal speed-up.
+        """Draws accuracy against MACs, and the measured against the ideal speed-up.
 
         Returns:
             The `matplotlib.figure.Figure`.
 
         Raises:
-            ImportError: If matplotlib is missing.
+            ImportError: If matplotlib is not installed.
         """
         panels = 2 if self.mac_ratio else 1
         figure = figure_class()(figsize=(5.2 * panels, 4.2), layout="constrained")
@@ -173,8 +166,8 @@ class Comparison:
             return []
         samples, share = self.test_part["samples"], self.test_part["largest_class"]
         return [
-            f"The test part has {samples:,} samples. A net that always names the largest class of "
-            f"them would have an accuracy of {share:.4f}."
+            f"The test part has {samples:,} samples. Always predicting its largest class would "
+            f"give an accuracy of {share:.4f}."
         ]
 
     def _gains(self) -> list[str]:
@@ -185,8 +178,8 @@ class Comparison:
             for key in ("infer", "train")
         )
         return [
-            f"The separable net has {self.mac_ratio:.2f} times fewer MACs. "
-            f"It infers {infer} and trains {train}."
+            f"The separable net has {self.mac_ratio:.2f} times fewer MACs. Its inference is "
+            f"{infer}, and its training step {train}."
         ]
 
     def _report(self) -> str:
@@ -195,16 +188,16 @@ class Comparison:
 
 {self.to_markdown()}
 
-![Accuracy against MACs, and real against ideal speed-up]({PICTURE})
+![Accuracy against MACs, and measured against ideal speed-up]({PICTURE})
 
 - Test accuracy: mean ± standard deviation over the seeds {", ".join(map(str, budget["seeds"]))},
-  by the weights that were best on the validation part. The `.keras` files are of the seed that was
-  best there.
-- Budget of every net: {budget["training_samples"]:,} training samples, {budget["epochs"]} epochs,
-  batches of {budget["batch_size"]}, the same optimizer, schedule and regularization.
-- Times: medians after warm-up of `predict_on_batch` and `train_on_batch`, the nets taking turns in
-  one process, each in its fastest mode. The inference speed-up is that of the largest batch.
+  with the weights that were best on the validation part. The `.keras` files are from the seed that
+  was best on that part.
+- Budget of each net: {budget["training_samples"]:,} training samples, {budget["epochs"]} epochs,
+  batch size {budget["batch_size"]}, the same optimizer, schedule and regularization.
+- Times: medians of `predict_on_batch` and `train_on_batch` after warm-up. The nets take turns in
+  one process, each in its fastest mode. The inference speed-up is for the largest batch size.
 - Device: {self.device}. Backend: {self.backend}.
 - Versions: {", ".join(versions)}.
-- Made in {self.wall_seconds:,.0f} seconds by `{self.command or "sepconv_layers.compare"}`.
+- Run time: {self.wall_seconds:,.0f} seconds. Command: `{self.command or "sepconv_layers.compare"}`.
 """

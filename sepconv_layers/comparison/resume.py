@@ -1,4 +1,4 @@
-"""Saved state of a run, which is read back whole or not at all."""
+"""Saved states and results of runs, with checks that reject damaged files."""
 
 import hashlib
 import json
@@ -21,34 +21,34 @@ RESULT = ("accuracy", "seconds", "best", "history", "artifact")
 DIGEST = "digest"
 
 
-def save_finished(record: Path, artifact: Path, result: Mapping[str, Any]) -> None:
+def save_result(result_path: Path, model_path: Path, result: Mapping[str, Any]) -> None:
     """Writes the result of a run with a digest of the result and its model."""
-    text = json.dumps({**result, DIGEST: _digest(result, artifact)}, indent=2)
-    write_text(record, text)
+    text = json.dumps({**result, DIGEST: _digest(result, model_path)}, indent=2)
+    write_text(result_path, text)
 
 
-def load_finished(record: Path, artifact: Path) -> dict[str, Any] | None:
-    """Returns the result of a run; `None` if it did not end, or if result or model is damaged."""
-    if not os.path.lexists(record):
+def load_result(result_path: Path, model_path: Path) -> dict[str, Any] | None:
+    """Returns the result of a run, or `None` if it is missing or if result or model is damaged."""
+    if not os.path.lexists(result_path):
         return None
     try:
-        result = json.loads(regular(record).read_text("utf-8"))
+        result = json.loads(regular(result_path).read_text("utf-8"))
         digest = result.pop(DIGEST, None)
         _check_result(result)
-    except Exception as error:  # of any kind: what is damaged may be anything
-        set_aside(record, error)
+    except Exception as error:  # any type: a damaged file can hold anything
+        set_aside(result_path, error)
         return None
     try:
-        if digest is None:  # written before there were digests
-            _check_archive(regular(artifact))
-            is_whole = artifact.stat().st_size == result["artifact"]["bytes"]
+        if digest is None:  # written by a version without digests
+            _check_archive(regular(model_path))
+            is_intact = model_path.stat().st_size == result["artifact"]["bytes"]
         else:
-            is_whole = _digest(result, regular(artifact)) == digest
-        if not is_whole:
-            raise ValueError(f"it does not belong to {record.name}, or one of them is damaged")
+            is_intact = _digest(result, regular(model_path)) == digest
+        if not is_intact:
+            raise ValueError(f"it does not belong to {result_path.name}, or one of them is damaged")
     except Exception as error:
-        set_aside(artifact, error)
-        set_aside(record, f"it is of no use without {artifact.name}")
+        set_aside(model_path, error)
+        set_aside(result_path, f"it is useless without {model_path.name}")
         return None
     return result
 
@@ -68,15 +68,15 @@ def _savez(arrays: list[np.ndarray], history: str, path: Path) -> None:
 def load_state(
     path: Path, state: Sequence[keras.Variable], weights: Sequence[keras.Variable], epochs: int
 ) -> tuple[list, list[np.ndarray]]:
-    """Restores an interrupted run into the variables; returns its history and best weights.
+    """Restores the variables of an interrupted run and returns its history and best weights.
 
-    If there is none, or it is damaged, both are empty and the variables stay unchanged.
+    If there is no saved state, or it is damaged, both are empty and the variables stay unchanged.
     """
     if not os.path.lexists(path):
         return [], []
     try:
         history, arrays = _read_state(regular(path), [*state, *weights], epochs)
-    except Exception as error:  # of any kind: what is damaged may be anything
+    except Exception as error:  # any type: a damaged file can hold anything
         set_aside(path, error)
         return [], []
     for variable, value in zip(state, arrays, strict=False):
@@ -86,7 +86,7 @@ def load_state(
 
 def values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
     """Copies the values of variables to NumPy."""
-    return [np.array(variable.numpy()) for variable in variables]  # copies, for PyTorch shares them
+    return [np.array(variable.numpy()) for variable in variables]  # copies: PyTorch shares memory
 
 
 def set_aside(path: Path, why: object) -> None:
@@ -99,39 +99,39 @@ def set_aside(path: Path, why: object) -> None:
         aside = path.with_name(f"{path.name}.damaged-{number}")
     try:
         os.replace(path, aside)
-    except FileNotFoundError:  # another process was faster
+    except FileNotFoundError:  # another process renamed it first
         return
     reason = str(why).partition("\n")[0] or type(why).__name__
     print(
-        f"{path} cannot be used: {reason}. It is kept as {aside.name}, and what it held is trained "
-        "again.",
+        f"{path} cannot be used: {reason}. It is kept as {aside.name}, and its contents are "
+        "trained again.",
         file=sys.stderr,
     )
 
 
-def _digest(result: Mapping[str, Any], artifact: Path) -> str:
+def _digest(result: Mapping[str, Any], model_path: Path) -> str:
     digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode())
-    digest.update(artifact.read_bytes())
+    digest.update(model_path.read_bytes())
     return digest.hexdigest()
 
 
 def _check_result(result: Mapping[str, Any]) -> None:
     if set(result) != set(RESULT) or not math.isfinite(result["accuracy"] + result["seconds"]):
-        raise ValueError("it is not what a run writes")
+        raise ValueError("it is not the result of a run")
     _check_history([result["best"], *result["history"]])
 
 
 def _check_history(history: list) -> None:
     for epoch in history:
         if not math.isfinite(sum(epoch[key] for key in HISTORY)):
-            raise ValueError("its history is not that of a run")
+            raise ValueError("its history is not the history of a run")
 
 
 def _check_archive(path: Path) -> None:
-    """Verifies the checksums of all members of a ZIP file."""
+    """Verifies the checksums of all members of a ZIP archive."""
     with zipfile.ZipFile(path) as archive:
         if name := archive.testzip():
-            raise ValueError(f"{name} in it is damaged")
+            raise ValueError(f"its member {name} is damaged")
 
 
 def _read_state(
@@ -143,12 +143,12 @@ def _read_state(
         arrays = [file[f"arr_{i}"] for i in range(len(file.files) - 1)]
     _check_history(history)
     if not 0 < len(history) <= epochs or len(arrays) != len(variables):
-        raise ValueError("it is of another training")
+        raise ValueError("it belongs to a different training")
     for i, expected in enumerate(values(variables)):
         if arrays[i].dtype.kind == "V" and arrays[i].itemsize == expected.itemsize:
-            arrays[i] = arrays[i].view(expected.dtype)  # bfloat16, which NumPy has no name for
+            arrays[i] = arrays[i].view(expected.dtype)  # bfloat16, a type that NumPy does not know
         if (arrays[i].shape, arrays[i].dtype) != (expected.shape, expected.dtype):
-            raise ValueError("it is of another net")
+            raise ValueError("it belongs to a different net")
         if expected.dtype.kind not in "iub" and np.isnan(arrays[i]).any():
-            raise ValueError("it holds numbers that are none")
+            raise ValueError("it contains NaN")
     return history, arrays

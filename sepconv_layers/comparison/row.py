@@ -1,4 +1,4 @@
-"""One net of a comparison: what it costs, how accurate it is and how fast."""
+"""The row of one net in a comparison: cost, accuracy and speed."""
 
 import dataclasses
 from typing import Any
@@ -11,18 +11,18 @@ class Row:
     Attributes:
         conv: "separable", "standard" or "standard-narrow".
         model: Name of the model.
-        params: Numbers in all weights.
+        params: Number of parameters.
         macs: Multiply-accumulates of one forward pass with one sample.
-        accuracy: `mean`, `std` (of a sample) and `per_seed`, on the test part, by the weights that
-            were best on the validation part.
+        accuracy: `mean`, `std` (sample standard deviation) and `per_seed` of the test accuracy,
+            with the weights that were best on the validation part.
         infer_ms: Batch size to median milliseconds of `predict_on_batch`.
-        infer_mode: Batch size to how it ran: "graph", "xla" or "eager".
+        infer_mode: Batch size to the mode it ran in: "graph", "xla" or "eager".
         train_step_ms: Median milliseconds of `train_on_batch` with the training batch size.
-        train_mode: How that ran.
-        artifacts: Name of a saved form to its `bytes`, and `max_difference` and `agreement` (share
-            of equal labels) between the model and what was loaded again. `seed` is whose it is:
-            the seed that was best on the validation part.
-        embedding_params: How many of `params` are those of embeddings, which no convolution saves.
+        train_mode: The mode of that step.
+        artifacts: Name of a saved form to its size in `bytes`, and to `max_difference` and
+            `agreement` (share of equal labels) between the model and the saved form, loaded again.
+            `seed` is the seed of the saved model, the best one on the validation part.
+        embedding_params: Number of parameters in embeddings, which no convolution reduces.
     """
 
     conv: str
@@ -38,6 +38,6 @@ class Row:
     embedding_params: int = 0
 
     def accuracy_text(self, digits: int = 4) -> str:
-        """Mean accuracy and, if there are several seeds, its spread."""
+        """Mean accuracy, and its standard deviation if there are several seeds."""
         mean, std = (f"{self.accuracy[key]:.{digits}f}" for key in ("mean", "std"))
         return f"{mean} ± {std}" if len(self.accuracy["per_seed"]) > 1 else mean

@@ -1,10 +1,11 @@
-"""Inference and training-step times of nets that take turns in one process."""
+"""Times of inference and training steps, with the nets taking turns in one process."""
 
 import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import keras
@@ -22,7 +23,11 @@ def measure(
     batch_sizes: Sequence[int],
     jit_compile: bool | str = "auto",
 ) -> dict[str, dict[str, Any]]:
-    """The fields of `Row` that are times, for each net, from throw-away models."""
+    """Times throw-away models of each net.
+
+    Returns:
+        For each net, the fields of `Row` that hold times and modes.
+    """
     x, y = part[0], training.one_hot(part[1])
     training = dataclasses.replace(training, augmentation=None)
     modes = MODES[keras.backend.backend()]
@@ -33,18 +38,18 @@ def measure(
             trainers[conv, mode] = training.trainer(build(conv), x, compiles)
             trainers[conv, mode].model.jit_compile = compiles
 
-    def best(size: int, call: Callable[..., Any], *arrays: Any) -> dict[str, tuple[float, str]]:
-        batch = take(arrays, np.arange(size) % len(y))
-        calls = {key: partial(call(it), *batch) for key, it in trainers.items()}
+    def best(size: int, method: str, *arrays: Any) -> dict[str, tuple[float, str]]:
+        batch, bound = take(arrays, np.arange(size) % len(y)), attrgetter(method)
+        calls = {key: partial(bound(trainer), *batch) for key, trainer in trainers.items()}
         times = medians(_in_working_modes(calls))
         return {
-            conv: min((ms, mode) for (of, mode), ms in times.items() if of == conv)
+            conv: min((ms, mode) for (net, mode), ms in times.items() if net == conv)
             for conv in convs
         }
 
     with _quiet_tensorflow():
-        infer = {size: best(size, lambda it: it.model.predict_on_batch, x) for size in batch_sizes}
-        train = best(training.batch_size, lambda it: it.train_on_batch, x, y)
+        infer = {size: best(size, "model.predict_on_batch", x) for size in batch_sizes}
+        train = best(training.batch_size, "train_on_batch", x, y)
     return {
         conv: {
             "infer_ms": {size: infer[size][conv][0] for size in batch_sizes},
@@ -59,7 +64,7 @@ def measure(
 def _in_working_modes(
     calls: Mapping[tuple[str, str], Callable[[], Any]],
 ) -> dict[tuple[str, str], Callable[[], Any]]:
-    """The calls, except those in a mode that a net cannot run in although it runs in a graph."""
+    """Leaves out the modes that a net cannot run in, if it runs as a graph."""
     running, errors = runnable(calls)
     for (conv, _), error in errors.items():
         if (conv, "graph") not in running:
@@ -69,7 +74,7 @@ def _in_working_modes(
 
 @contextlib.contextmanager
 def _quiet_tensorflow() -> Iterator[None]:
-    # It takes several models that are traced for one model that is traced again and again.
+    """Silences the warning about retracing: here it is several models, each traced once."""
     logger = logging.getLogger("tensorflow")
     level = logger.level
     logger.setLevel(logging.ERROR)

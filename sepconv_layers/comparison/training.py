@@ -1,4 +1,4 @@
-"""Training of one net with one seed, in steps of an epoch that survive an interruption."""
+"""Training of one net with one seed, saved after each epoch so that it can resume."""
 
 import dataclasses
 import hashlib
@@ -19,18 +19,21 @@ import numpy as np
 from sepconv_layers.comparison import resume
 from sepconv_layers.files import clear, write
 
-WARM_UP = 0.1  # of all steps
-STEPS_WORTH_XLA = 2000  # on TensorFlow, where XLA compiles each net anew, for tens of seconds
+WARM_UP = 0.1  # share of all steps
+STEPS_WORTH_XLA = 2000  # on TensorFlow, where XLA takes tens of seconds to compile each net
 CHECKED_SAMPLES = 256
 RUNS = "runs"
 
-# In JSON, where a layer has its name: not that of a dtype policy, but that in a tensor's history.
+# The name of a layer in the JSON of a model: in its configuration and in the history of tensors,
+# but not the name of a dtype policy.
 NAME = re.compile(r'((?<!DTypePolicy", "config": {)"name": |\[(?="[^"]*", \d+, \d+\]))"([^"]*)"')
+
+Parts = Mapping[str, tuple[Any, np.ndarray]]  # name of a part to its inputs and labels
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How every net is trained."""
+    """Settings of the training, the same for all nets."""
 
     epochs: int
     batch_size: int
@@ -42,23 +45,23 @@ class Training:
     progress: bool
 
     def say(self, text: str) -> None:
-        """Shows a line of progress."""
+        """Prints a line of progress."""
         if self.progress:
             print(text, flush=True)
 
     def steps(self, x: Any) -> int:
-        """How many there are in a training with these inputs."""
+        """Number of training steps with these inputs."""
         return self.epochs * math.ceil(len(keras.tree.flatten(x)[0]) / self.batch_size)
 
     def jit_compile(self, mode: str, x: Any) -> bool | str:
-        """Whether XLA compiles the training of a net for which `mode` is the fastest."""
+        """Value of `jit_compile` to train a net with, if `mode` is its fastest mode."""
         if keras.backend.backend() != "tensorflow":
             return "auto"
         is_worth_it = mode == "xla" and self.steps(x) >= STEPS_WORTH_XLA
-        return is_worth_it and _xla_takes(self.augmentation, take(x, slice(self.batch_size)))
+        return is_worth_it and _xla_compiles(self.augmentation, take(x, slice(self.batch_size)))
 
     def trainer(self, model: keras.Model, x: Any, jit_compile: Any) -> "Trainer":
-        """A compiled model around `model`, which itself stays without an optimizer."""
+        """A compiled model around `model`, which itself gets no optimizer."""
         steps = self.steps(x)
         warm_up = math.ceil(WARM_UP * steps)
         schedule = keras.optimizers.schedules.CosineDecay(
@@ -73,22 +76,22 @@ class Training:
             from_logits=True, label_smoothing=self.label_smoothing
         )
         sample = take(x, slice(1))
-        if not model.built:  # the optimizer asks for all its weights
+        if not model.built:  # the optimizer needs all its weights
             model(sample)
         trainer = Trainer(model, self.augmentation, sample)
-        # Given its name only, it makes variables while TensorFlow traces, which then begins again.
+        # A metric given by name creates its variables during tracing: TensorFlow then traces again.
         accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
         trainer.compile(optimizer, loss, metrics=[accuracy], jit_compile=jit_compile)
         optimizer.build(trainer.trainable_variables)
         return trainer
 
     def one_hot(self, y: np.ndarray) -> np.ndarray:
-        """Labels as the loss wants them."""
+        """Labels in the form that the loss takes."""
         return keras.utils.to_categorical(y, self.classes)
 
 
 class Trainer(keras.Model):
-    """A model behind its augmentation."""
+    """A model with its augmentation in front."""
 
     def __init__(
         self, model: keras.Model, augmentation: keras.layers.Layer | None, sample: Any
@@ -97,9 +100,9 @@ class Trainer(keras.Model):
         self.model = model
         if augmentation is not None:
             augmentation = _copy(augmentation)
-            augmentation(sample, training=True)  # to have all its variables from now on
+            augmentation(sample, training=True)  # creates all its variables
             for variable in augmentation.variables:
-                if variable.name == "seed_generator_state":  # the run decides, not the layer
+                if variable.name == "seed_generator_state":  # the run sets the seed
                     variable.assign([np.random.randint(2**31), 0])
         self.augmentation = augmentation
 
@@ -110,16 +113,17 @@ class Trainer(keras.Model):
 
     @property
     def state(self) -> list[keras.Variable]:
-        """All that the next step depends on."""
+        """All variables that the next step depends on."""
         return [*self.variables, *self.optimizer.variables]
 
 
 def _copy(augmentation: keras.layers.Layer) -> keras.layers.Layer:
-    """The same layer with a random state of its own."""
+    """A new layer with the same configuration and its own random state."""
     return type(augmentation).from_config(augmentation.get_config())
 
 
-def _xla_takes(augmentation: keras.layers.Layer | None, x: Any) -> bool:
+def _xla_compiles(augmentation: keras.layers.Layer | None, x: Any) -> bool:
+    """Whether XLA can compile the augmentation."""
     if augmentation is None:
         return True
     import tensorflow as tf
@@ -127,7 +131,7 @@ def _xla_takes(augmentation: keras.layers.Layer | None, x: Any) -> bool:
     function = tf.function(partial(_copy(augmentation), training=True), jit_compile=True)
     try:
         function(keras.tree.map_structure(tf.convert_to_tensor, x))
-    except Exception:  # of any kind: there are operations that XLA cannot compile
+    except Exception:  # any type: XLA cannot compile some operations
         return False
     return True
 
@@ -136,34 +140,33 @@ def run(
     build: Callable[[str], keras.Model],
     conv: str,
     seed: int,
-    parts: Mapping[str, tuple[Any, np.ndarray]],
+    parts: Parts,
     training: Training,
     folder: Path,
     jit_compile: bool | str,
 ) -> tuple[dict[str, Any], float]:
-    """Trains one net with one seed, or goes on with it.
+    """Trains one net with one seed, or resumes that training.
 
     Returns:
-        What became of it, and how many seconds of it were spent before this call.
+        The result of the run, and the seconds that were spent on it before this call.
     """
-    finished, unfinished, artifact = (
+    result_path, state_path, model_path = (
         folder / f"seed-{seed}.{ending}" for ending in ("json", "state.npz", "keras")
     )
-    result = resume.load_finished(finished, artifact)
+    result = resume.load_result(result_path, model_path)
     if result is not None:
-        unfinished.unlink(missing_ok=True)  # which it was killed before
+        state_path.unlink(missing_ok=True)  # left behind if the process was killed right before
         training.say(f"  trained before: test accuracy {result['accuracy']:.4f}")
         return result, result["seconds"]
     keras.utils.set_random_seed(seed)
     model = build(conv)
     trainer = training.trainer(model, parts["train"][0], jit_compile)
-    # What Keras builds at the first use takes random numbers, which must not be those of an epoch.
+    # The first use builds parts that draw random numbers. They must not be those of an epoch.
     _evaluate(trainer, take(parts["val"], slice(training.batch_size)), training)
-    history, best = resume.load_state(unfinished, trainer.state, model.weights, training.epochs)
+    history, best = resume.load_state(state_path, trainer.state, model.weights, training.epochs)
     earlier = sum(epoch["seconds"] for epoch in history)
     for epoch in range(len(history), training.epochs):
-        # With seed and order of its own, an epoch is the same whether or not it follows an
-        # interruption.
+        # Each epoch sets its own seed and order, so it is the same after an interruption.
         _set_seed((seed, epoch))
         x, y = parts["train"]
         order = np.random.default_rng((seed, epoch)).permutation(len(y))
@@ -173,38 +176,38 @@ def run(
             raise FloatingPointError(
                 f"The {conv} net with seed {seed} had a training loss of {logs['loss']} and a "
                 f"validation loss of {logs['val_loss']} in epoch {epoch + 1}. Lower "
-                f"`learning_rate` (it is {training.learning_rate}), and look for inputs that are "
-                "not finite."
+                f"`learning_rate` (now {training.learning_rate}) and check the inputs for "
+                "values that are not finite."
             )
         if not history or score(logs) > max(map(score, history)):
             best = resume.values(model.weights)
         history.append(logs)
-        resume.save_state(unfinished, trainer.state, history, best)
+        resume.save_state(state_path, trainer.state, history, best)
     model.set_weights(best)
     accuracy = _evaluate(trainer, parts["test"], training)
     if not math.isfinite(accuracy):
         raise FloatingPointError(
-            f"The {conv} net with seed {seed} had a loss that is not finite on the test part. Look "
-            "for inputs that are not finite."
+            f"The {conv} net with seed {seed} had a loss that is not finite on the test part. "
+            "Check the inputs for values that are not finite."
         )
-    write(artifact, model.save)
+    write(model_path, model.save)
     result = {
         "accuracy": round(accuracy, 6),
         "best": max(history, key=score),
         "seconds": sum(epoch["seconds"] for epoch in history),
-        "artifact": _check_artifact(artifact, model, parts["test"][0]),
+        "artifact": _check_artifact(model_path, model, parts["test"][0]),
         "history": history,
     }
-    resume.save_finished(finished, artifact, result)
-    unfinished.unlink(missing_ok=True)  # another process may do the same
+    resume.save_result(result_path, model_path, result)
+    state_path.unlink(missing_ok=True)  # another process may have removed it
     return result, earlier
 
 
 def _set_seed(entropy: tuple[int, ...]) -> None:
-    """What `keras.utils.set_random_seed` does, but for TensorFlow's own generator.
+    """Sets all random seeds as `keras.utils.set_random_seed` does, except TensorFlow's own.
 
-    TensorFlow builds all functions again when that gets a seed, for seconds. Its layers have the
-    states of their generators among their variables.
+    Setting that one makes TensorFlow build all functions again, which takes seconds, and no layer
+    needs it: Keras layers keep the state of their generators in variables.
     """
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     if keras.backend.backend() != "tensorflow":
@@ -214,37 +217,37 @@ def _set_seed(entropy: tuple[int, ...]) -> None:
 
 
 def score(epoch: Mapping[str, float]) -> tuple[float, float]:
-    """What the best epoch has most of."""
+    """Ranks epochs: by validation accuracy, then by validation loss."""
     return epoch["val_accuracy"], -epoch["val_loss"]
 
 
 def runs_folder(
     directory: Path, conv: str, model: keras.Model, training: Training, digest: str
 ) -> Path:
-    """The folder of all runs that differ in nothing but the seed."""
+    """The folder of all runs that differ only in the seed."""
     settings = dataclasses.replace(training, augmentation=None, progress=True)
     net, augmentation = (
         json.dumps(keras.saving.serialize_keras_object(layer))
         for layer in (model, training.augmentation)
     )
-    augmentation = re.sub(r'"seed": (null|\d+)', "", augmentation)  # the run decides about it
-    # Names count up in a process, so what matters is which of them are the same.
+    augmentation = re.sub(r'"seed": (null|\d+)', "", augmentation)  # the run sets the seed
+    # Keras numbers names in each process, so only which of them are equal matters.
     names: dict[str, int] = {}
     layers = NAME.sub(
         lambda match: f"{match[1]}{names.setdefault(match[2], len(names))}", net + augmentation
     )
-    weights = [tuple(weight.shape) for weight in model.weights]  # not all classes have a config
+    weights = [tuple(weight.shape) for weight in model.weights]  # a class may lack a config
     key = repr((settings, layers, weights, digest, keras.backend.backend())).encode()
     folder = directory / RUNS / f"{conv}-{hashlib.sha256(key).hexdigest()[:12]}"
     if not folder.exists() and list(folder.parent.glob(f"{conv}-{'?' * 12}")):
         training.say(
-            f"Earlier runs of the {conv} net had another net, data or settings. They are left "
-            "where they are, and new ones begin."
+            f"Earlier runs of the {conv} net had a different net, data or settings. They are kept, "
+            "and training starts from the beginning."
         )
     if not folder.is_dir():
-        resume.set_aside(folder, "it is no folder")
+        resume.set_aside(folder, "it is not a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    clear(folder)  # of what an interrupted run was writing
+    clear(folder)  # removes what an interrupted run was writing
     return folder
 
 
@@ -253,24 +256,22 @@ def digest_of(parts: Any) -> str:
     digest = hashlib.sha256()
     for array in keras.tree.flatten(parts):
         digest.update(repr((array.shape, array.dtype)).encode())
-        is_object = array.dtype.kind == "O"  # its bytes are addresses
+        is_object = array.dtype.kind == "O"  # whose bytes are addresses
         digest.update(repr(array.tolist()).encode() if is_object else array.tobytes())
     return digest.hexdigest()
 
 
 def logits_of(model: keras.Model, x: Any) -> np.ndarray:
-    """Outputs of a model for one batch, at once."""
+    """Outputs of a model for one batch, as NumPy floats."""
     return keras.ops.convert_to_numpy(model(x, training=False)).astype("float64")
 
 
 def take(x: Any, index: Any) -> Any:
-    """The same samples of all arrays in a structure."""
+    """Indexes all arrays in a structure."""
     return keras.tree.map_structure(lambda array: array[index], x)
 
 
-def _train_epoch(
-    trainer: Trainer, parts: Mapping, training: Training, name: str
-) -> dict[str, float]:
+def _train_epoch(trainer: Trainer, parts: Parts, training: Training, name: str) -> dict[str, float]:
     (x, y), (x_val, y_val) = parts["train"], parts["val"]
     is_terminal = sys.stdout.isatty()
     if is_terminal:
@@ -295,18 +296,18 @@ def _train_epoch(
 
 
 def _evaluate(trainer: Trainer, part: tuple[Any, np.ndarray], training: Training) -> float:
-    """The accuracy; no number, if the loss is none."""
+    """Accuracy, or NaN if the loss is not finite."""
     x, y = part[0], training.one_hot(part[1])
     logs = trainer.evaluate(x, y, training.batch_size, verbose=0, return_dict=True)
     return float(logs["accuracy"]) if math.isfinite(logs["loss"]) else math.nan
 
 
 def _check_artifact(path: Path, model: keras.Model, x: Any) -> dict[str, Any]:
-    """How what was saved differs from the model, once it is loaded again."""
+    """Loads a saved model and compares its outputs with the original."""
     x = take(x, slice(CHECKED_SAMPLES))
-    ours, theirs = logits_of(model, x), logits_of(keras.models.load_model(path), x)
+    expected, loaded = logits_of(model, x), logits_of(keras.models.load_model(path), x)
     return {
         "bytes": path.stat().st_size,
-        "max_difference": float(np.abs(ours - theirs).max()),
-        "agreement": float(np.mean(ours.argmax(-1) == theirs.argmax(-1))),
+        "max_difference": float(np.abs(expected - loaded).max()),
+        "agreement": float(np.mean(expected.argmax(-1) == loaded.argmax(-1))),
     }

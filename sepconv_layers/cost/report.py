@@ -1,4 +1,4 @@
-"""The result of a profile: rows of costs that print, plot and turn into Markdown or JSON."""
+"""The result of `profile`: prints as a table, plots, and converts to Markdown and JSON."""
 
 import dataclasses
 import json
@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sepconv_layers import tables
 from sepconv_layers.extras import require
 from sepconv_layers.files import write
 
-_TEXT_COLUMNS = 3  # the columns on the left hold text, the others numbers
+_TEXT_COLUMNS = 3  # layer, kind, output shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,14 +18,14 @@ class LayerCost:
     """One row of a `Profile`: all calls of a layer with the same shapes.
 
     Attributes:
-        name: Name of the layer after those of the models and blocks around it, joined by `/`.
+        name: Name of the layer, preceded by those of the models and blocks around it, as a path.
         kind: Name of its class.
         input_shape: Shape of the input with a batch of 1, or a tuple of shapes.
         output_shape: Shape of the output with a batch of 1, or a tuple of shapes.
         calls: Number of calls with these shapes.
-        params: Numbers in the weights, but for weights that an earlier row has listed.
+        params: Number of parameters, except those that an earlier row already counts.
         macs: Multiply-accumulates of all calls; `None` if they cannot be counted.
-        activations: Numbers in the outputs of all calls.
+        activations: Number of elements in the outputs of all calls.
         bytes: Bytes of the weights, inputs and outputs of all calls.
     """
 
@@ -46,11 +47,11 @@ class LayerCost:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """What one forward pass with one sample costs; `print` shows it as a table.
+    """The cost of one forward pass with one sample; `print` shows it as a table.
 
     Attributes:
         name: Name of the model.
-        params: Numbers in all weights of the model.
+        params: Number of parameters of the model.
         rows: One `LayerCost` for each layer, in the order of the first call.
     """
 
@@ -65,12 +66,12 @@ class Profile:
 
     @property
     def activations(self) -> int:
-        """Numbers in the outputs of all layers."""
+        """Number of elements in the outputs of all layers."""
         return sum(row.activations for row in self.rows)
 
     @property
     def bytes(self) -> int:
-        """Bytes moved if each layer reads its weights and inputs and writes its outputs."""
+        """Bytes moved, if each layer reads its weights and inputs and writes its outputs."""
         return sum(row.bytes for row in self.rows)
 
     @property
@@ -80,50 +81,39 @@ class Profile:
 
     @property
     def uncounted(self) -> tuple[str, ...]:
-        """The layers whose MACs are unknown and missing in the total, as `"name (Kind)"`."""
+        """Layers whose MACs are unknown and missing from the total, as `"name (Kind)"`."""
         names = [f"{row.name} ({row.kind})" for row in self.rows if row.macs is None]
         return tuple(dict.fromkeys(names))
 
     def __str__(self) -> str:
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        line = "-" * (sum(widths) + 2 * len(widths) - 2)
-        header, *body, total = (
-            "  ".join(
-                cell.ljust(width) if column < _TEXT_COLUMNS else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in cells
-        )
-        return "\n".join([header, line, *body, line, total, *self._notes()])
+        table = tables.text(self._cells(), _TEXT_COLUMNS, has_total=True)
+        return "\n".join([table, *self._notes()])
 
     def to_markdown(self) -> str:
-        """The table in Markdown."""
-        header, *body = self._cells()
-        align = ["---"] * _TEXT_COLUMNS + ["---:"] * (len(header) - _TEXT_COLUMNS)
-        lines = [f"| {' | '.join(row)} |" for row in (header, align, *body)]
-        return "\n".join([*lines, *(f"\n{note}" for note in self._notes())])
+        """Returns the table in Markdown."""
+        table = tables.markdown(self._cells(), _TEXT_COLUMNS)
+        return "\n\n".join([table, *self._notes()])
 
     def to_json(self) -> str:
-        """Totals and rows as a JSON object, in which an unknown count is `null`."""
+        """Returns totals and rows as a JSON object, with `null` for unknown counts."""
         totals = ("name", "macs", "params", "activations", "bytes", "intensity", "uncounted")
         rows = [{**dataclasses.asdict(row), "intensity": row.intensity} for row in self.rows]
         return json.dumps({**{key: getattr(self, key) for key in totals}, "rows": rows})
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
-        """Draws the MACs and bytes of each layer that has MACs as bars.
+        """Plots the MACs and bytes of each layer that has MACs as bars.
 
         Args:
-            path: File to write, in the format that its suffix names; by default none.
+            path: File to write, in the format of its suffix; by default none.
 
         Returns:
             The `matplotlib.figure.Figure`.
 
         Raises:
-            ImportError: If matplotlib is missing.
+            ImportError: If matplotlib is not installed.
         """
         rows = [row for row in reversed(self.rows) if row.macs]
-        places = range(len(rows))  # two rows may bear the same name
+        places = range(len(rows))  # positions, because two rows can have the same name
         figure_class = require("matplotlib.figure", "plot", "Profile.plot").Figure
         figure = figure_class(figsize=(10, 1.5 + 0.2 * len(rows)), layout="constrained")
         figure.suptitle(f"{self.name}: {self.macs / 1e6:,.1f} M MACs, {self.params:,} parameters")

@@ -1,4 +1,4 @@
-"""Formulas for the multiply-accumulates of each kind of layer."""
+"""Formulas that count the multiply-accumulates (MACs) of each kind of layer."""
 
 import itertools
 import re
@@ -18,7 +18,7 @@ Rule = Callable[..., int]
 def separable_ratio(
     filters: int, kernel_size: int | Sequence[int], depth_multiplier: int = 1
 ) -> float:
-    """MACs of a depthwise-separable convolution divided by those of the standard one.
+    """Returns MACs of a depthwise-separable convolution divided by MACs of the standard one.
 
     For `K` kernel taps, `C` input channels and `M` filters a standard convolution takes `K·C·M`
     MACs per output position, the separable one `K·C·m` in its depthwise and `C·m·M` in its
@@ -54,7 +54,7 @@ def separable_ratio(
     return depth_multiplier * (1 / filters + 1 / prod(sizes))
 
 
-# Rules: formulas for one call, of the layer, the shape of its (first) output and of its inputs.
+# Each rule counts one call, from the layer, the shape of its (first) output and of its inputs.
 
 
 def _size(variable: Any) -> int:
@@ -66,7 +66,7 @@ def _free(layer: Any, output: Shape, *inputs: Shape) -> int:
 
 
 def _contraction(equation: str, output: Shape, kernel: Sequence[int]) -> int:
-    """MACs of a two-operand einsum: one for each output and each index that the sum removes."""
+    """MACs of a two-operand einsum: one for each output element and each summed index."""
     operands, result = equation.replace(" ", "").split("->")
     sizes = zip(operands.split(",")[1], kernel, strict=True)
     return prod(output) * prod(size for index, size in sizes if index not in result)
@@ -95,7 +95,7 @@ def _grouped_attention(layer: Any, output: Shape, query: Shape, value: Shape, *_
 
 
 def _projections(layer: Any, query: Shape, value: Shape) -> int:
-    """MACs of the kernels around attention: those of key and value are applied to the source."""
+    """MACs of the projections around attention: key and value project the source."""
     kernels = [weight for weight in layer.weights if weight.name == "kernel"]
     sources = [value if re.search("(key|value)/kernel$", k.path) else query for k in kernels]
     return sum(prod(s[:-1]) * _size(k) for s, k in zip(sources, kernels, strict=True))
@@ -146,7 +146,7 @@ RULES: dict[str, Rule] = {
         count_macs(layer.forward_layer, [y], x) + count_macs(layer.backward_layer, [y], x)
     ),
     "SpectralNormalization": lambda layer, y, *x: count_macs(layer.layer, [y], x),
-    # Free by rule.
+    # Free.
     "Activation ELU LeakyReLU PReLU ReLU Softmax": _free,
     "Add Average Concatenate Maximum Minimum Multiply Subtract": _free,
     "BatchNormalization GroupNormalization LayerNormalization Normalization": _free,
@@ -159,15 +159,16 @@ RULES: dict[str, Rule] = {
     "CenterCrop Rescaling Resizing Rand* AugMix AutoContrast CutMix Equalization": _free,
     "ContrastLimitedAdaptiveHistogramEqualization MaxNumBoundingBoxes MixUp Solarization": _free,
 }
-"""Formula by names, or patterns of names, of `keras.layers` and of this library's layers.
+"""Formula by names, or patterns of names, of layers of Keras and of this library.
 
-A subclass has the rule of its nearest base class; but with a `call` of its own it is not free.
+A subclass has the rule of its nearest base class, unless that layer is free and the subclass
+overrides `call`: then its cost is unknown.
 """
 
 _RULES_BY_CLASS = by_class(RULES)
 
-# Classes without a public name: the nodes that `keras.ops` make in a functional model, and layers
-# of `keras.applications`. They are element-wise, but for these, of which most have no rule.
+# Classes without a public name: the nodes that `keras.ops` create in a functional model, and layers
+# of `keras.applications`. All are element-wise except these, most of which have no rule.
 _RULES_BY_NAME: dict[str, Rule | None] = {
     "Matmul": lambda operation, y, *x: prod(y) * x[0][-1],
     "Einsum": _einsum,
@@ -195,13 +196,13 @@ def _rule(operation: keras.Operation) -> Rule | None:
 
 
 def is_counted_whole(operation: keras.Operation) -> bool:
-    """Whether the MACs of a layer are known without looking at its sublayers, or it has none."""
+    """Whether a layer is counted as a whole: it has a rule, or no sublayers."""
     is_counted = hasattr(operation, "compute_macs") or _rule(operation) is not None
     return is_counted or not sublayers(operation)
 
 
 def count_macs(operation: Any, outputs: Sequence[Shape], inputs: Sequence[Shape]) -> int:
-    """MACs of one call, or a `NotImplementedError` where they are unknown."""
+    """Counts the MACs of one call, or raises a `NotImplementedError` if they are unknown."""
     if hasattr(operation, "compute_macs"):
         return operation.compute_macs(one_or_all(inputs), one_or_all(outputs))
     rule = _rule(operation)
@@ -211,7 +212,7 @@ def count_macs(operation: Any, outputs: Sequence[Shape], inputs: Sequence[Shape]
 
 
 def sublayers(operation: keras.Operation) -> list[keras.layers.Layer]:
-    """All layers inside a layer; an operation that is no layer has none."""
+    """All layers inside a layer; none for an operation that is not a layer."""
     is_layer = isinstance(operation, keras.layers.Layer)
     return operation._flatten_layers(include_self=False) if is_layer else []
 

@@ -1,4 +1,4 @@
-"""`profile`: which layers a model calls, and with which shapes."""
+"""`profile`: traces which layers a model calls, and with which shapes."""
 
 import collections
 import contextlib
@@ -18,37 +18,38 @@ from sepconv_layers.cost.rules import Shape, count_macs, is_counted_whole, one_o
 
 
 def profile(model: keras.layers.Layer, input_shape: Any = None) -> Profile:
-    """Counts MACs, parameters, activations and bytes moved, for each layer and in total.
+    """Counts MACs, parameters, activations and bytes moved, per layer and in total.
 
-    It takes functional, sequential, subclassed and nested models and single layers, on any Keras
-    backend. The model is traced with a batch of 1 and is left as it was. All counts are for
+    It accepts functional, sequential, subclassed and nested models and single layers, on any Keras
+    backend. It traces the model with a batch of 1 and leaves it unchanged. All counts are for
     inference with **one sample**:
 
-    - **MACs**, not FLOPs, of which a MAC has two: convolutions of all kinds, `Dense`,
+    - **MACs**, not FLOPs (one MAC is two FLOPs): convolutions of all kinds, `Dense`,
       `EinsumDense`, attention, recurrent layers, `Dot`, and `keras.ops.matmul` and
-      `keras.ops.einsum` in a functional model. A convolution counts all kernel taps, also those
-      on padding; a transposed one all input positions, also where the output is cropped.
-    - **Free by rule**, so 0 MACs: biases, activations, normalization, pooling, merging,
-      regularization, reshaping, padding, resizing, embedding, preprocessing and augmentation
-      (see `RULES`), and element-wise `keras.ops` in a functional model.
-    - **Parameters**: the numbers in all weights, trained or not, as `model.count_params()` has
-      them. A shared layer counts them once, and its MACs at each call.
-    - **Activations**: the numbers in the outputs of all layers.
-    - **Bytes**: weights, inputs and outputs, the floats at the compute dtype, as if each call ran
-      alone, without fusion or cache. An embedding is charged its whole table.
+      `keras.ops.einsum` in a functional model. A convolution counts all kernel taps, including
+      those on padding; a transposed one counts all input positions, including cropped outputs.
+    - **Free**, with 0 MACs: biases, activations, normalization, pooling, merging, regularization,
+      reshaping, padding, resizing, embedding, preprocessing and augmentation (see `RULES`), and
+      element-wise `keras.ops` in a functional model.
+    - **Parameters**: the elements of all weights, trainable or not, as in `model.count_params()`.
+      A shared layer counts its parameters once and its MACs at each call.
+    - **Activations**: the elements of the outputs of all layers.
+    - **Bytes**: weights, inputs and outputs, with floats in the compute dtype, as if each call ran
+      alone, without fusion or cache. An embedding counts its whole table.
 
-    A layer that no rule covers has `macs=None` in its row, is listed in `Profile.uncounted` and
-    raises a warning. These are custom layers that have no sublayers, that call none of them, or
-    that own weights beside those of their sublayers. Any other custom layer is the sum of its
-    sublayers: arithmetic of its own between them, such as `keras.ops.matmul`, **remains unseen**,
-    and what a loop of `keras.ops` repeats may count once. In all these cases the layer can give
-    the count itself, sublayers included, by a method `compute_macs(input_shape, output_shape)`,
-    which gets shapes as `compute_output_shape` does, with a batch of 1.
+    A layer without a rule has `macs=None` in its row, is listed in `Profile.uncounted` and causes a
+    warning. Such layers are custom layers that have no sublayers, that call none of them, or that
+    own weights in addition to those of their sublayers. Any other custom layer counts as the sum
+    of its sublayers: **its own arithmetic between them**, such as `keras.ops.matmul`, **is not
+    counted**, and the body of a `keras.ops` loop may count once. In all these cases the layer can
+    provide the count itself, sublayers included, by a method
+    `compute_macs(input_shape, output_shape)`, whose shapes have a batch of 1 and otherwise the
+    form that `compute_output_shape` uses.
 
     Args:
         model: Model or layer with its weights.
         input_shape: Shape of the input **without the batch**, or a list or dict of shapes for
-            several inputs. Needed where the model leaves a size open.
+            several inputs. Required if the model has open sizes.
 
     Returns:
         A `Profile`.
@@ -66,7 +67,7 @@ def profile(model: keras.layers.Layer, input_shape: Any = None) -> Profile:
         568740352
 
     Reference:
-        [Howard et al., "MobileNets", 2017](https://arxiv.org/abs/1704.04861), whose Table 4 has
+        [Howard et al., "MobileNets", 2017](https://arxiv.org/abs/1704.04861), whose Table 4 lists
         569 million MACs.
     """
     if not isinstance(model, keras.layers.Layer):
@@ -81,15 +82,15 @@ def profile(model: keras.layers.Layer, input_shape: Any = None) -> Profile:
     result = Profile(model.name, _numbers_in(_unique(model.weights)), trace.rows())
     if result.uncounted:
         warnings.warn(
-            f"The MACs of {', '.join(result.uncounted)} cannot be counted and are missing in the "
-            "total. A layer can count them by `compute_macs(input_shape, output_shape)`.",
+            f"The MACs of {', '.join(result.uncounted)} cannot be counted and are missing from the "
+            "total. A layer can count its own by `compute_macs(input_shape, output_shape)`.",
             stacklevel=2,
         )
     return result
 
 
 class _Probe(keras.Operation):
-    """Runs a function, so that Keras traces it to infer its output."""
+    """An operation that runs a function, which Keras traces to infer its output."""
 
     def __init__(self, function: Callable, name: str) -> None:
         super().__init__(name=name)
@@ -102,16 +103,16 @@ class _Probe(keras.Operation):
 class _Call(NamedTuple):
     path: str
     operation: keras.Operation
-    is_whole: bool  # whether it stands for its sublayers too
+    is_whole: bool  # whether it includes its sublayers
     tensor_bytes: int
     inputs: tuple[Shape, ...]
     outputs: tuple[Shape, ...]
 
 
 class _Trace:
-    """The calls of the layers of a model in one abstract forward pass.
+    """Records the calls of the layers of a model in one abstract forward pass.
 
-    A layer that has a rule, or no sublayers, is a leaf: it is recorded, and nothing inside it is.
+    A layer with a rule, or without sublayers, is a leaf: it is recorded, and nothing inside it is.
     Any other layer is recorded only if it has weights of its own or calls none of its sublayers.
     """
 
@@ -125,7 +126,7 @@ class _Trace:
         options = {"training": False} if takes_training else {}
 
         def forward(inputs: Any) -> Any:
-            self._calls.clear()  # PyTorch begins anew if its abstract device cannot do it all
+            self._calls.clear()  # PyTorch restarts if its meta device lacks an operation
             return model(inputs, **options)
 
         with contextlib.ExitStack() as stack:
@@ -158,7 +159,7 @@ class _Trace:
                 self._path.pop()
             is_text = isinstance(operation, keras.layers.TextVectorization)
             if is_text and hasattr(outputs, "set_shape"):
-                outputs.set_shape((1, *outputs.shape[1:]))  # its operations lose the batch
+                outputs.set_shape((1, *outputs.shape[1:]))  # its operations lose the batch size
             is_whole = is_leaf or len(self._calls) == calls_before
             if is_whole or has_own_weights:
                 arguments = inspect.signature(call).bind(*args, **kwargs).arguments
@@ -199,7 +200,7 @@ class _Trace:
 
 @contextlib.contextmanager
 def _replaced(operation: keras.Operation, method: str, function: Callable) -> Iterator[None]:
-    """Replaces a method of an instance, unnoticed by Keras, which tracks what is assigned."""
+    """Replaces a method of an instance, bypassing the attribute tracking of Keras."""
     before = vars(operation).get(method)
     object.__setattr__(operation, method, function)
     try:
@@ -211,7 +212,7 @@ def _replaced(operation: keras.Operation, method: str, function: Callable) -> It
 
 
 class _UnbuiltError(ValueError):
-    """A layer that is called would have to make its weights first."""
+    """A layer would have to create its weights during the trace."""
 
 
 def _refuse_to_build(*args: Any, **kwargs: Any) -> None:
@@ -219,14 +220,14 @@ def _refuse_to_build(*args: Any, **kwargs: Any) -> None:
 
 
 def _operations(model: keras.layers.Layer) -> list[keras.Operation]:
-    """The model, all its layers, and the operations between those of functional models."""
+    """The model, all its layers, and the operations between the layers of functional models."""
     everything = model._flatten_layers()
     nodes = (getattr(layer, "operations", ()) for layer in everything)
     return _unique(itertools.chain(everything, *nodes))
 
 
 def _weights(operation: keras.Operation, is_whole: bool) -> list[keras.Variable]:
-    """All weights, or those that no sublayer has."""
+    """All weights, or only those that no sublayer owns."""
     inner = [] if is_whole else sublayers(operation)
     theirs = {id(weight) for layer in inner for weight in layer.weights}
     weights = _unique(getattr(operation, "weights", ()))
@@ -247,9 +248,9 @@ def _abstract_inputs(model: keras.layers.Layer, input_shape: Any) -> Any:
     if not specs or len(shapes) != len(specs) or not all(map(_fits, shapes, specs)):
         expected = keras.tree.map_structure(lambda spec: spec.shape[1:], declared)
         raise ValueError(
-            "`input_shape` must give every size of the input without the batch, as in "
-            "`profile(model, input_shape=(224, 224, 3))`, or a list or dict of shapes for several "
-            f"inputs. The model declares {expected}. Received: input_shape={input_shape}"
+            "`input_shape` must contain every size of the input without the batch, as in "
+            "`profile(model, input_shape=(224, 224, 3))`, or be a list or dict of shapes for "
+            f"several inputs. The model declares {expected}. Received: input_shape={input_shape}"
         )
     tensors = [
         keras.KerasTensor((1, *shape), dtype=spec.dtype, sparse=spec.sparse)
@@ -259,12 +260,12 @@ def _abstract_inputs(model: keras.layers.Layer, input_shape: Any) -> Any:
 
 
 def _declared_inputs(model: keras.layers.Layer, input_shape: Any) -> Any:
-    """The inputs of a functional model; of any other, those of `input_shape` or of its build."""
+    """Inputs of a functional model; for other models, from `input_shape` or the build config."""
     if getattr(model, "inputs", None):
         return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     if input_shape is None:
         shapes = (model.get_build_config() or {}).get("input_shape", [])
-        if isinstance(shapes, dict | list):  # tracked by types of Keras that JAX does not take
+        if isinstance(shapes, dict | list):  # Keras wraps them in tracking types that JAX rejects
             shapes = {**shapes} if isinstance(shapes, dict) else [*shapes]
     elif isinstance(input_shape, Sequence | Mapping):
         shapes = keras.tree.map_shape_structure(lambda shape: (None, *shape), input_shape)
@@ -281,7 +282,7 @@ def _is_shape(value: Any) -> bool:
 
 
 def _fits(shape: Any, spec: keras.KerasTensor) -> bool:
-    """Whether a shape without the batch gives each size, and those that are declared."""
+    """Whether a shape without the batch has all sizes and agrees with the declared ones."""
     if not isinstance(shape, Sequence) or len(shape) != len(spec.shape) - 1:
         return False
     return all(
@@ -300,7 +301,7 @@ def _shapes(tensors: Iterable[Any]) -> tuple[Shape, ...]:
 
 
 def _bytes(tensor: Any, operation: keras.Operation) -> int:
-    """Bytes of a tensor or weight, with floats in the compute dtype of the layer."""
+    """Bytes of a tensor or weight, counting floats in the compute dtype of the layer."""
     is_float = keras.backend.is_float_dtype(tensor.dtype)
     dtype = getattr(operation, "compute_dtype", tensor.dtype) if is_float else tensor.dtype
     bits = re.search(r"\d+", keras.backend.standardize_dtype(dtype))  # "bool" has none
@@ -312,10 +313,10 @@ def _numbers_in(weights: Iterable[keras.Variable]) -> int:
 
 
 def _numbers(shape: Shape) -> int:
-    """How many numbers a tensor holds, if sizes that only running the model tells are 1."""
+    """Number of elements of a tensor, taking sizes that are unknown before running as 1."""
     return prod(size for size in shape if size is not None)
 
 
 def _unique(items: Iterable[Any]) -> list[Any]:
-    """The items without repetitions; Keras's variables cannot be compared or hashed."""
+    """The distinct items, by identity: Keras variables can be neither compared nor hashed."""
     return list({id(item): item for item in items}.values())

@@ -1,0 +1,97 @@
+"""`sepconv export`: a model as a file that runs without this package."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sepconv_layers import export, timing
+from sepconv_layers.cli.inputs import load_arrays, load_labels, load_model
+from sepconv_layers.cli.options import add_command, add_model, add_path, tolerance
+from sepconv_layers.cli.outputs import check_export_path, versions_line
+
+EXPORTERS: dict[str, Callable[..., export.Artifact]] = {
+    "hub": export.to_hub,
+    "litert": export.to_litert,
+    "onnx": export.to_onnx,
+}
+SUFFIXES = {"hub": "-hub", "litert": ".tflite", "onnx": ".onnx"}
+
+DESCRIPTION = "a model as an artifact that runs without this package, and how well both agree"
+EXAMPLES = """examples:
+  sepconv export net.keras --to hub --labels labels.txt
+  sepconv export net.keras --to onnx --sample images.npy
+  sepconv export net.keras --to litert --quantize int8 --calibration images.npy
+
+Arrays are read from .npy files, or for several inputs from .npz files with the names of the inputs.
+A model with layers other than those of Keras and sepconv_layers is exported from Python, by the
+functions of `sepconv_layers.export`.
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the subcommand."""
+    command = add_command(commands, "export", DESCRIPTION, EXAMPLES, run)
+    command.set_defaults(usage_error=command.error)
+    add_model(command)
+    command.add_argument("--to", required=True, choices=EXPORTERS, help="kind of the artifact")
+    output = "path to write; default: beside the model, as MODEL-hub, MODEL.tflite or MODEL.onnx"
+    add_path(command, "--output", output, metavar="PATH")
+    kinds = [kind for kind in export.QUANTIZE if kind]
+    command.add_argument("--quantize", choices=kinds, help="for LiteRT; default: float32")
+    add_path(command, "--calibration", "inputs for --quantize int8: .npy or .npz")
+    sample = "inputs to run the artifact with: .npy or .npz; default: the calibration, or random "
+    add_path(command, "--sample", sample + "numbers")
+    add_path(command, "--labels", "names of the classes, one per line")
+    command.add_argument(
+        "--tolerance",
+        metavar="X",
+        type=tolerance,
+        help="largest allowed difference, relative to the largest output, or `any`; default: "
+        "0.001, for float16 0.01, for dynamic and int8 any",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Exports the model and prints the record of the artifact."""
+    _check_usage(arguments)
+    path = arguments.output or _default_path(arguments)
+    check_export_path(path, arguments.model)
+    model = load_model(arguments.model)
+    export.check_model(model)
+    options: dict[str, Any] = {}
+    if arguments.sample:
+        options["sample"] = load_arrays(arguments.sample, model)
+    if arguments.labels:
+        options["labels"] = load_labels(arguments.labels)
+    if arguments.tolerance is not None:
+        options["tolerance"] = None if arguments.tolerance == "any" else arguments.tolerance
+    if arguments.to == "litert":
+        options["quantize"] = arguments.quantize
+    if arguments.calibration:
+        options["calibration"] = load_arrays(arguments.calibration, model)
+    existed = path.exists()
+    artifact = EXPORTERS[arguments.to](model, path, **options)
+    sample = arguments.sample or arguments.calibration or "random numbers"
+    print(f"{artifact.path}{' (replaced an older one)' if existed else ''}")
+    print(f"size                {artifact.bytes / 1e3:,.1f} kB")
+    print(f"largest difference  {artifact.max_difference:.3g}, on {sample}")
+    print(f"agreement           {artifact.agreement:.1%} of the largest outputs")
+    print(f"latency             {artifact.latency_ms:.3f} ms, batch 1, on {timing.device()}")
+    print(versions_line())
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    """Ends the process if options do not go together."""
+    if arguments.quantize and arguments.to != "litert":
+        arguments.usage_error(f"--quantize is for --to litert only. Received: --to {arguments.to}")
+    if (arguments.quantize == "int8") != (arguments.calibration is not None):
+        arguments.usage_error(
+            "--calibration must be given with --quantize int8, and only with it: about a hundred "
+            "typical inputs, in a .npy or .npz file"
+        )
+
+
+def _default_path(arguments: argparse.Namespace) -> Path:
+    quantize = f"-{arguments.quantize}" if arguments.quantize else ""
+    return arguments.model.with_name(f"{arguments.model.stem}{quantize}{SUFFIXES[arguments.to]}")
