@@ -17,9 +17,9 @@ import keras
 import numpy as np
 
 from sepconv_layers import comparison, convert, cost, export, twins
-from sepconv_layers.export.artifact import SAMPLES, array_dtype, check_model, drawn
+from sepconv_layers.export.checks import SAMPLES, array_dtype, check_model, random_array
 from sepconv_layers.export.litert import QUANTIZE
-from sepconv_layers.export.loading import THREADS
+from sepconv_layers.export.runtimes import LITERT_THREADS
 from sepconv_layers.files import regular, write
 from sepconv_layers.surgery import input_structure
 
@@ -412,7 +412,7 @@ def _as_loaded(path: Path, arguments: argparse.Namespace) -> dict[str, Callable[
     """The call of an artifact, by what runs it."""
     loaded = export.load(path)
     specs = [(tensor.shape, tensor.dtype) for tensor in loaded.inputs]
-    mode = loaded.kind + f", {THREADS} threads" * (loaded.kind == "litert")
+    mode = loaded.kind + f", {LITERT_THREADS} threads" * (loaded.kind == "litert")
     return {mode: partial(loaded, _drawn(path, specs, arguments))}
 
 
@@ -562,7 +562,7 @@ def _drawn(
     for shape, (_, dtype) in zip(given, specs, strict=True):
         if dtype.kind == "O":
             raise ValueError(f"{path} takes strings, of which none can be drawn")
-        arrays.append(drawn(rng, (arguments.batch_size, *shape), dtype))
+        arrays.append(random_array(rng, (arguments.batch_size, *shape), dtype))
     return arrays
 
 

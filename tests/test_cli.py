@@ -316,7 +316,7 @@ def test_an_interrupted_command_ends_with_a_sentence(run, folder, command, monke
             "--to litert --quantize int8 --calibration wrong.npy",
             "`calibration` argument must be a batch of inputs",
         ),
-        ("--to onnx --tolerance 0", "must give what the model gives"),
+        ("--to onnx --tolerance 0", "artifact must agree with the model"),
     ],
 )
 def test_mistakes_of_an_export_are_named(run, folder, arguments, message):
