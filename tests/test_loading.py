@@ -315,7 +315,7 @@ def test_a_pipe_in_a_saved_model_is_refused(load, model, tmp_path):
     index = path / "variables" / "variables.index"
     index.unlink()
     os.mkfifo(index)
-    with pytest.raises(ValueError, match="variables.index is no file"):
+    with pytest.raises(ValueError, match="variables.index is not a file"):
         load(str(path))
 
 
