@@ -205,7 +205,7 @@ def export_streaming(found: Comparison, dataset: data.Dataset, output: Path) -> 
 
 
 def heard_in_steps(
-    run: export.Loaded, step: streaming.Streaming, spectrograms: np.ndarray
+    run: export.LoadedArtifact, step: streaming.Streaming, spectrograms: np.ndarray
 ) -> np.ndarray:
     """The logits behind the last frame, of clips that run side by side."""
     missing = -spectrograms.shape[1] % step.stride  # frames that no output sees
