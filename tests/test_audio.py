@@ -300,8 +300,8 @@ def unreadable(folder):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (empty, "must hold a folder of recordings for each word"),
-        (one_word, "two at least"),
+        (empty, "must hold one folder of recordings for each word"),
+        (one_word, "at least two"),
         (strange_words, "must have the words of the training part.*medium"),
         (unreadable, "recordings that can be decoded"),
     ],
@@ -483,14 +483,14 @@ def test_predict_takes_a_model_of_the_record_and_none_of_an_earlier_run(tmp_path
     write_run(tmp_path, ["standard"], ["separable", "standard"])
     assert predict.load(tmp_path)[0].name == "standard"
     write_run(tmp_path, ["standard-narrow"], [])
-    message = r"must hold a results.json and .*Received: the nets \['standard-narrow'\]"
+    message = r"must hold a \*-waveform.keras that .*Received the nets \['standard-narrow'\]"
     with pytest.raises(ValueError, match=message):
         predict.load(tmp_path)
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(ValueError, match="results.json as `compare` writes it"):
         predict.load(tmp_path)
     (tmp_path / "results.json").unlink()
-    with pytest.raises(ValueError, match=r"Received: the nets \[\]"):
+    with pytest.raises(ValueError, match="or the folder of a run with its results.json"):
         predict.load(tmp_path)
 
 

@@ -265,7 +265,7 @@ def test_windows_do_not_depend_on_the_pieces(pieces):
 def test_the_clip_that_a_net_is_given_has_a_sensible_length(capsys):
     with pytest.raises(SystemExit, match="2"):
         train.main(["--seconds", "1e12"])
-    assert "--seconds must be 0.1 or more, and 3,600 at the most" in capsys.readouterr().err
+    assert "--seconds must be 0.1 or more, and at most 3,600" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rate", [1, 2**31 - 1])
