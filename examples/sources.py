@@ -72,7 +72,7 @@ def require(module: str):
         raise ImportError(message) from error
 
 
-def local(place: str) -> Path | None:
+def local_path(place: str) -> Path | None:
     """Returns the path of a file or folder in the folder that SEPCONV_DATA names, if it exists."""
     root = os.environ.get("SEPCONV_DATA")
     path = Path(os.path.expanduser(root or "."), place)

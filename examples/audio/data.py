@@ -111,7 +111,7 @@ def load(
         expected = "`folder` must be an existing folder of recordings"
         path = existing(folder, expected)
         expect(path.is_dir(), expected, repr(str(folder)))
-        name, made = sources.printable(path.name), splits.own(path, seed)
+        name, made = sources.printable(path.name), splits.load_folder(path, seed)
     clips, sample_rate, note = made
     words = sorted({clip.word for clip in clips})
     settings = Settings(sample_rate, seconds)
@@ -347,7 +347,7 @@ def _speech_commands(speaker_independent: bool, seed: int) -> tuple[list[Clip], 
         per_word = sum(clip.part == part for clip in clips) // len(targets)
         chosen = rng.permutation(len(unknown))[:per_word]
         # There are few recordings of other words. In training they are repeated until they are as
-        # many as those of a target: otherwise the net takes them for targets.
+        # frequent as a target. Otherwise the net mistakes them for targets.
         repeats = max(1, per_word // len(chosen)) if part == "train" and len(chosen) else 1
         clips += [unknown[i] for i in chosen] * repeats
         clips += list(_silences(noises, files, part, min(per_word, len(chosen)), rng))
@@ -364,7 +364,7 @@ def _silences(
     lengths = {}
     for path in noises:
         with sources.reading(Path(path)):
-            rate, frames = reading.head(files[path])
+            rate, frames = reading.header(files[path])
         lengths[path] = frames / rate
     for i in range(count if noises else 0):
         path = noises[i % len(noises)]

@@ -27,7 +27,7 @@ VARIANTS = {
 SAMPLE_RATE = 16_000
 SECONDS = 0.8
 RENDITIONS = 2
-TOP_DB = 35  # anything quieter than the peak by more is silence
+TOP_DB = 35  # sound that is quieter than the peak by more than this is silence
 QUALITY = 0.75  # of the compression, from 0, the best, to 1, the smallest
 
 

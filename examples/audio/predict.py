@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             path = existing(file, "A recording must be a file")
             try:
                 lines = (
-                    _heard_when(model, about, path, arguments.threshold)
+                    _detected_words(model, about, path, arguments.threshold)
                     if arguments.stream
-                    else _heard(model, about, path, arguments.top)
+                    else _likeliest_words(model, about, path, arguments.top)
                 )
             except ValueError as error:
                 raise ValueError(f"{printable(file)}: {error}") from error
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"{printable(file)}: {line}")
 
 
-def _heard(model: keras.Model, about: dict, path: Path, top: int) -> list[str]:
+def _likeliest_words(model: keras.Model, about: dict, path: Path, top: int) -> list[str]:
     """Returns the most probable words, in one line."""
     sound = reading.middle(path, about["sample_rate"], about["samples"])
     reading.expect_scale(sound.peak, about["scale"])
@@ -71,7 +71,7 @@ def _heard(model: keras.Model, about: dict, path: Path, top: int) -> list[str]:
     return [likeliest(about["classes"], row, top)]
 
 
-def _heard_when(model: keras.Model, about: dict, path: Path, threshold: float) -> list[str]:
+def _detected_words(model: keras.Model, about: dict, path: Path, threshold: float) -> list[str]:
     """Returns one line for each word that is detected, with its time."""
 
     def pieces() -> Iterator[np.ndarray]:

