@@ -23,7 +23,7 @@ from examples.summary import cells, table
 from examples.text import train as text
 from examples.vision import train as vision
 from examples.volumes import train as volumes
-from sepconv_layers import Comparison, comparison
+from sepconv_layers import Comparison, files
 
 EXAMPLES = {"vision": vision, "audio": audio, "text": text, "volumes": volumes}
 BUDGET = ("--seeds", "2")
@@ -78,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Comparison]:
         budget = QUICK if arguments.quick else BUDGETS.get(name, BUDGET)
         found[name] = example.main([*budget, "--output", str(output / name)])
         picture = partial(shutil.copyfile, output / name / "comparison.png")
-        comparison.write(output / f"{name}.png", picture)
-    comparison.write_text(output / "report.html", report(found, output))
+        files.write(output / f"{name}.png", picture)
+    files.write_text(output / "report.html", report(found, output))
     print(f"\n{table(found.values())}\n\nOpen {output / 'report.html'}")
     return found
 

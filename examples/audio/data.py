@@ -41,7 +41,7 @@ from examples.audio.features import FLOOR, Settings, log_mel
 from examples.audio.reading import Clip, Source, fit_length
 from examples.audio.splits import LISTS, NAMED, NOISE_FOLDER
 from examples.sources import existing, expect, expect_file, read_npz, require, tar_files
-from sepconv_layers import comparison
+from sepconv_layers import files
 
 UNKNOWN, SILENCE = "unknown", "silence"
 DEFAULT = "mini"
@@ -166,7 +166,7 @@ def _cached(
         arrays = _compute(clips, settings)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            comparison.write(path, lambda beside: np.savez_compressed(beside, **arrays))
+            files.write(path, lambda beside: np.savez_compressed(beside, **arrays))
         except OSError as error:  # without a cache, the next run is only slower
             warnings.warn(
                 f"The spectrograms are not cached for the next run: {error}.", stacklevel=3

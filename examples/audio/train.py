@@ -34,7 +34,7 @@ from examples.artifacts import CHECKED, export_all
 from examples.audio import data, features
 from examples.nets import net_builder
 from examples.sources import printable
-from sepconv_layers import Comparison, compare, comparison, export, models, streaming
+from sepconv_layers import Comparison, compare, export, files, models, streaming
 
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:2]
@@ -156,7 +156,7 @@ def save_for_waveforms(
 ) -> None:
     """Writes front end and net as one model, and a description of its inputs and outputs."""
     whole = keras.Model(front.input, model(front.output), name=f"{model.name}_waveform")
-    comparison.write(path, whole.save)
+    files.write(path, whole.save)
     settings = dataset.settings
     about = {
         "classes": dataset.classes,
@@ -164,7 +164,7 @@ def save_for_waveforms(
         "samples": settings.samples,
         "scale": dataset.scale,
     }
-    comparison.write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
+    files.write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
 
 
 def predicted(model: keras.Model, spectrograms: np.ndarray) -> np.ndarray:
@@ -221,7 +221,7 @@ def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> Non
     from matplotlib.figure import Figure
 
     text = json.dumps({"classes": classes, "confusion": confusion}, indent=1)
-    comparison.write_text(output / "confusion.json", text + "\n")
+    files.write_text(output / "confusion.json", text + "\n")
     figure = Figure(figsize=(4.5 * len(confusion), 4.5), layout="constrained")
     panels = figure.subplots(1, len(confusion), squeeze=False)[0]
     for axes, (conv, counts) in zip(panels, confusion.items(), strict=True):
@@ -234,7 +234,7 @@ def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> Non
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
         axes.set(title=conv, xlabel="predicted", ylabel="word")
-    comparison.write(output / "confusion.png", partial(figure.savefig, dpi=110))
+    files.write(output / "confusion.png", partial(figure.savefig, dpi=110))
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ from examples.command_line import user_errors, without_traceback
 from examples.prediction import likeliest, net_of_run, prediction_parser, softmax
 from examples.sources import expect, expect_file, printable, read_json, reading
 from examples.vision import data, image_files
-from sepconv_layers import comparison  # this also registers its layers with Keras
+from sepconv_layers import files  # this also registers its layers with Keras
 
 ABOUT = "images.json"  # beside the models: their classes, and how to scale images for them
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def save_about(dataset: data.Dataset, output: Path) -> None:
     """Writes what `load` reads beside the models."""
     about = {"classes": dataset.classes, "ranges": dataset.ranges}
-    comparison.write_text(output / ABOUT, json.dumps(about) + "\n")
+    files.write_text(output / ABOUT, json.dumps(about) + "\n")
 
 
 def load(path: Path) -> tuple[keras.Model, dict]:
