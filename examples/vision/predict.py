@@ -21,7 +21,7 @@ from examples.command_line import user_errors, without_traceback
 from examples.prediction import likeliest, net_of_run, prediction_parser, softmax
 from examples.sources import expect, expect_file, printable, read_json, reading
 from examples.vision import data, image_files
-from sepconv_layers import files  # this also registers its layers with Keras
+from sepconv_layers import files  # importing the package registers its layers
 
 ABOUT = "images.json"  # beside the models: their classes, and how to scale images for them
 
