@@ -48,15 +48,15 @@ def accuracies(
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    (x, y), validation, found = dataset.train, dataset.val, []
+    (x, y), validation, measured = dataset.train, dataset.val, []
     rng = np.random.default_rng(seed)
     for step in range(1, max(steps) + 1):
         batch = rng.integers(len(y), size=BATCH_SIZE)
         model.train_on_batch(x[batch], y[batch])
         if step in steps:
             logs = model.evaluate(*validation, batch_size=256, verbose=0, return_dict=True)
-            found.append(round(float(logs["accuracy"]), 4))
-    return found
+            measured.append(round(float(logs["accuracy"]), 4))
+    return measured
 
 
 def make_parser() -> argparse.ArgumentParser:

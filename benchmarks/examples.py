@@ -119,12 +119,16 @@ def mac_ratios(rows: list[dict]) -> dict[str, float]:
 
 
 def table(rows: list[dict]) -> str:
-    found, ratios = gains(rows), mac_ratios(rows)
-    places = [place for place in PLACES if any(place == key[1] for key in found)]
+    speedups, ratios = gains(rows), mac_ratios(rows)
+    places = [place for place in PLACES if any(place == key[1] for key in speedups)]
     lines = []
     for net, ratio in ratios.items():
         cells = (
-            [found[net, place, kind] for kind in ("infer", "train") if (net, place, kind) in found]
+            [
+                speedups[net, place, kind]
+                for kind in ("infer", "train")
+                if (net, place, kind) in speedups
+            ]
             for place in places
         )
         speeds = [" / ".join(f"{gain:.1f}×" for gain in cell) for cell in cells]
@@ -134,12 +138,12 @@ def table(rows: list[dict]) -> str:
 
 
 def draw(figure: Any, rows: list[dict]) -> None:
-    found, ratios = gains(rows), mac_ratios(rows)
+    speedups, ratios = gains(rows), mac_ratios(rows)
     figure.set_size_inches(8, 4)
     axes, width = figure.subplots(), 0.8 / len(PLACES)
     for i, (place, name) in enumerate(PLACES.items()):
-        bars = {n: found[net, place, "infer"] for n, net in enumerate(ratios)
-                if (net, place, "infer") in found}  # fmt: skip
+        bars = {n: speedups[net, place, "infer"] for n, net in enumerate(ratios)
+                if (net, place, "infer") in speedups}  # fmt: skip
         shift = (i - (len(PLACES) - 1) / 2) * width
         axes.bar([n + shift for n in bars], bars.values(), width, label=name)
     for n, ratio in enumerate(ratios.values()):

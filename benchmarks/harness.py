@@ -127,18 +127,18 @@ def _rows(benchmark: Any, arguments: argparse.Namespace, about: dict) -> list[di
     path = Path(arguments.output) / f"{name}.unfinished.json"
     settings = {**vars(arguments), **about, "backends": backend, "part_to": None}
     run = json.loads(json.dumps(settings))  # in the form in which it is read back
-    before, found = json.loads(path.read_text("utf-8")) if path.exists() else (None, [])
-    found = found if before == run else []
+    before, done = json.loads(path.read_text("utf-8")) if path.exists() else (None, [])
+    done = done if before == run else []
     cells = benchmark.cells(arguments)
     progress = keras.utils.Progbar(len(cells), unit_name=f"{backend} cell")
     path.parent.mkdir(parents=True, exist_ok=True)
     for number, cell in enumerate(cells):
-        if number >= len(found):
+        if number >= len(done):
             keras.utils.clear_session()
-            found.append(benchmark.measure(cell, arguments))
-            files.write_text(path, json.dumps([run, found]))
+            done.append(benchmark.measure(cell, arguments))
+            files.write_text(path, json.dumps([run, done]))
         progress.add(1)
-    return list(itertools.chain.from_iterable(found))
+    return list(itertools.chain.from_iterable(done))
 
 
 def _in_process_of(

@@ -148,13 +148,13 @@ def as_in_pytorch(values: np.ndarray) -> Any:
 
 def ratios(rows: list[dict]) -> list[dict]:
     """Times of the others divided by ours, for each shape and place."""
-    found = []
+    compared = []
     for row in (row for row in rows if row["layer"] == "ours"):
         same = ("shape", "filters", "kernel", "strides", "multiplier")
         peers = [r for r in rows if all(r[key] == row[key] for key in same)]
         here = [r for r in peers if r["backend"] == row["backend"]]
         standard = next(r["macs"] for r in here if r["layer"] == "standard")
-        found.append({**row, "mac_ratio": standard / row["macs"]})
+        compared.append({**row, "mac_ratio": standard / row["macs"]})
         for kind in KINDS:
             key = f"{kind}_ms"
             for name, among in {
@@ -166,8 +166,8 @@ def ratios(rows: list[dict]) -> list[dict]:
                 "LiteRT": [r for r in here if r["layer"] == "LiteRT"],
             }.items():
                 best = min((r[key] for r in among if r[key]), default=None)
-                found[-1][name, kind] = best / row[key] if best and row[key] else None
-    return found
+                compared[-1][name, kind] = best / row[key] if best and row[key] else None
+    return compared
 
 
 def table(rows: list[dict]) -> str:
@@ -190,12 +190,12 @@ def table(rows: list[dict]) -> str:
 
 
 def draw(figure: Any, rows: list[dict]) -> None:
-    found = ratios(rows)
-    places = list(dict.fromkeys((r["backend"], r["mode"]) for r in found))
+    compared = ratios(rows)
+    places = list(dict.fromkeys((r["backend"], r["mode"]) for r in compared))
     figure.set_size_inches(4 * len(places), 4)
     panels = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
     for axes, place in zip(panels, places, strict=True):
-        here = [row for row in found if (row["backend"], row["mode"]) == place]
+        here = [row for row in compared if (row["backend"], row["mode"]) == place]
         for name, color in (("keras", "tab:orange"), ("standard", "tab:gray")):
             for kind, marker in zip(KINDS, "os", strict=True):
                 points = [(row["mac_ratio"], row[name, kind]) for row in here if row[name, kind]]

@@ -48,15 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
-    found: list[tuple] = []
+    listed: list[tuple] = []
     for mode, rank in itertools.product(timing.MODES[keras.backend.backend()], arguments.ranks):
         for origin, shapes in (("table", TABLE), ("held out", HELD_OUT)):
             for (shape, kernels), strides in itertools.product(shapes[rank], STRIDES):
                 for kernel in kernels:
-                    found.append((mode, origin, shape, kernel, strides, "float32"))
+                    listed.append((mode, origin, shape, kernel, strides, "float32"))
         shape, kernels = TABLE[rank][0]
-        found.append((mode, "table", shape, kernels[0], 1, HALF))
-    return found
+        listed.append((mode, "table", shape, kernels[0], 1, HALF))
+    return listed
 
 
 def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
@@ -87,11 +87,11 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
         calls[name, "forward"] = harness.forward(run, mode, *arrays)
         calls[name, "both"] = harness.with_gradients(run, mode, *arrays, upstream=upstream)
     running, _ = timing.runnable(calls)
-    found = timing.medians(running, arguments.seconds, arguments.turns)
+    medians = timing.medians(running, arguments.seconds, arguments.turns)
     place = {"backend": keras.backend.backend(), "mode": mode, "origin": origin, "rank": rank}
     what = {"shape": [batch, *spatial, channels], "kernel": kernel_size, "strides": strides}
     times = {
-        f"{kind}_ms": {name: found.get((name, kind)) for name in LOWERINGS[rank]}
+        f"{kind}_ms": {name: medians.get((name, kind)) for name in LOWERINGS[rank]}
         for kind in ("forward", "both")
     }
     return [{**place, **what, "dtype": dtype, **times}]
@@ -99,9 +99,9 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
 
 def loss(row: dict, kind: str) -> float | None:
     """Time of `auto` divided by the time of the fastest lowering."""
-    found = {name: ms for name, ms in row[kind].items() if ms}
-    auto = found.pop("auto", None)
-    return auto / min(found.values()) if auto and found else None
+    times = {name: ms for name, ms in row[kind].items() if ms}
+    auto = times.pop("auto", None)
+    return auto / min(times.values()) if auto and times else None
 
 
 def table(rows: list[dict]) -> str:

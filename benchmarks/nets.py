@@ -137,13 +137,13 @@ def matrix_products(
             return multiply(*arrays)
 
     def multiply(*arrays: Any) -> list:
-        found = []
+        outputs = []
         for x, kernel, upstream in zip(arrays[::3], arrays[1::3], arrays[2::3], strict=True):
-            found.append(x @ kernel)
+            outputs.append(x @ kernel)
             if kind == "train":
-                found.append(upstream @ keras.ops.transpose(kernel))
-                found.append(keras.ops.transpose(x) @ upstream)
-        return found
+                outputs.append(upstream @ keras.ops.transpose(kernel))
+                outputs.append(keras.ops.transpose(x) @ upstream)
+        return outputs
 
     return harness.forward(products, mode, *arrays)
 
@@ -167,13 +167,13 @@ def normalizations(arguments: argparse.Namespace, policy: str, mode: str) -> Cal
         depthwise = filters
 
     def normalize(*arrays: Any) -> list:
-        found = []
+        activations = []
         for layer, *given in zip(layers, arrays[::3], arrays[1::3], arrays[2::3], strict=True):
             x, *trained = given
             statistics = [one.value for one in layer.non_trainable_variables]
-            outputs, _ = layer.stateless_call(trained, statistics, x, training=True)
-            found.append(keras.ops.relu(outputs))
-        return found
+            normalized, _ = layer.stateless_call(trained, statistics, x, training=True)
+            activations.append(keras.ops.relu(normalized))
+        return activations
 
     return harness.with_gradients(normalize, mode, *arrays, upstream=upstream)
 
@@ -266,12 +266,12 @@ def table(rows: list[dict]) -> str:
 
 def draw(figure: Any, rows: list[dict]) -> None:
     """Draws measured speed-ups of this library and of `keras.layers`, and the ideal one."""
-    found = gains(rows)
-    places = list(dict.fromkeys(gain["place"] for gain in found))
+    all_gains = gains(rows)
+    places = list(dict.fromkeys(gain["place"] for gain in all_gains))
     figure.set_size_inches(11, 1.4 + 0.55 * len(places))
     panels = figure.subplots(1, len(KINDS), sharey=True)
     for axes, (kind, title) in zip(panels, KINDS.items(), strict=True):
-        here = [gain for gain in found if gain["kind"] == kind]
+        here = [gain for gain in all_gains if gain["kind"] == kind]
         ours = {gain["place"]: gain["best_speedup"] for gain in here}
         series = {
             "sepconv_layers": {
@@ -290,7 +290,7 @@ def draw(figure: Any, rows: list[dict]) -> None:
             where = [places.index(place) + shift for place in bars]
             patches = axes.barh(where, list(bars.values()), 0.38, color=COLORS[name], label=name)
             axes.bar_label(patches, fmt="%.1f×", padding=3)
-        ratio = found[0]["mac_ratio"]
+        ratio = all_gains[0]["mac_ratio"]
         axes.axvline(ratio, color="0.3", linestyle="--", label="ideal: MAC ratio")
         axes.axvline(1, color="0.8")
         axes.set_yticks(range(len(places)), places)

@@ -1,6 +1,6 @@
-"""Draws each block beside its standard twin, as they are built: docs/blocks/*.svg.
+"""Draws each block beside its standard twin, from real layers: docs/blocks/*.svg.
 
-`make docs` runs it.
+Run by `make docs`.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import sepconv_layers as sl
 
 FOLDER = Path(__file__).parent / "blocks"
 INPUT_SHAPE = (32, 32, 16)
-# Picture: what is built beside its twin. The arguments are the same for both.
+# Picture → block, twin, and the arguments of both.
 PICTURES: dict[str, tuple[type, type, dict[str, Any]]] = {
     "separable": (sl.SeparableConvBlock2D, sl.ConvBlock2D, {"filters": 32}),
     "residual": (
@@ -49,20 +49,20 @@ SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "sepconv_layers", "font.size
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """What is drawn of a layer."""
+    """A box for a layer."""
 
     lines: tuple[str, ...]
     kind: str
 
     @property
     def height(self) -> float:
-        """How much room the lines take."""
+        """The height of the lines and the padding."""
         return LINE * len(self.lines) + PADDING
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """What is drawn of a block; without an addition, `shortcut` is `None`."""
+    """The drawing of a block. `shortcut` is `None` if there is no addition."""
 
     name: str
     arguments: str
@@ -80,20 +80,20 @@ class Drawing:
 
     @property
     def width(self) -> float:
-        """With the shortcut."""
+        """Including the shortcut."""
         if self.shortcut is None:
             return WIDTH
         return WIDTH + BESIDE + (SHORTCUT_WIDTH if self.shortcut else 0)
 
 
 def drawings(name: str) -> list[Drawing]:
-    """The separable block of a picture, and its twin."""
+    """The drawings of the separable block of a picture and of its twin."""
     *blocks, arguments = PICTURES[name]
     return [describe(block(**arguments), arguments) for block in blocks]
 
 
 def describe(block: Any, arguments: dict[str, Any]) -> Drawing:
-    """Builds a block, and says what it is made of."""
+    """Builds a block and describes its layers."""
     model = keras.Sequential([keras.Input(INPUT_SHAPE), block])
     profile = sl.profile(model)
 
@@ -112,7 +112,7 @@ def describe(block: Any, arguments: dict[str, Any]) -> Drawing:
 
 
 def box_of(layer: keras.layers.Layer, profile: sl.Profile) -> Box:
-    """The layer's class, and what it costs where it has multiply-accumulates."""
+    """The class of a layer, and its MACs if it has any."""
     rows = [row for row in profile.rows if layer.name in row.name.split("/")]
     macs = f"{sum(row.macs or 0 for row in rows):,} MACs"
     name = type(layer).__name__
@@ -133,7 +133,7 @@ def box_of(layer: keras.layers.Layer, profile: sl.Profile) -> Box:
 
 
 def draw(pair: Sequence[Drawing]) -> Figure:
-    """Draws blocks beside each other."""
+    """Draws blocks side by side."""
     width = sum(drawing.width for drawing in pair) + APART * (len(pair) - 1) + 2 * MARGIN
     height = max(drawing.height for drawing in pair) + HEAD + FOOT
     figure = Figure(figsize=(width, height), facecolor="white")
@@ -159,7 +159,7 @@ def draw(pair: Sequence[Drawing]) -> Figure:
 
 
 def _chain(axes: Any, x: float, y: float, width: float, boxes: Sequence[Box]) -> float:
-    """Draws boxes below each other, each with an arrow to it; returns where the last one ends."""
+    """Draws a column of boxes with an arrow to each; returns the bottom of the last one."""
     for box in boxes:
         _arrow(axes, (x, y), (x, y - GAP))
         y -= GAP
@@ -169,7 +169,7 @@ def _chain(axes: Any, x: float, y: float, width: float, boxes: Sequence[Box]) ->
 
 
 def _addition(axes: Any, x: float, top: float, y: float, boxes: Sequence[Box]) -> float:
-    """Draws the addition below `y`, and what comes to it from the input, on the right."""
+    """Draws the addition below `y`, with the shortcut from the input on the right."""
     radius = GAP / 2
     middle, end = y - radius, top
     beside = x + WIDTH / 2 + BESIDE + (SHORTCUT_WIDTH / 2 if boxes else 0)
@@ -213,7 +213,7 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float]) -> N
 
 
 def save(name: str, path: Path, **options: Any) -> None:
-    """Writes a picture, in the format that the suffix names."""
+    """Writes a picture in the format of the suffix."""
     with matplotlib.rc_context(SETTINGS):
         metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
         draw(drawings(name)).savefig(path, metadata=metadata, **options)

@@ -2,5 +2,5 @@
 
 import keras
 
-# As the data of all of them are, whatever the user's own configuration says.
+# All examples use channels-last data, whatever the user's Keras configuration says.
 keras.config.set_image_data_format("channels_last")

@@ -1,4 +1,4 @@
-"""Your own images or volumes as arrays in a `.npz` file: checked, and brought to 0 to 255."""
+"""Your own images or volumes as arrays in a `.npz` file: checked, and scaled to 0 to 255."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +9,23 @@ from examples.sources import Part, expect, npz_names, read_npz
 
 IMAGE = ("height", "width")
 MOST_CHANNELS = 4  # of images, or of a single slice
-OVERSHOOT = 1.5  # up to which floats from 0 to 1 go, where they were resampled
+OVERSHOOT = 1.5  # the largest value that resampling makes of floats from 0 to 1
 
 Source = tuple[dict[str, Part], list[str], str]  # parts, class names, origin and license
 
 
 def from_npz(path: Path, axes: Sequence[str] = IMAGE) -> tuple[Source, str]:
-    """Reads and checks the arrays; labels become class indices, and values 0 to 255.
+    """Reads and checks the arrays. Labels become class indices, and values are scaled to 0 to 255.
+
+    Args:
+        path: The file.
+        axes: The names of the spatial axes.
 
     Returns:
-        Parts, classes and origin; and what was done to the values, in words.
+        Parts, classes and origin, and how values were scaled, in words.
+
+    Raises:
+        ValueError: If the arrays are not images or volumes and their labels.
     """
     keys = {}
     names = npz_names(path)
@@ -30,7 +37,7 @@ def from_npz(path: Path, axes: Sequence[str] = IMAGE) -> tuple[Source, str]:
     wanted = [key for pair in keys.values() for key in pair]
     absent = ", ".join(key for key in wanted if key not in names)
     expected = f"{path} must hold x_train, y_train (or train_images, train_labels) and, if you have"
-    expected += " them, the same of test and val"
+    expected += " them, the same for test and val"
     expect(not absent, expected, ", ".join(names) or "nothing", f"Add {absent}.")
     arrays = read_npz(path, wanted)
 
@@ -59,9 +66,9 @@ def from_npz(path: Path, axes: Sequence[str] = IMAGE) -> tuple[Source, str]:
     for part, x in images.items():
         x = x.astype(dtype, copy=False).reshape(*x.shape[: 1 + len(axes)], -1)
         parts[part] = (x * dtype.type(255) if unit else x), np.searchsorted(classes, labels[part])
-    lines = [" ".join(str(name).split()) for name in classes]  # in one line
-    scaling = "Values from 0 to 1 were multiplied by 255: so must be what the nets are given."
-    return (parts, lines, f"Own data, {path.name}"), scaling * unit
+    names = [" ".join(str(name).split()) for name in classes]  # without line breaks
+    scaling = "Values from 0 to 1 were multiplied by 255. Scale new samples the same way."
+    return (parts, names, f"Own data, {path.name}"), scaling * unit
 
 
 def _check_arrays(
@@ -73,19 +80,19 @@ def _check_arrays(
     names = ", ".join(("n", *axes))
     expected = f"`{x_key}` must be of shape ({names}) or ({names}, channels)"
     expect(valid, f"{expected}, none of them 0", received)
-    # Of volumes, three may be slices with many channels; but one slice is no volume.
+    # A volume may have three slices and many channels, but not a single slice.
     first = (1, 3) if axes == IMAGE else (1,)
     channels_first = x.ndim == with_channels and x.shape[1] in first and x.shape[-1] > MOST_CHANNELS
     fix = f"Use np.moveaxis({x_key}, 1, -1)."
     expect(not channels_first, f"`{x_key}` must have its channels last", received, fix)
     if x.ndim == with_channels and x.shape[1] <= MOST_CHANNELS < x.shape[-1]:
-        taken = f"{axes[0]} {x.shape[1]} and {x.shape[-1]} channels"
-        print(f"`{x_key}` is taken to have {taken}. If its channels come first: {fix}")
+        read_as = f"{axes[0]} {x.shape[1]} and {x.shape[-1]} channels"
+        print(f"`{x_key}` is read as having {read_as}. If its channels come first: {fix}")
     expected = f"`{x_key}` must hold numbers from 0 to 255, or from 0 to 1"
     expect(x.dtype.kind in "buif", expected, received)
     low, high = x.min(), x.max()
     fix = "Scale all parts by the range of the training part."
-    expect(0 <= low and high <= 255, expected, f"{low} to {high}", fix)  # false for NaN, too
+    expect(0 <= low and high <= 255, expected, f"{low} to {high}", fix)  # NaN fails, too
     valid = y.shape in ((len(x),), (len(x), 1)) and y.dtype.kind in "buiUS"
     expected = f"`{y_key}` must hold one integer or string for each of the {len(x)} samples"
     fix = f"If the labels are one-hot: np.argmax({y_key}, axis=1). If floats: {y_key}.astype(int)."
@@ -93,13 +100,13 @@ def _check_arrays(
 
 
 def _is_unit(images: dict[str, np.ndarray]) -> bool:
-    """Whether values are from 0 to 1; of all parts, or else nets are tested on another scale."""
+    """Returns whether values are from 0 to 1. All parts must agree."""
     highest = {key: x.max() for key, x in images.items()}
     most = OVERSHOOT if any(x.dtype.kind == "f" for x in images.values()) else 1
-    # A part that is all black is on any scale.
+    # A part that is all zeros fits either scale.
     units = {key: high <= most for key, high in highest.items() if high > 0}
     received = ", ".join(f"`{key}` up to {high:g}" for key, high in highest.items())
-    fix = "Divide, or multiply, those of some parts by 255."
+    fix = "Divide or multiply some of the parts by 255."
     same = len(set(units.values())) < 2
     expect(same, "All parts must hold numbers from 0 to 255, or all from 0 to 1", received, fix)
     return bool(units) and all(units.values())

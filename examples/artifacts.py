@@ -1,4 +1,4 @@
-"""What all examples save at the end of a run: artifacts that run without this package."""
+"""Exports the nets of a run, in all examples, as artifacts that run without this package."""
 
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ CHECKED, CALIBRATED, BATCH = 64, 256, 256  # samples
 
 
 def add_export(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds which artifacts to write."""
+    """Adds `--export`."""
     parser.add_argument(
         "--export",
         type=_kinds,
@@ -32,7 +32,7 @@ def add_export(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def _kinds(text: str) -> tuple[str, ...]:
-    """Which they are, or an error now, not after the training."""
+    """Returns the kinds, or refuses them now rather than after the training."""
     kinds = tuple(text.split(",")) if text != "none" else ()
     if not set(kinds) <= set(KINDS):
         raise argparse.ArgumentTypeError(f"must be of {','.join(KINDS)}, or none, received {text}")
@@ -55,16 +55,16 @@ def export_all(
     raw: np.ndarray | None = None,
     **preprocessing: Any,
 ) -> None:
-    """Writes each net in each form, checks it, and puts what it is worth into the record.
+    """Exports each net as each kind of artifact, checks it, and adds it to the record.
 
     Args:
-        found: The comparison, whose rows get them; it is not saved again.
-        kinds: Which forms.
+        found: The comparison, whose rows are updated. It is not saved again.
+        kinds: The kinds of artifacts.
         output: The folder of the run.
-        classes: Their names.
-        train: Training inputs: the first ones calibrate.
+        classes: The names of the classes.
+        train: Training inputs. The first ones are for calibration.
         test: Test inputs and labels, for the accuracy of the files.
-        raw: A batch of what the preprocessor takes, if the hub form has one.
+        raw: A batch of inputs of the preprocessor, if there is one.
         **preprocessing: `preprocessor` and `input_signature` of `export.to_hub`.
     """
     x, y = test
@@ -83,7 +83,7 @@ def export_all(
             artifact = writers[kind]()
             record = dataclasses.asdict(artifact)
             record = {key: value for key, value in record.items() if key not in ("path", "kind")}
-            if kind != "hub":  # whose inputs are not those of the test part
+            if kind != "hub":  # a hub model takes other inputs than the test part has
                 net, starts = export.load(artifact.path), range(0, len(x), BATCH)
                 logits = np.concatenate([net(x[start : start + BATCH])[0] for start in starts])
                 record["accuracy"] = float(np.mean(logits.argmax(-1) == y))
@@ -95,9 +95,15 @@ def export_all(
 
 
 def export_arrays(found: Comparison, kinds: Sequence[str], output: Path, data: Dataset) -> None:
-    """The same where nets take the samples of a data set as they are; the record is saved again.
+    """Exports nets that take the samples of a data set as they are, and saves the record again.
 
-    The hub form takes them in their own type. The record says what was done to their values.
+    The hub model takes them in their original type. The record notes how values were scaled.
+
+    Args:
+        found: The comparison.
+        kinds: The kinds of artifacts.
+        output: The folder of the run.
+        data: The data set.
     """
     if data.scaling:
         found.notes.append(data.scaling)

@@ -1,4 +1,4 @@
-"""The arguments that all examples take."""
+"""The command lines of the examples: shared options, and messages in place of tracebacks."""
 
 import argparse
 import contextlib
@@ -7,34 +7,61 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from examples.artifacts import add_export
 from examples.nets import CHOICES, NARROW
 from examples.sources import printable, shortened
 
-INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
+INTERRUPTED = 130  # the exit status that shells report for a command that Ctrl-C ended
 
 
-def in_sentences(main: Callable) -> Callable:
-    """Makes a command end with a sentence, not a traceback, where a user or the system stops it."""
+def without_traceback(main: Callable) -> Callable:
+    """Makes a command end with a message, not a traceback, on Ctrl-C or a system error."""
 
     @functools.wraps(main)
-    def ending(*args, **kwargs):
+    def run(*args, **kwargs):
         try:
             return main(*args, **kwargs)
         except KeyboardInterrupt:
-            print("\nInterrupted. To go on, run the same command again.", file=sys.stderr)
+            print("\nInterrupted. To continue, run the same command again.", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
         except (FloatingPointError, ImportError, OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from error
 
-    return ending
+    return run
+
+
+@contextlib.contextmanager
+def user_errors(parser: argparse.ArgumentParser, **flags: str) -> Iterator[None]:
+    """Ends the command with a message if it cannot use what the user passed.
+
+    Args:
+        parser: The parser of the command. The message names its options, not the arguments of
+            functions.
+        **flags: The options of arguments that have other names.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        parser.error(f"this needs more memory than is available: {shortened(str(error))}")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        flags |= {action.dest: action.option_strings[0] for action in parser._actions
+                  if action.option_strings}  # fmt: skip
+
+        def as_option(argument: re.Match) -> str:
+            return flags.get(argument[1], argument[0])
+
+        if isinstance(error, OSError) and error.strerror:
+            parser.error(f"{shortened(str(error.filename))}: {error.strerror}")
+        parser.error(re.sub(r"`(\w+)`", as_option, str(error)))
 
 
 def new_parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """The parser of `python -m module`, with the header of the module as its description."""
+    """Returns a parser for `python -m module`, described by the docstring of the module."""
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
@@ -42,38 +69,35 @@ def new_parser(module: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
-@contextlib.contextmanager
-def user_errors(parser: argparse.ArgumentParser, **flags: str) -> Iterator[None]:
-    """Ends the command with a sentence where what the user gave cannot be used.
+def training_parser(
+    example: str,
+    description: str | None,
+    *,
+    datasets: Iterable[str],
+    default: str,
+    own_data: tuple[str, str],
+    epochs: str,
+    batch_size: int | str = 64,
+    export: str = "none",
+) -> argparse.ArgumentParser:
+    """Returns the parser of `examples.EXAMPLE.train`, with the options that all examples share.
 
     Args:
-        parser: The parser of the command. Arguments bear the names of its options in the sentence.
-        **flags: The options of arguments that have other names.
+        example: The folder of the example.
+        description: The docstring of the module.
+        datasets: The names of its public data sets.
+        default: The data set that is used by default.
+        own_data: The metavar and the help of `--data`.
+        epochs: The default of `--epochs`, in words.
+        batch_size: The default of `--batch-size`. In words if it depends on the data set.
+        export: The default of `--export`.
     """
-    try:
-        yield
-    except MemoryError as error:
-        parser.error(f"this needs more memory than there is: {shortened(str(error))}")
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        flags |= {action.dest: action.option_strings[0] for action in parser._actions
-                  if action.option_strings}  # fmt: skip
-
-        def as_given(argument: re.Match) -> str:
-            return flags.get(argument[1], argument[0])
-
-        if isinstance(error, OSError) and error.strerror:
-            parser.error(f"{shortened(str(error.filename))}: {error.strerror}")
-        parser.error(re.sub(r"`(\w+)`", as_given, str(error)))
-
-
-def command(module: str, argv: Sequence[str]) -> str:
-    """What was run, as it can be run again."""
-    return printable(shlex.join(["python", "-m", module, *argv]))
-
-
-def add_budget(parser: argparse.ArgumentParser, epochs: str, batch_size: int | str = 64) -> None:
-    """Adds which nets to train, and for how long. Words say on what a default depends."""
-    positive, factor = positive_number(int), positive_number(float)
+    parser = new_parser(f"examples.{example}.train", description)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--dataset", choices=datasets, help=f"public data; default: {default}")
+    metavar, own = own_data
+    source.add_argument("--data", metavar=metavar, help=f"your own data: {own}")
+    positive = positive_number(int)
     parser.add_argument(
         "--conv",
         choices=CHOICES,
@@ -92,14 +116,54 @@ def add_budget(parser: argparse.ArgumentParser, epochs: str, batch_size: int | s
         "--jit-compile",
         action=argparse.BooleanOptionalAction,
         default="auto",
-        help="compile nets by XLA, or not; default: the faster of both, for each net",
+        help="compile the nets with XLA, or not; default: whichever is faster for each net",
     )
-    parser.add_argument("--width", type=factor, default=1.0, help="on all widths; default: 1")
-    parser.add_argument("--limit", type=positive, help="largest number of training samples")
+    width = "factor on the width of every layer; default: 1"
+    parser.add_argument("--width", type=positive_number(float), default=1.0, help=width)
+    parser.add_argument("--limit", type=positive, help="maximum number of training samples")
+    add_export(parser, default=export)
+    add_output(parser, default=f"runs/{example}/DATASET")
+    return parser
+
+
+def compare_options(
+    arguments: argparse.Namespace,
+    argv: Sequence[str],
+    *,
+    example: str,
+    dataset: str,
+    epochs: int,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """Returns the arguments of `compare` that follow from the options of `training_parser`.
+
+    Args:
+        arguments: The parsed options.
+        argv: The options as they were given, for the record.
+        example: The folder of the example.
+        dataset: The name of the data set.
+        epochs: The default number of epochs for this data set.
+        batch_size: The default batch size, if the parser has none.
+    """
+    return {
+        "convs": CHOICES[arguments.conv],
+        "epochs": arguments.epochs or epochs,
+        "batch_size": arguments.batch_size or batch_size,
+        "seeds": arguments.seeds,
+        "jit_compile": arguments.jit_compile,
+        "output": arguments.output or default_output(example, dataset),
+        "dataset": dataset,
+        "command": command(f"examples.{example}.train", argv),
+    }
+
+
+def command(module: str, argv: Sequence[str]) -> str:
+    """Returns the command line that repeats a run."""
+    return printable(shlex.join(["python", "-m", module, *argv]))
 
 
 def positive_number(kind: Callable) -> Callable:
-    """A type for `add_argument`."""
+    """Returns a type for `add_argument` that refuses numbers that are not positive and finite."""
 
     def number(text: str):
         value = kind(text)
@@ -111,12 +175,12 @@ def positive_number(kind: Callable) -> Callable:
 
 
 def add_output(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds the folder that the results go to, which is made at once, to hear now if it can't be."""
+    """Adds `--output`, whose folder is created at once, so that an error precedes the training."""
     parser.add_argument("--output", type=_folder, metavar="FOLDER", help=f"default: {default}")
 
 
 def default_output(example: str, name: str) -> Path:
-    """Where the results go. TensorFlow takes some characters of paths for patterns."""
+    """Returns the default folder for results, without characters that TensorFlow expands."""
     return Path("runs", example, re.sub(r"[][\\]", "_", name))
 
 
@@ -125,6 +189,6 @@ def _folder(text: str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        message = f"must be a folder, which can be made: {shortened(str(error))}"
+        message = f"must be a folder that can be created: {shortened(str(error))}"
         raise argparse.ArgumentTypeError(message) from None
     return path

@@ -3,10 +3,10 @@
     python -m examples.demo
         twins on digits, spoken words, docstrings and solids, no download
     python -m examples.demo --quick
-        the same with as little training as there can be, to see that everything runs
+        the same with as little training as possible, to see that everything runs
 
-`--output` then holds `report.html`, which needs no other file, a picture of each comparison, and a
-folder for each example. The same command goes on where an interrupted run stopped.
+`--output` then holds `report.html`, which is self-contained, a picture of each comparison, and a
+folder for each example. Run the same command again to continue an interrupted run.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from examples.audio import train as audio
-from examples.command_line import add_output, in_sentences, new_parser
+from examples.command_line import add_output, new_parser, without_traceback
 from examples.summary import cells
 from examples.text import train as text
 from examples.vision import train as vision
@@ -27,12 +27,12 @@ from sepconv_layers import Comparison, files, tables
 
 EXAMPLES = {"vision": vision, "audio": audio, "text": text, "volumes": volumes}
 BUDGET = ("--seeds", "2")
-# What volumes take long for is shown by one training of each net, at half the width, without XLA.
+# Volumes are slow, so each net is trained once, at half the width, without XLA.
 BUDGETS = {
     "volumes": ("--seeds", "1", "--width", "0.5", "--batch-size", "16", "--no-jit-compile"),
 }
 QUICK = ("--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "96")
-# How to go on: what to run on data of one's own.
+# The commands for your own data, for the report.
 NEXT = {
     "vision": "python -m examples.vision.train --data FOLDER",
     "audio": "python -m examples.audio.train --data FOLDER",
@@ -68,7 +68,7 @@ SECTION = """<h2>{title}</h2>
 """
 
 
-@in_sentences
+@without_traceback
 def main(argv: Sequence[str] | None = None) -> dict[str, Comparison]:
     arguments = make_parser().parse_args(argv)
     output = Path(arguments.output or "demo")
@@ -86,13 +86,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Comparison]:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("examples.demo", __doc__)
-    parser.add_argument("--quick", action="store_true", help="hardly any training")
+    parser.add_argument("--quick", action="store_true", help="as little training as possible")
     add_output(parser, default="demo")
     return parser
 
 
 def report(found: Mapping[str, Comparison], output: Path) -> str:
-    """A page in HTML with everything in it."""
+    """Returns an HTML page with everything in it."""
     header, *body = cells(found.values())
     rows = [("th", header), *(("td", row) for row in body)]
     lines = [

@@ -1,4 +1,4 @@
-"""Which nets the examples compare: twins, and a standard net that is as cheap as the other."""
+"""The nets that the examples compare: twins, and a standard net as cheap as the separable one."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,17 +14,22 @@ CHOICES = {
     "both": TWINS,
     "all": (*TWINS, NARROW),
 }
-HALVINGS = 12  # of the range in which the width of the narrow net is
+HALVINGS = 12  # steps of the bisection for the width of the narrow net
 
 
-def by_name(
+def net_builder(
     build: Callable[..., keras.Model], convs: Sequence[str], width: float
 ) -> Callable[[str], keras.Model]:
-    """What `compare` takes, of `build(conv, width=width)` that makes a net of a kind in a width.
+    """Returns a function from the name of a net to the net, as `compare` takes it.
 
-    The narrow net is the widest standard one that has no more MACs than the separable one.
+    The narrow net is the widest standard net with no more MACs than the separable one.
+
+    Args:
+        build: Returns a net from `conv`, "separable" or "standard", and `width`.
+        convs: The names of the nets.
+        width: The width of the twins.
     """
-    narrow = _narrow(build, width) if NARROW in convs else width
+    narrow = _narrow_width(build, width) if NARROW in convs else width
 
     def net(conv: str) -> keras.Model:
         if conv == NARROW:
@@ -34,7 +39,7 @@ def by_name(
     return net
 
 
-def _narrow(build: Callable[..., keras.Model], width: float) -> float:
+def _narrow_width(build: Callable[..., keras.Model], width: float) -> float:
     most = profile(build("separable", width=width)).macs
     low, high = 0.0, width
     for _ in range(HALVINGS):
@@ -43,4 +48,4 @@ def _narrow(build: Callable[..., keras.Model], width: float) -> float:
             high = middle
         else:
             low = middle
-    return low or high  # no net is narrower than some width
+    return low or high  # widths are rounded up to a minimum: even that may be too expensive

@@ -1,4 +1,4 @@
-"""Comparisons as one table: a row for each, the standard net against the separable one."""
+"""Several comparisons as one table."""
 
 from collections.abc import Collection, Iterable
 
@@ -10,7 +10,7 @@ SHORT = ("data", *NETS, "MACs ÷", "inference", "training step")
 
 
 def cells(found: Iterable[Comparison]) -> list[list[str]]:
-    """The header, and a row for each comparison of both nets."""
+    """Returns the header, and a row for each comparison of twins."""
     header = ["data", *NETS]
     header += ["parameters ÷", "MACs ÷", "inference", "training step", "int8 kB", "minutes"]
     return [header, *(_row(one) for one in found)]
@@ -19,7 +19,7 @@ def cells(found: Iterable[Comparison]) -> list[list[str]]:
 def _row(one: Comparison) -> list[str]:
     rows = {row.conv: row for row in one.rows}
     separable, standard = rows["separable"], rows["standard"]
-    # No convolution saves the parameters of an embedding.
+    # Without embeddings, whose parameters no convolution saves.
     params = [row.params - row.embedding_params for row in (standard, separable)]
     int8 = [row.artifacts.get("int8", {}).get("bytes") for row in (separable, standard)]
     return [
@@ -37,7 +37,7 @@ def _row(one: Comparison) -> list[str]:
 
 
 def table(found: Iterable[Comparison], columns: Collection[str] | None = None) -> str:
-    """The table in Markdown: all columns, or those that are named."""
+    """Returns the table in Markdown with aligned columns: all of them, or the named ones."""
     header, *body = cells(found)
     if columns is not None:
         at = [i for i, name in enumerate(header) if name in columns]

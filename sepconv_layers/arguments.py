@@ -1,4 +1,4 @@
-"""Checks of arguments: an error names the argument, the expected and the received value."""
+"""Checks of arguments. An error names the argument, what was expected and what was received."""
 
 import math
 import numbers
@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
-# The kernels of the backends count in 32 bits.
-LIMIT = 2**31
+LIMIT = 2**31  # the kernels of the backends count in 32 bits
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an integer of Python or NumPy, and not a Boolean."""
+    """Whether a value is a Python or NumPy integer, and not a Boolean."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def positive_int(value: Any, name: str) -> int:
-    """Returns a positive integer, or raises a `ValueError` in the words of `keras.layers`."""
+    """Returns a positive integer, or raises a `ValueError` worded as in `keras.layers`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -83,10 +82,10 @@ def standardize_tuple(value: int | Sequence[int], rank: int, name: str) -> tuple
 
 
 def integers(value: Any, count: int) -> tuple[int, ...]:
-    """Returns the integers of a sequence, or one integer `count` times; else a `TypeError`."""
+    """Returns the integers of a sequence, or one integer `count` times, or raises a `TypeError`."""
     is_one = isinstance(value, np.ndarray) and value.ndim == 0
     if isinstance(value, (Sequence, np.ndarray)) and not is_one:
-        if isinstance(value, (str, bytes, bytearray, memoryview)):  # of other things than numbers
+        if isinstance(value, (str, bytes, bytearray, memoryview)):  # sequences, but not of numbers
             raise TypeError
         return tuple(map(operator.index, value))
     return (operator.index(value),) * count

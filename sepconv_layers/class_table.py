@@ -1,4 +1,4 @@
-"""Tables by names of layers, for what is known of each kind of layer."""
+"""Tables of layer classes, written with patterns of class names."""
 
 import fnmatch
 from collections.abc import Mapping
@@ -12,10 +12,13 @@ Entry = TypeVar("Entry")
 
 
 def by_class(table: Mapping[str, Entry]) -> dict[type, Entry]:
-    """The entry of each class of `keras.layers` and of this library's layers that a table names.
+    """Maps the layer classes of Keras and of this package to the entries of a table.
 
     Args:
-        table: Names of classes, or patterns of names, with blanks between them, to their entry.
+        table: Class names, or patterns of them, separated by blanks → entry.
+
+    Returns:
+        Class → entry.
 
     Example:
         >>> from sepconv_layers import DepthwiseConv3D

@@ -1,8 +1,8 @@
-"""Atomic writes: a crash at any moment leaves the old file or folder, or the new one.
+"""Atomic writes: a crash at any moment leaves either the old file or folder, or the new one.
 
-New content is written into a room beside its target, a hidden folder that is locked while its
-process lives, and moved to its place in one step. The next writer into the same folder removes
-the rooms of crashed processes.
+New content is written to a staging folder beside its target, hidden and locked while its process
+lives, and then moved into place in one step. The next write into the same parent folder removes the
+staging folders of crashed processes.
 """
 
 import contextlib
@@ -18,98 +18,102 @@ from typing import Any, BinaryIO
 
 __all__ = ["write", "write_text"]
 
-ROOM = ".partial-"
-ROOM_NAME = re.compile(re.escape(ROOM) + r"\w{8}")  # as `tempfile` draws it
-LOCK, NEW, OLD = "lock", "new", "old"  # what is in a room
+PREFIX = ".partial-"  # of staging folders
+STAGING_NAME = re.compile(re.escape(PREFIX) + r"\w{8}")  # `tempfile` adds eight characters
+LOCK, NEW, OLD = "lock", "new", "old"  # in a staging folder: a file and two folders
 
 
 def write(path: Path, writer: Callable[[Path], Any]) -> None:
-    """Lets `writer` write a file or a folder beside the target, then puts it in its place.
+    """Calls `writer` to write a file or folder beside the target, then moves it into place.
 
-    It is synced to disk first, and the old or the new one is there at every moment, except when a
-    folder is replaced on a system that cannot swap two: there the old one may be missing until the
-    next call.
+    The content is synced to disk first. Either the old or the new target exists at every moment,
+    except if a folder is replaced on a system that cannot swap two folders: there a crash may leave
+    the target missing until the next call restores it.
+
+    Args:
+        path: The target.
+        writer: Writes the content to the path that it is passed.
 
     Raises:
-        OSError: If it cannot be written. Then, as after any error of `writer`, the target is as it
-            was, and what was written beside it is removed.
+        OSError: If it cannot be written. After this and any error of `writer`, the target is
+            unchanged and the partial content is removed.
     """
     try:
-        clear(path.parent)
-        with _room(path.parent) as room:
-            new = room / NEW / path.name
+        remove_leftovers(path.parent)
+        with _staging_folder(path.parent) as staging:
+            new = staging / NEW / path.name
             new.parent.mkdir()
             writer(new)
             _sync(new)
-            _put(new, path, room)
+            _move(new, path, staging)
     except OSError as error:
-        raise _named(error, path) from error
-    with contextlib.suppress(OSError):  # it is in its place, whatever becomes of it
+        raise _with_path(error, path) from error
+    with contextlib.suppress(OSError):  # the content is in place already
         _sync_one(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text in UTF-8."""
+    """Writes text as UTF-8."""
     write(path, lambda beside: beside.write_text(text, "utf-8"))
 
 
 def regular(path: Path) -> Path:
-    """Returns the path; raises `ValueError` if it is not a file: a pipe may never end."""
+    """Returns the path of a regular file; raises `ValueError` otherwise: a pipe may never end."""
     if not path.is_file():
-        raise ValueError("it is no file" if os.path.lexists(path) else "it is missing")
+        raise ValueError("it is not a file" if os.path.lexists(path) else "it is missing")
     return path
 
 
 def regular_below(folder: Path) -> None:
-    """Raises `ValueError` if there is anything but files and folders in a folder."""
+    """Raises `ValueError` if a folder holds anything but regular files and folders."""
     for path in folder.rglob("*"):
         if not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path} is no file")
+            raise ValueError(f"{path} is not a file")
 
 
-def clear(folder: Path) -> None:
-    """Removes the rooms of dead processes, and restores what they had moved away."""
-    for room in folder.glob(f"{ROOM}*"):
-        if ROOM_NAME.fullmatch(room.name) and room.is_dir() and not room.is_symlink():
-            with contextlib.suppress(OSError):  # then it is for the next call
-                _clear_room(room)
+def remove_leftovers(folder: Path) -> None:
+    """Removes the staging folders of dead processes, and restores what they had moved away."""
+    for staging in folder.glob(f"{PREFIX}*"):
+        if STAGING_NAME.fullmatch(staging.name) and staging.is_dir() and not staging.is_symlink():
+            with contextlib.suppress(OSError):  # the next call tries again
+                _remove_if_dead(staging)
 
 
-def _clear_room(room: Path) -> None:
-    if not (room / LOCK).exists():  # still to come; or its process died before, and it is empty
-        return room.rmdir()
-    with open(room / LOCK, "r+b") as lock:
-        _hold(lock.fileno())  # or an error, if its process lives
-    _remove_room(room)
+def _remove_if_dead(staging: Path) -> None:
+    if not (staging / LOCK).exists():  # not locked yet, or its process died before: it is empty
+        return staging.rmdir()
+    with open(staging / LOCK, "r+b") as lock:
+        _acquire(lock.fileno())  # raises `OSError` if its process lives
+    _remove(staging)
 
 
 @contextlib.contextmanager
-def _room(folder: Path) -> Iterator[Path]:
-    """A locked room of this process."""
+def _staging_folder(parent: Path) -> Iterator[Path]:
+    """Context with a new locked staging folder."""
     lock = None
     while lock is None:
-        room = Path(tempfile.mkdtemp(prefix=ROOM, dir=folder))
-        lock = _lock(room)
+        staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        lock = _lock(staging)
     try:
         with lock:
-            yield room
+            yield staging
     finally:
-        with contextlib.suppress(OSError):  # then it is for the next call
-            _remove_room(room)
+        with contextlib.suppress(OSError):  # the next call tries again
+            _remove(staging)
 
 
-def _lock(room: Path) -> BinaryIO | None:
-    """Locks a new room; `None` if another process removed it first."""
+def _lock(staging: Path) -> BinaryIO | None:
+    """Locks a new staging folder; returns `None` if another process removed it first."""
     try:
-        lock = open(room / LOCK, "x+b")
+        lock = open(staging / LOCK, "x+b")
     except FileNotFoundError:
         return None
     try:
-        _hold(lock.fileno())
-        is_ours = (room / LOCK).exists()
+        _acquire(lock.fileno())
+        is_ours = (staging / LOCK).exists()
     except BlockingIOError:
         is_ours = False
-    except OSError:  # a file system without locks: what is left behind there stays
+    except OSError:  # a file system without locks, where leftovers stay
         is_ours = True
     if is_ours:
         return lock
@@ -117,7 +121,7 @@ def _lock(room: Path) -> BinaryIO | None:
     return None
 
 
-def _hold(file: int) -> None:
+def _acquire(file: int) -> None:
     """Locks an open file until it is closed or the process ends, or raises `OSError`."""
     if sys.platform == "win32":
         import msvcrt
@@ -129,30 +133,30 @@ def _hold(file: int) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _remove_room(room: Path) -> None:
-    for old in (room / OLD).glob("*"):
-        target = room.parent / old.name
-        if not os.path.lexists(target):  # nothing came in its place
+def _remove(staging: Path) -> None:
+    for old in (staging / OLD).glob("*"):
+        target = staging.parent / old.name
+        if not os.path.lexists(target):  # nothing replaced it
             os.replace(old, target)
     for name in (OLD, NEW):
-        if (room / name).exists():
-            shutil.rmtree(room / name)
-    (room / LOCK).unlink()  # last, for it says whose the rest is
-    room.rmdir()
+        if (staging / name).exists():
+            shutil.rmtree(staging / name)
+    (staging / LOCK).unlink()  # last, because it marks the owner of the rest
+    staging.rmdir()
 
 
-def _put(new: Path, path: Path, room: Path) -> None:
+def _move(new: Path, path: Path, staging: Path) -> None:
     if not (new.is_dir() and os.path.lexists(path)):
         os.replace(new, path)
-    elif not _swap(new, path):  # no folder is renamed to one that is there
-        old = room / OLD / path.name
+    elif not _swap(new, path):  # a folder cannot be renamed to an existing one
+        old = staging / OLD / path.name
         old.parent.mkdir()
-        os.replace(path, old)  # from where it comes back, if the next step fails
+        os.replace(path, old)  # `_remove` restores it if the next step fails
         os.replace(new, path)
 
 
 def _swap(one: Path, other: Path) -> bool:
-    """Swaps two paths in one step, if the operating and file systems support that."""
+    """Swaps two paths in one step, if the operating system and file system can."""
     if os.name != "posix":
         return False
     here, exchange = -100, 2  # AT_FDCWD, and RENAME_EXCHANGE or RENAME_SWAP
@@ -170,7 +174,7 @@ def _sync(path: Path) -> None:
         if part.is_file():
             _sync_one(part)
         elif part.is_dir():
-            with contextlib.suppress(OSError):  # not all systems can
+            with contextlib.suppress(OSError):  # some systems cannot
                 _sync_one(part)
 
 
@@ -182,12 +186,13 @@ def _sync_one(path: Path) -> None:
         os.close(file)
 
 
-def _named(error: OSError, path: Path) -> OSError:
-    """The error as a sentence that names what could not be written."""
+def _with_path(error: OSError, path: Path) -> OSError:
+    """Returns the error with a message that names the file that could not be written."""
     reason = error.strerror or str(error).partition("\n")[0]
-    if error.filename is not None and ROOM not in str(error.filename):  # what the writer reads
+    if error.filename is not None and PREFIX not in str(error.filename):
+        # It is a file that `writer` reads.
         reason += f": {error.filename}"
-    kind = type(OSError(error.errno, reason))  # such as `PermissionError`
-    named = kind(f"{path} cannot be written: {reason}. What was there is untouched.")
+    error_type = type(OSError(error.errno, reason))  # such as `PermissionError`
+    named = error_type(f"{path} cannot be written: {reason}. Anything already there is unchanged.")
     named.errno = error.errno
     return named

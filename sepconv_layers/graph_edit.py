@@ -1,6 +1,7 @@
-"""A model made anew, with other layers in place of some of its own and without others."""
+"""Rebuilds a model with some of its layers replaced or left out."""
 
 import collections
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -9,14 +10,14 @@ import keras
 
 from sepconv_layers.layers.composite import Composite
 
-FUNCTIONS = ("activation", "normalization")  # what may be a function in a configuration
+FUNCTIONS = ("activation", "normalization")  # configuration entries that may be functions
 
 
 class ModelGraph:
-    """The graphs of a model, its own and those of all models inside it, to look at and to rebuild.
+    """The graphs of a model and of all models inside it, to inspect and to rebuild.
 
     Args:
-        model: A functional model, or a sequential one that is built. It is not changed.
+        model: A functional model or a built sequential model. It is not changed.
 
     Raises:
         ValueError: If the model is of another kind.
@@ -25,8 +26,8 @@ class ModelGraph:
     def __init__(self, model: keras.Model) -> None:
         if not is_graph(model):
             raise ValueError(
-                "The `model` argument must be a functional model, or a sequential one that is "
-                "built, such as by a `keras.Input` at its start. Received: "
+                "The `model` argument must be a functional model or a built sequential model: "
+                "start a sequential model with a `keras.Input`. Received: "
                 f"model={model!r}"
             )
         self.model = model
@@ -43,11 +44,11 @@ class ModelGraph:
         self._outputs = {id(tensor) for graph in self._graphs.values() for tensor in graph.outputs}
 
     def is_called_once(self, layer: Any) -> bool:
-        """Whether a layer stands in one place only."""
+        """Whether a layer is called exactly once."""
         return self._calls[id(layer)] == 1
 
     def only_user(self, tensor: Any) -> Any:
-        """The node that is all that a tensor is for, or `None`."""
+        """The node that is the only use of a tensor, or `None`."""
         users = self._users[id(tensor)]
         return users[0] if len(users) == 1 and id(tensor) not in self._outputs else None
 
@@ -57,8 +58,8 @@ class ModelGraph:
         """Rebuilds the model.
 
         Args:
-            make: Gives what is to stand in place of a layer or operation, called once for each.
-            skipped: Layers to leave out, which hand on their input.
+            make: Returns the replacement of a layer or operation. It is called once for each.
+            skipped: Layers to leave out. Their input is passed on.
 
         Returns:
             A functional model, without the weights of the old one, and the pairs of old and new
@@ -70,7 +71,7 @@ class ModelGraph:
 
         def new(old: Any) -> Any:
             if id(old) in without:
-                return old  # which is not called
+                return old  # it is not called
             if id(old) not in made:
                 if id(old) in self._graphs:
                     made[id(old)] = clone(self._graphs[id(old)])
@@ -92,21 +93,20 @@ class ModelGraph:
 
 
 def clone_layer(layer: Any, cls: Any = None, **changes: Any) -> Any:
-    """A layer of the same configuration, without weights, or an operation of the same arguments.
+    """Returns a layer with the same configuration and no weights, or a copy of an operation.
 
-    Functions are handed on as they are: not every one can be found by its name, or written.
+    Functions in the configuration are passed on as they are, since not all can be serialized.
 
     Args:
-        layer: The old one.
-        cls: Another class to make of its configuration.
-        **changes: Other values in the configuration; of an operation, its name alone can be
-            another one.
+        layer: The layer or operation.
+        cls: Class of the clone, if it is another one.
+        **changes: Changes to the configuration. Only the name of an operation can change.
 
     Raises:
-        ValueError: If the layer's class cannot make another one of its configuration.
+        ValueError: If the class of the layer cannot be created from its configuration.
     """
     if not isinstance(layer, keras.layers.Layer):
-        return shallow_copy(layer, **changes)  # its arguments need not be ones that can be written
+        return shallow_copy(layer, **changes)  # its arguments may not be serializable
     if isinstance(layer, keras.layers.Lambda):
         return keras.layers.Lambda(
             layer.function,
@@ -118,7 +118,7 @@ def clone_layer(layer: Any, cls: Any = None, **changes: Any) -> Any:
         )
     try:
         with warnings.catch_warnings():
-            # That it could not be loaded safely: it is not written.
+            # It warns that loading would be unsafe, but nothing is saved here.
             warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
             config = layer.get_config()
         build_config = layer.get_build_config() if layer.built else None
@@ -129,8 +129,8 @@ def clone_layer(layer: Any, cls: Any = None, **changes: Any) -> Any:
         new = (cls or type(layer)).from_config({**config, **functions, **changes})
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
-            f"The layer {layer.name!r} cannot be made anew: its class, {type(layer).__name__}, "
-            "needs a `get_config` that returns the arguments of its constructor."
+            f"The layer {layer.name!r} cannot be cloned: its class, {type(layer).__name__}, must "
+            "have a `get_config` that returns the arguments of its constructor."
         ) from error
     if isinstance(layer, Composite) and layer.changes():
         new.build_from_config(build_config)
@@ -138,20 +138,20 @@ def clone_layer(layer: Any, cls: Any = None, **changes: Any) -> Any:
 
 
 def shallow_copy(operation: keras.Operation, **attributes: Any) -> Any:
-    """A copy that shares everything with an operation except the graphs that it is part of.
+    """Returns a copy that shares everything with an operation except the graph.
 
     Args:
-        operation: A layer or operation whose configuration cannot rebuild it.
-        **attributes: Attributes of the copy that differ.
+        operation: A layer or operation that cannot be created from a configuration.
+        **attributes: Attributes that differ in the copy.
     """
-    new = object.__new__(type(operation))  # `copy` would build one from its configuration
+    new = object.__new__(type(operation))  # `copy.copy` would use the configuration
     own: dict[str, Any] = {"_inbound_nodes": [], "_outbound_nodes": [], **attributes}
     vars(new).update({**vars(operation), **own})
     return new
 
 
 def _in_dtype(config: Any, dtype: str) -> Any:
-    """A configuration whose layers, such as those of a wrapper, compute in floats of that type."""
+    """Replaces the float dtypes in a configuration, also of inner layers such as of a wrapper."""
     if isinstance(config, list | tuple):
         return type(config)(_in_dtype(value, dtype) for value in config)
     if not isinstance(config, dict):
@@ -160,7 +160,7 @@ def _in_dtype(config: Any, dtype: str) -> Any:
     policy = config.get("dtype")
     if isinstance(policy, dict):
         policy = keras.dtype_policies.deserialize(policy)
-        if policy.quantization_mode:  # which is kept
+        if policy.quantization_mode:  # it is kept
             return {**changed, "dtype": _quantized_from(policy, dtype)}
         policy = policy.name
     return {**changed, "dtype": dtype} if isinstance(policy, str) and "float" in policy else changed
@@ -171,27 +171,41 @@ def _quantized_from(policy: Any, dtype: str) -> Any:
     return keras.dtype_policies.serialize(new)
 
 
+def copy_state(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+    """Copies weights and vocabularies the way Keras saves and loads them."""
+    for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+        store: dict[str, Any] = {}
+        one.save_own_variables(store)
+        # Copied, because training on JAX frees the memory of the old values.
+        arrays = {key: keras.ops.convert_to_numpy(value).copy() for key, value in store.items()}
+        other.load_own_variables(arrays)
+        if hasattr(one, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                one.save_assets(folder)
+                other.load_assets(folder)
+
+
 def calls_as_defined(layer: Any) -> bool:
-    """Whether the layer is called as its class in Keras or in this package defines it."""
+    """Whether the `call` of a layer is defined by Keras or by this package."""
     return type(layer).call.__module__.partition(".")[0] in ("keras", "sepconv_layers")
 
 
 def is_graph(layer: Any) -> bool:
-    """Whether a layer is a model whose layers and their calls are known."""
+    """Whether a layer is a functional or built sequential model, with a known graph."""
     is_model = isinstance(layer, keras.Model) and getattr(layer, "inputs", None)
     return bool(is_model and calls_as_defined(layer))
 
 
 def input_structure(model: keras.Model) -> Any:
-    """The inputs of a graph as it takes them: a tensor, or a list or dictionary of tensors."""
-    if isinstance(model, keras.Sequential):  # has no `input` until it is called
+    """The inputs in the structure that a graph takes: a tensor, or a list or dictionary of them."""
+    if isinstance(model, keras.Sequential):  # it has no `input` until it is called
         return model.inputs[0]
     is_list = isinstance(model.input, list | tuple)
     return model.inputs[0] if is_list and len(model.inputs) == 1 else model.input
 
 
 def _graphs(model: keras.Model) -> Iterator[keras.Model]:
-    """The model and all models that it calls, each as often as it is met."""
+    """The model and all models inside it, one for each place."""
     yield model
     for layer in model.layers:
         if is_graph(layer):
@@ -199,9 +213,9 @@ def _graphs(model: keras.Model) -> Iterator[keras.Model]:
 
 
 def _plain(model: keras.Model) -> keras.Model:
-    """The same graph as a functional model that is not compiled: how it was trained is no matter.
+    """The same graph as a functional model that is not compiled.
 
-    Clones of a compiled model are compiled again, which not every loss survives.
+    A clone of a compiled model is compiled again, which fails for some losses.
     """
     if isinstance(model, keras.Sequential):
         outputs = model.outputs if len(model.outputs) > 1 else model.outputs[0]

@@ -1,4 +1,4 @@
-"""Initializers that know the fans of a depthwise kernel."""
+"""Initializers with the correct fan-in and fan-out of a depthwise kernel."""
 
 from typing import Any
 
@@ -7,24 +7,24 @@ import keras
 
 @keras.saving.register_keras_serializable("sepconv_layers")
 class DepthwiseVarianceScaling(keras.initializers.VarianceScaling):
-    """Draws a depthwise kernel so that every output channel keeps the variance of its input.
+    """Variance scaling with the fan-in and fan-out of a depthwise kernel.
 
-    Each output of a depthwise convolution sums over the kernel elements of one channel, so the
-    fan-in of a kernel `(*kernel_size, channels, multiplier)` is `prod(kernel_size)`, and its
-    fan-out `prod(kernel_size) * multiplier`. The initializers of `keras.initializers` read that
-    shape as the one of a standard convolution and count a fan-in `channels` times as large:
-    activations then shrink by `sqrt(channels)` at each layer. With the default arguments, input of
-    unit variance gives output of unit variance.
+    Each output of a depthwise convolution sums over the kernel elements of one channel, so a
+    kernel of shape `(*kernel_size, channels, multiplier)` has a fan-in of `prod(kernel_size)` and a
+    fan-out of `prod(kernel_size) * multiplier`. The initializers of `keras.initializers` take that
+    shape for a standard convolution, with a fan-in `channels` times as large, so activations shrink
+    by `sqrt(channels)` at each layer. With the default arguments, outputs keep the variance of
+    their inputs.
 
     Args:
-        scale: Variance of the output over that of the input; 2 makes up for a ReLU that follows.
-        mode: `"fan_in"`, `"fan_out"` or `"fan_avg"`: what the variance is divided by.
+        scale: Ratio of the output variance to the input variance. Use 2 before a ReLU.
+        mode: Divisor of the variance: `"fan_in"`, `"fan_out"` or `"fan_avg"`.
         distribution: `"truncated_normal"`, `"untruncated_normal"` or `"uniform"`.
-        seed: Integer or `keras.random.SeedGenerator`, to draw the same numbers again.
+        seed: Integer or `keras.random.SeedGenerator`, for reproducible values.
 
     Raises:
-        ValueError: If an argument is not of the kind described, or the shape to fill is not that
-            of a depthwise kernel.
+        ValueError: If an argument is invalid, or the shape is not the shape of a depthwise
+            kernel.
 
     Example:
         >>> import keras
@@ -44,7 +44,7 @@ class DepthwiseVarianceScaling(keras.initializers.VarianceScaling):
                 f"Received: shape={tuple(shape)}"
             )
         channels, multiplier = shape[-2:]
-        # Keras's count of the fans over the true one.
+        # Ratio of the fan that Keras computes to the correct one.
         excess = {
             "fan_in": channels,
             "fan_out": 1,

@@ -60,10 +60,10 @@ def runnable(
 
     if keras.backend.backend() == "jax":
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = list(pool.map(error_of, calls.values()))
+            outcomes = list(pool.map(error_of, calls.values()))
     else:
-        found = list(map(error_of, calls.values()))
-    errors = {key: error for key, error in zip(calls, found, strict=True) if error is not None}
+        outcomes = list(map(error_of, calls.values()))
+    errors = {key: error for key, error in zip(calls, outcomes, strict=True) if error is not None}
     return {key: call for key, call in calls.items() if key not in errors}, errors
 
 
@@ -132,5 +132,5 @@ def device() -> str:
 def versions() -> dict[str, str]:
     """Returns the versions of Python, this package, Keras, its backend and NumPy."""
     names = ("sepconv_layers", "keras", keras.backend.backend(), "numpy")  # all imported already
-    found = {name: sys.modules[name].__version__ for name in names}
-    return {"python": platform.python_version(), **found}
+    loaded = {name: sys.modules[name].__version__ for name in names}
+    return {"python": platform.python_version(), **loaded}

@@ -1,4 +1,4 @@
-"""Any model as its twin: every separable part standard, or every standard convolution separable."""
+"""Twins of models: standard for separable convolutions, or separable for standard ones."""
 
 import math
 import warnings
@@ -17,9 +17,9 @@ RANKS = (1, 2, 3)
 TRANSPOSE = {rank: getattr(keras.layers, f"Conv{rank}DTranspose") for rank in RANKS}
 TRANSPOSED = tuple(TRANSPOSE.values())
 SEPARABLE_TRANSPOSE = {rank: getattr(layers, f"SeparableConv{rank}DTranspose") for rank in RANKS}
-# Arguments that layers have in common.
+# Arguments that the layers have in common.
 GEOMETRY = ("kernel_size", "strides", "padding", "output_padding", "data_format", "dilation_rate")
-SHARED = (
+COMMON = (
     "name",
     "trainable",
     "activation",
@@ -48,8 +48,8 @@ KIND = by_class(
         "Conv?DTranspose": "transpose",
         "SeparableConv?DTranspose": "separable transpose",
         "DepthwiseConv?DTranspose": "depthwise transpose",
-        "BatchNormalization LayerNormalization GroupNormalization": "in between",
-        "Activation ELU LeakyReLU PReLU ReLU Dropout SpatialDropout?D": "in between",
+        "BatchNormalization LayerNormalization GroupNormalization": "between",
+        "Activation ELU LeakyReLU PReLU ReLU Dropout SpatialDropout?D": "between",
         "ZeroPadding?D": "padding",
     }
 )
@@ -57,23 +57,22 @@ KNOWN = {*KIND, *BLOCKS, *BLOCKS.values()}
 
 
 def standard_twin(model: keras.Model) -> keras.Model:
-    """Makes the twin of a model that has standard convolutions where it has separable ones.
+    """Returns the twin of a model with standard convolutions in place of separable ones.
 
-    Use it to see what separable convolutions save and cost in a model that exists. Blocks of this
-    package become their twins. Separable layers, of this package and of `keras.layers`, become
-    standard ones with the same kernel size. Where a depthwise and a pointwise convolution are
-    layers of their own, with normalization and activation between them or not, one standard
-    convolution takes their place; in an inverted bottleneck, where a pointwise convolution widens
-    before the depthwise one and another narrows after it, the first two become one, and the last
-    one stays. A depthwise convolution without a pointwise one becomes a standard convolution of as
-    many channels.
+    Use it to see what separable convolutions save and cost in an existing model. Blocks of this
+    package become their twins. Separable layers of this package and of `keras.layers` become
+    standard ones with the same kernel size. A separate depthwise and pointwise convolution, with or
+    without normalization and activation between them, become one standard convolution. In an
+    inverted bottleneck, where a pointwise convolution expands the channels before the depthwise one
+    and another one reduces them after it, the first two become one and the last one stays. A
+    depthwise convolution without a pointwise one becomes a standard convolution with the same
+    number of output channels.
 
     Args:
-        model: Functional model, or a sequential one that is built. It is not changed.
+        model: A functional model or a built sequential model. It is not changed.
 
     Returns:
-        A functional model of new, untrained layers, with the inputs, output shapes and names of
-        the old one.
+        A functional model of new, untrained layers, with the same inputs, output shapes and names.
 
     Raises:
         ValueError: If the model is of another kind, or has no separable part.
@@ -97,7 +96,7 @@ def standard_twin(model: keras.Model) -> keras.Model:
             continue
         kind = _kind(node)
         if type(layer) in BLOCKS:
-            changed[id(layer)] = _of_class(layer, BLOCKS[type(layer)])
+            changed[id(layer)] = _twin_block(layer, BLOCKS[type(layer)])
         elif kind == "separable":
             changed[id(layer)] = _standard(CONV, layer, layer.filters)
         elif kind == "separable transpose":
@@ -109,18 +108,17 @@ def standard_twin(model: keras.Model) -> keras.Model:
 
 
 def separable_twin(model: keras.Model) -> keras.Model:
-    """Makes the twin of a model that has separable convolutions where it has standard ones.
+    """Returns the twin of a model with separable convolutions in place of standard ones.
 
     Use it to see what a model would save. Blocks of this package become their twins. Convolutions
-    and transposed convolutions, of this package and of `keras.layers`, become separable ones, but
-    for those with a kernel of one element, which are pointwise already, and those with groups.
+    and transposed convolutions of this package and of `keras.layers` become separable ones, except
+    those with a kernel of one element, which are already pointwise, and those with groups.
 
     Args:
-        model: Functional model, or a sequential one that is built. It is not changed.
+        model: A functional model or a built sequential model. It is not changed.
 
     Returns:
-        A functional model of new, untrained layers, with the inputs, output shapes and names of
-        the old one.
+        A functional model of new, untrained layers, with the same inputs, output shapes and names.
 
     Raises:
         ValueError: If the model is of another kind, or has no standard convolution.
@@ -141,7 +139,7 @@ def separable_twin(model: keras.Model) -> keras.Model:
     for node in graph.nodes:
         layer = node.operation
         if type(layer) in separable:
-            changed[id(layer)] = _of_class(layer, separable[type(layer)])
+            changed[id(layer)] = _twin_block(layer, separable[type(layer)])
         elif is_spatial(layer):
             changed[id(layer)] = partial(separable_like, layer)
     return _twin(graph, changed, [], "standard convolution", is_standard)
@@ -154,11 +152,11 @@ def _twin(
     wanted: str,
     is_wanted: Callable[[Any, type], bool],
 ) -> keras.Model:
-    hidden = unseen(graph, is_wanted)
+    hidden = hidden_layers(graph, is_wanted)
     if not changed:
         raise ValueError(
             f"The `model` argument must be a model with a {wanted}: a block or layer of this "
-            "package or of `keras.layers`, also in models inside the model. Received: "
+            "package or of `keras.layers`, also in a nested model. Received: "
             f"model={graph.model!r} without one.{hidden}"
         )
     if hidden:
@@ -171,12 +169,12 @@ def _twin(
     return twin
 
 
-def unseen(graph: ModelGraph, is_wanted: Callable[[Any, type], bool]) -> str:
-    """A sentence that names layers hidden in subclasses and in other layers; empty if none are.
+def hidden_layers(graph: ModelGraph, is_wanted: Callable[[Any, type], bool]) -> str:
+    """A sentence that names the layers hidden in subclasses or in other layers, or an empty one.
 
     Args:
         graph: The model.
-        is_wanted: Whether a layer would be changed if it were of that class, one of its bases.
+        is_wanted: Whether a layer would be replaced if it were of that class, one of its bases.
     """
     hidden: dict[int, str] = {}
     for node in graph.nodes:
@@ -197,12 +195,12 @@ def unseen(graph: ModelGraph, is_wanted: Callable[[Any, type], bool]) -> str:
         return ""
     return (
         " Subclasses, and layers inside a layer of another class, are not seen: "
-        f"{', '.join(hidden.values())}. Put layers of the known classes into the model itself."
+        f"{', '.join(hidden.values())}. Use layers of the known classes in the model itself."
     )
 
 
 def _kind(node: Any) -> str | None:
-    """What a layer is for a twin; of no other class than those in the table."""
+    """The kind of a layer. A subclass of a class in the table has none."""
     layer = node.operation
     kind = KIND.get(type(layer))
     if kind == "conv" and getattr(layer, "groups", 1) > 1:
@@ -219,17 +217,17 @@ def _filters_of(node: Any) -> int:
     return node.outputs[0].shape[_channel_axis(node.operation)]
 
 
-# Layers in place of others.
+# Replacements of layers.
 
 
-def _of_class(layer: Any, cls: type) -> Callable[[], Any]:
+def _twin_block(layer: Any, cls: type) -> Callable[[], Any]:
     return partial(clone_layer, layer, cls)
 
 
 def _standard(
     family: dict[int, Any], layer: Any, filters: int, pointwise: Any = None
 ) -> Callable[[], Any]:
-    """A standard convolution with the reach of a layer, and for the rest like the pointwise one."""
+    """A standard convolution with the geometry of a layer and the rest of its pointwise one."""
     last = pointwise or layer
     arguments = {**_arguments(last), **_geometry(layer), "filters": filters}
     for what in PER_KERNEL:
@@ -241,7 +239,7 @@ def _standard(
 
 
 def separable_like(layer: Any, **changes: Any) -> Any:
-    """A separable convolution in place of a standard one, which may be a transposed one."""
+    """A separable convolution in place of a standard one, transposed or not."""
     arguments = {**_arguments(layer), **_geometry(layer), "filters": layer.filters}
     for what in PER_KERNEL:
         for kernel in ("depthwise", "pointwise"):
@@ -251,12 +249,12 @@ def separable_like(layer: Any, **changes: Any) -> Any:
 
 
 def is_spatial(layer: Any) -> bool:
-    """Whether a layer is a standard convolution, transposed or not, that looks around in space."""
+    """Whether a layer is a standard convolution, transposed or not, with a spatial kernel."""
     return type(layer) in KIND and is_standard(layer, type(layer))
 
 
 def is_standard(layer: Any, cls: type) -> bool:
-    """Whether a layer of that class is a standard block, or a convolution as in `is_spatial`."""
+    """Whether a layer of that class is a standard block or a convolution with a spatial kernel."""
     if KIND.get(cls) not in ("conv", "transpose"):
         return cls in BLOCKS.values()
     return math.prod(layer.kernel_size) > 1 and getattr(layer, "groups", 1) == 1
@@ -271,15 +269,15 @@ def _geometry(layer: Any) -> dict[str, Any]:
 
 
 def _arguments(layer: Any) -> dict[str, Any]:
-    shared = {name: getattr(layer, name) for name in SHARED}
-    return {**shared, "dtype": layer.dtype_policy}
+    common = {name: getattr(layer, name) for name in COMMON}
+    return {**common, "dtype": layer.dtype_policy}
 
 
 # Pairs of a depthwise and a pointwise convolution.
 
 
 def _pairs(graph: ModelGraph) -> tuple[dict[int, Callable[[], Any]], list[Any]]:
-    """What takes the place of one layer of each pair, and the layers that are then left out."""
+    """The replacement of one layer of each pair, and the other layers to leave out."""
     changed: dict[int, Callable[[], Any]] = {}
     skipped: list[Any] = []
     for node in graph.nodes:
@@ -309,7 +307,7 @@ def _is_pointwise(node: Any) -> bool:
 
 
 def _before(graph: ModelGraph, node: Any) -> list[Any]:
-    """The calls from a pointwise convolution on that lead to this one, and nowhere else."""
+    """The calls from a pointwise convolution that lead to this call only."""
     found: list[Any] = []
     while True:
         tensor = node.input_tensors[0]
@@ -319,14 +317,14 @@ def _before(graph: ModelGraph, node: Any) -> list[Any]:
         node = history.operation._inbound_nodes[history.node_index]
         if _is_pointwise(node):
             return [node, *found]
-        if _kind(node) == "in between":
+        if _kind(node) == "between":
             found.insert(0, node)
-        elif _kind(node) != "padding":  # which stays where it is
+        elif _kind(node) != "padding":  # it stays where it is
             return []
 
 
 def _after(graph: ModelGraph, node: Any) -> list[Any]:
-    """The calls that follow this one, and nothing else, up to a pointwise convolution."""
+    """The calls from this one to a pointwise convolution, if each is the only use of the last."""
     found: list[Any] = []
     while True:
         node = graph.only_user(node.outputs[0])
@@ -335,5 +333,5 @@ def _after(graph: ModelGraph, node: Any) -> list[Any]:
         found.append(node)
         if _is_pointwise(node):
             return found
-        if _kind(node) != "in between":
+        if _kind(node) != "between":
             return []

@@ -119,7 +119,7 @@ def test_recordings_of_any_kind_and_length(tmp_path, suffix, rate):
 
 def test_whole_speakers_are_held_out(tmp_path):
     folder = write_words(tmp_path, [f"s{i}_{take}" for i in range(10) for take in range(2)])
-    clips, *_ = splits.own(folder, seed=0)
+    clips, *_ = splits.load_folder(folder, seed=0)
     speakers = {
         part: {splits.speaker_of(clip) for clip in clips if clip.part == part}
         for part in ("train", "val", "test")
@@ -151,20 +151,20 @@ def test_what_a_list_names_that_is_not_there_is_told(tmp_path):
     path = folder / "testing_list.txt"
     lines = [f"{word}/{name}_0.wav" for word in WORDS for name in ("anna 1", "s.2")]
     path.write_text("\r\n".join(lines + ["", "other/s1_0.wav", ""]), "utf-8-sig")
-    clips, _, note = splits.own(folder, seed=0)
+    clips, _, note = splits.load_folder(folder, seed=0)
     assert [clip.part for clip in clips if clip.name in lines] == ["test"] * 4
     assert note.endswith("held out: test by testing_list.txt, val word by word")
     for wrong in ("high/s9_0.wav", "s1_0.wav"):
         path.write_text(f"high/s1_0.wav\n{wrong}\n")
         with pytest.warns(UserWarning, match=f"testing_list.txt names 1 that .*'{wrong}'"):
-            clips, *_ = splits.own(folder, seed=0)
+            clips, *_ = splits.load_folder(folder, seed=0)
         assert [clip.name for clip in clips if clip.part == "test"] == ["high/s1_0.wav"]
     path.write_text("other/s1_0.wav\n")
     with pytest.raises(ValueError, match="testing_list.txt must name .*Received none"):
-        splits.own(folder, seed=0)
+        splits.load_folder(folder, seed=0)
     path.write_text("high/s1_0.wav\n", "utf-16")
     with pytest.raises(ValueError, match="testing_list.txt must be text in UTF-8"):
-        splits.own(folder, seed=0)
+        splits.load_folder(folder, seed=0)
 
 
 def test_a_list_leaves_the_parts_that_are_given_as_they_are(tmp_path):
@@ -172,7 +172,7 @@ def test_a_list_leaves_the_parts_that_are_given_as_they_are(tmp_path):
     write_words(tmp_path / "test", ["c"])
     names = [f"train/{word}/b.wav" for word in WORDS]
     (tmp_path / "validation_list.txt").write_text("\n".join(names))
-    clips, *_ = splits.own(tmp_path, seed=0)
+    clips, *_ = splits.load_folder(tmp_path, seed=0)
     assert {clip.part: Path(clip.name).stem for clip in clips} == {
         "train": "a", "val": "b", "test": "c"
     }  # fmt: skip
@@ -234,10 +234,10 @@ def test_the_commonest_sample_rate_is_used(tmp_path):
     folder = write_words(tmp_path, ["b", "c", "d", "e"], rate=11_025)
     for name, rate in (("a", 1000), ("f", 44_100)):
         soundfile.write(folder / "high" / f"{name}.wav", np.zeros(rate), rate)
-    assert splits.own(folder, seed=0)[1] == 11_025
+    assert splits.load_folder(folder, seed=0)[1] == 11_025
     for name in ("g", "h", "i", "j", "k", "l", "m", "n"):
         soundfile.write(folder / "low" / f"{name}.wav", np.zeros(4800), 48_000)
-    assert splits.own(folder, seed=0)[1] == 16_000
+    assert splits.load_folder(folder, seed=0)[1] == 16_000
 
 
 def test_recordings_in_hidden_folders_are_left_out_and_links_are_followed(tmp_path):
@@ -301,8 +301,8 @@ def unreadable(folder):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (empty, "must hold a folder of recordings for each word"),
-        (one_word, "two at least"),
+        (empty, "must hold one folder of recordings for each word"),
+        (one_word, "at least two"),
         (strange_words, "must have the words of the training part.*medium"),
         (unreadable, "recordings that can be decoded"),
     ],
@@ -484,14 +484,14 @@ def test_predict_takes_a_model_of_the_record_and_none_of_an_earlier_run(tmp_path
     write_run(tmp_path, ["standard"], ["separable", "standard"])
     assert predict.load(tmp_path)[0].name == "standard"
     write_run(tmp_path, ["standard-narrow"], [])
-    message = r"must hold a results.json and .*Received: the nets \['standard-narrow'\]"
+    message = r"must hold a \*-waveform.keras that .*Received the nets \['standard-narrow'\]"
     with pytest.raises(ValueError, match=message):
         predict.load(tmp_path)
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(ValueError, match="results.json as `compare` writes it"):
         predict.load(tmp_path)
     (tmp_path / "results.json").unlink()
-    with pytest.raises(ValueError, match=r"Received: the nets \[\]"):
+    with pytest.raises(ValueError, match="or the folder of a run with its results.json"):
         predict.load(tmp_path)
 
 

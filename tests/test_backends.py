@@ -18,6 +18,7 @@ FILES = [
     "test_tracing.py",
     "test_contract.py",
     "test_layers.py",
+    "test_blocks.py",
     "test_normalization.py",
     "test_models.py",
     "test_graph_edit.py",

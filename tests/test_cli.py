@@ -248,7 +248,9 @@ def test_a_full_disk_is_a_sentence(run, folder, command):
     with little_disk():
         code, out, err = run(command)
     assert (code, out) == (1, "")
-    assert re.search(r"full\S* cannot be written: File too large. What was there is untouched", err)
+    assert re.search(
+        r"full\S* cannot be written: File too large. Anything already there is unchanged", err
+    )
     assert err.startswith(f"sepconv {command.split()[0]}: error: ") and err.count("\n") == 1
     assert sorted(folder.iterdir()) == before
 
@@ -305,8 +307,8 @@ def test_an_interrupted_command_ends_with_a_sentence(run, folder, command, monke
         ("--to onnx --labels few.txt", "`labels` argument must be 3 strings"),
         ("--to onnx --labels missing.txt", "missing.txt, which cannot be read"),
         ("--to onnx --labels images.npy", "images.npy, which cannot be read"),
-        ("--to onnx --labels pipe", "pipe, which cannot be read: it is no file"),
-        ("--to onnx --sample pipe", "pipe must be a .npy or .npz file.*it is no file"),
+        ("--to onnx --labels pipe", "pipe, which cannot be read: it is not a file"),
+        ("--to onnx --sample pipe", "pipe must be a .npy or .npz file.*it is not a file"),
         ("--to onnx --sample huge.npy", "huge.npy must be a .npy or .npz file of numbers"),
         ("--to onnx --sample missing.npy", "missing.npy must be a .npy or .npz file"),
         ("--to onnx --sample text.npy", "text.npy must be a .npy or .npz file of numbers"),
@@ -316,7 +318,7 @@ def test_an_interrupted_command_ends_with_a_sentence(run, folder, command, monke
             "--to litert --quantize int8 --calibration wrong.npy",
             "`calibration` argument must be a batch of inputs",
         ),
-        ("--to onnx --tolerance 0", "must give what the model gives"),
+        ("--to onnx --tolerance 0", "artifact must agree with the model"),
     ],
 )
 def test_mistakes_of_an_export_are_named(run, folder, arguments, message):

@@ -401,7 +401,7 @@ def test_distillation_says_what_is_wrong():
         (two, np.ones((4, 6, 2)), "`student` argument must be a functional model.*one output"),
         (keras.Sequential([keras.layers.Dense(3)]), np.ones((4, 2)), "`student` argument must be"),
         (net(3), [1, 2], "`data` argument must be inputs of the models"),
-        (net(3), [np.ones((4, 6, 2)), np.ones((3, 6, 2))], "of the same number of samples"),
+        (net(3), [np.ones((4, 6, 2)), np.ones((3, 6, 2))], "with the same number of samples"),
     ):
         with pytest.raises(ValueError, match=message):
             convert.distill(student, net(3), data)

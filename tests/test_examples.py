@@ -59,7 +59,7 @@ def test_the_narrow_net_is_the_widest_that_is_as_cheap_as_the_separable_one(widt
     def net(conv, width):
         return train.build(conv, (28, 28, 1), 10, width)
 
-    build = nets.by_name(net, nets.CHOICES["all"], width)
+    build = nets.net_builder(net, nets.CHOICES["all"], width)
     macs = {conv: profile(build(conv)).macs for conv in nets.CHOICES["all"]}
     assert 0.4 < macs["standard-narrow"] / macs["separable"] <= 1 < macs["standard"]
     assert build("separable").count_params() == net("separable", width).count_params()
@@ -143,7 +143,7 @@ def test_ctrl_c_ends_every_command_with_a_sentence(main, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 130
-    assert "To go on, run the same command again." in capsys.readouterr().err
+    assert "To continue, run the same command again." in capsys.readouterr().err
 
 
 def test_the_same_command_goes_on_after_ctrl_c(tmp_path, capsys):
@@ -280,7 +280,7 @@ def test_volumes_of_few_slices_are_taken(tmp_path, capsys, shape, is_odd):
     np.savez(tmp_path / "own.npz", x_train=x, y_train=y)
     channels = () if len(shape) == 4 else (1,)
     assert volume_data.load(file=tmp_path / "own.npz").train[0].shape[1:] == (*shape, *channels)
-    assert ("is taken to have depth 3 and 8 channels" in capsys.readouterr().out) == is_odd
+    assert ("is read as having depth 3 and 8 channels" in capsys.readouterr().out) == is_odd
 
 
 def test_vision_predicts_with_the_range_of_the_training_part(tmp_path, capsys):

@@ -473,7 +473,7 @@ def test_a_failed_export_leaves_the_old_file(exported, tmp_path):
     ):
         path = tmp_path / function.__name__
         path.write_text("old")
-        with pytest.raises(ValueError, match="must give what the model gives"):
+        with pytest.raises(ValueError, match="artifact must agree with the model"):
             function(model, path, **arguments)
         assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2

@@ -280,7 +280,7 @@ def test_what_a_format_lacks_is_refused_by_the_name_of_the_layer(kind, name, tmp
 def test_what_the_runtime_cannot_run_is_refused(tmp_path):
     x = input_of("image")
     model = keras.Model(x, L.Resizing(5, 5, interpolation="bicubic")(x), name="net")
-    with pytest.raises(ValueError, match="ONNX Runtime cannot run what 'net' was converted into"):
+    with pytest.raises(ValueError, match="ONNX Runtime cannot run the converted model 'net'"):
         export.to_onnx(model, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -139,7 +139,7 @@ def test_a_layer_that_cannot_be_made_anew_is_named():
 
     model = around(Scale(PER_CHANNEL, name="mine"))
     for function in (convert.fold_batch_norm, convert.to_separable, sl.standard_twin):
-        with pytest.raises(ValueError, match="layer 'mine' cannot be made anew.*Scale.*get_config"):
+        with pytest.raises(ValueError, match="layer 'mine' cannot be cloned.*Scale.*get_config"):
             function(model)
 
 

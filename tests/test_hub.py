@@ -344,7 +344,7 @@ def test_a_preprocessor_may_take_a_dictionary(tmp_path):
 def test_a_failed_export_leaves_the_old_folder(exported, tmp_path):
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "saved_model.pb").write_text("old")
-    with pytest.raises(ValueError, match="must give what the model gives"):
+    with pytest.raises(ValueError, match="artifact must agree with the model"):
         export.to_hub(exported.model, tmp_path / "net", tolerance=-1)  # not even 0 is small enough
     assert [file.name for file in tmp_path.iterdir()] == ["net"]
     assert (tmp_path / "net" / "saved_model.pb").read_text() == "old"

@@ -11,7 +11,7 @@ import pytest
 
 import sepconv_layers as sl
 from sepconv_layers import export
-from sepconv_layers.export.artifact import compared
+from sepconv_layers.export.artifact import compare_outputs
 from tests.backends import BACKEND
 
 pytestmark = pytest.mark.skipif(
@@ -179,11 +179,11 @@ def test_keys_that_are_numbers(kind, tmp_path):
 def test_the_check_is_by_name():
     one, two = np.zeros((2, 3)), np.ones((2, 3))
     expected = {"b": one, "a": two}
-    assert compared("onnx", expected, {"a": two, "b": one}, 1e-3)["max_difference"] == 0
-    with pytest.raises(ValueError, match="must give what the model gives"):
-        compared("onnx", expected, {"a": one, "b": two}, 1e-3)
-    with pytest.raises(ValueError, match="gives outputs of the shapes"):
-        compared("onnx", expected, {"a": two, "c": one}, 1e-3)
+    assert compare_outputs("onnx", expected, {"a": two, "b": one}, 1e-3)["max_difference"] == 0
+    with pytest.raises(ValueError, match="artifact must agree with the model"):
+        compare_outputs("onnx", expected, {"a": one, "b": two}, 1e-3)
+    with pytest.raises(ValueError, match="returns outputs of the shapes"):
+        compare_outputs("onnx", expected, {"a": two, "c": one}, 1e-3)
 
 
 @KINDS
@@ -305,7 +305,7 @@ def test_a_missing_package_is_named(kind, module, paths, monkeypatch):
 @pytest.mark.parametrize("name", ["pipe.tflite", "pipe.onnx"])
 def test_a_pipe_is_no_artifact(name, tmp_path):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(ValueError, match="which is none of them"):
+    with pytest.raises(ValueError, match="which is none of these"):
         export.load(tmp_path / name)
 
 
@@ -315,14 +315,14 @@ def test_a_pipe_in_a_saved_model_is_refused(load, model, tmp_path):
     index = path / "variables" / "variables.index"
     index.unlink()
     os.mkfifo(index)
-    with pytest.raises(ValueError, match="variables.index is no file"):
+    with pytest.raises(ValueError, match="variables.index is not a file"):
         load(str(path))
 
 
 def test_paths_that_the_engines_misread_are_refused_early(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    with pytest.raises(ValueError, match="takes them for a pattern.*run\\[1\\]"):
+    with pytest.raises(ValueError, match="reads them as a glob pattern.*run\\[1\\]"):
         export.to_hub(model, tmp_path / "run[1]")
-    with pytest.raises(ValueError, match="text that UTF-8 can hold"):
+    with pytest.raises(ValueError, match="must be valid UTF-8"):
         export.to_litert(model, tmp_path / "caf\udce9.tflite")
     assert not list(tmp_path.iterdir())

@@ -80,7 +80,7 @@ def test_every_format_is_read_under_each_of_its_endings(tmp_path, kind):
     for ending in reading.ENDINGS[kind]:
         path = tmp_path / f"a{ending}"
         soundfile.write(path, speech(), RATE, WRITTEN.get(kind, "PCM_16"), format=kind)
-        sound = reading.middle(path, reading.head(path)[0], RATE // 2)
+        sound = reading.middle(path, reading.header(path)[0], RATE // 2)
         assert len(sound.waveform) == RATE // 2 and np.abs(sound.waveform).max() > 0.1
 
 
@@ -249,7 +249,7 @@ class Same:
 def test_a_long_recording_is_heard_piece_by_piece(tmp_path):
     about = {"classes": WORDS, "sample_rate": RATE, "samples": RATE, "scale": 1}
     write_zeros(tmp_path / "long.wav", 1200, rate=16_000, channels=1)
-    hear = lambda: predict._heard_when(Same(), about, tmp_path / "long.wav", 0.5)  # noqa: E731
+    hear = lambda: predict._detected_words(Same(), about, tmp_path / "long.wav", 0.5)  # noqa: E731
     assert peak_memory(hear) < 5e7  # all of it takes 77 MB
 
 
@@ -265,7 +265,7 @@ def test_windows_do_not_depend_on_the_pieces(pieces):
 def test_the_clip_that_a_net_is_given_has_a_sensible_length(capsys):
     with pytest.raises(SystemExit, match="2"):
         train.main(["--seconds", "1e12"])
-    assert "--seconds must be 0.1 or more, and 3,600 at the most" in capsys.readouterr().err
+    assert "--seconds must be 0.1 or more, and at most 3,600" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rate", [1, 2**31 - 1])
@@ -568,7 +568,7 @@ def test_a_list_may_hold_any_line(tmp_path, line):
     (words / "testing_list.txt").write_text("\n".join([*lines, line]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        clips, *_ = splits.own(words, seed=0)
+        clips, *_ = splits.load_folder(words, seed=0)
     assert sorted(clip.name for clip in clips if clip.part == "test") == lines
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from examples import sources
+from examples import folders, sources
 from examples.command_line import command, user_errors
 from examples.vision import predict, train
 from examples.volumes import train as volumes
@@ -79,7 +79,7 @@ def test_what_is_no_file_in_a_folder_is_left_out_and_counted(tmp_path, capsys):
     a_socket(tmp_path / "cat" / "b.png")
     (tmp_path / "dog" / "broken.jpg").symlink_to("nowhere")
     with within(20):
-        assert len(sources.files_by_class({"train": tmp_path}, (".png",), "images")) == 1
+        assert len(folders.files_by_class({"train": tmp_path}, (".png",), "images")) == 1
     out = capsys.readouterr().out
     assert "2 files that are no regular files, 1 file .jpg" in out
 
@@ -192,7 +192,7 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch, name):
         read(tmp_path / name)
     monkeypatch.setattr(sources, "HARMLESS", 2**30)
     monkeypatch.setattr(sources, "MEMORY", 2**24)
-    with within(20), pytest.raises(ValueError, match=f"{name} must fit into the memory"):
+    with within(20), pytest.raises(ValueError, match=f"{name} must fit into memory"):
         read(tmp_path / name)
 
 
@@ -251,7 +251,7 @@ def test_a_class_whose_files_end_otherwise_is_an_error(tmp_path, capsys):
     said = ends(train.main, capsys, "--data", tmp_path)
     assert "eel must hold images that can be read. Received 10 files .heic" in said
     (tmp_path / "eel").rename(tmp_path / "cat" / "eel")
-    found = sources.files_by_class({"train": tmp_path}, (".png",), "images")
+    found = folders.files_by_class({"train": tmp_path}, (".png",), "images")
     assert {name: len(paths) for name, paths in found["train"].items()} == {"cat": 10, "dog": 10}
     assert f"Left out of {tmp_path}: 10 files .heic.\n" in capsys.readouterr().out
 
@@ -260,7 +260,7 @@ def test_files_beside_the_folders_are_counted(tmp_path, capsys):
     write_classes(tmp_path)
     for name in ("a.png", "b.PNG", "README.md", ".hidden.png"):
         (tmp_path / name).touch()
-    sources.files_by_class({"train": tmp_path}, (".png",), "images")
+    folders.files_by_class({"train": tmp_path}, (".png",), "images")
     said = f"Left out of {tmp_path}: 2 files .png, in no folder of a class.\n"
     assert said == capsys.readouterr().out
 
@@ -305,7 +305,7 @@ def test_names_that_are_no_utf_8_do_not_stop_a_run(tmp_path, capfd):
 
 
 def test_counts_are_words():
-    assert sources.counted(Counter({".a": 1, ".b": 1_234})) == "1,234 files .b, 1 file .a"
+    assert folders.counted(Counter({".a": 1, ".b": 1_234})) == "1,234 files .b, 1 file .a"
 
 
 # The sentence at the end of a command
@@ -316,7 +316,7 @@ def test_counts_are_words():
     [
         (ValueError("`text_column` must be `x`. Give `limit`."), "--text-column must be `x`. Give"),
         (ValueError("`folder` must be"), "error: --data must be"),
-        (MemoryError("Unable to allocate 58. TiB"), "more memory than there is: Unable to allo"),
+        (MemoryError("Unable to allocate 58. TiB"), "more memory than is available: Unable to a"),
         (FileNotFoundError(2, "No such file", "x" * 5_000), "… (5,000 characters): No such file"),
         (RecursionError("too deep"), "error: too deep"),
     ],

@@ -483,7 +483,7 @@ REFUSED = {
         "padding='causal'",
         "padding='valid'",
     ),
-    "pad behind": (lambda: chain(K.ZeroPadding1D((2, 1), name="z")), "'z'", "behind the last"),
+    "pad behind": (lambda: chain(K.ZeroPadding1D((2, 1), name="z")), "'z'", "after the last"),
     "causal on another axis": (
         lambda: chain(K.Permute((2, 1, 3)), sl.Conv2D(3, 2, padding="causal"), shape=(8, 4, 1)),
         "axis 1 of it",
@@ -529,7 +529,7 @@ REFUSED = {
     "out of step": (out_of_step, "same stride"),
     "sizes": (
         lambda: chain(sl.Conv2D(3, 2, padding="causal"), shape=(None, None, 3)),
-        "all sizes but those of batch and time",
+        "all sizes of the model input except batch and time",
     ),
 }
 
@@ -551,7 +551,7 @@ def test_attention_is_refused():
 
 def test_channels_first_needs_its_time_axis():
     model = chain(sl.Conv1D(3, 2, padding="causal", data_format="channels_first"), shape=(4, None))
-    with pytest.raises(ValueError, match="no spatial axis.*`time_axis`"):
+    with pytest.raises(ValueError, match="not a spatial axis.*`time_axis`"):
         streaming.to_streaming(model)
     assert streaming.to_streaming(model, time_axis=2).model.inputs[0].shape == (None, 4, None)
 

@@ -135,7 +135,7 @@ def test_a_label_may_name_its_column(tmp_path, capsys, first):
     is_swapped = first == "spam,body"
     table = [first.split(","), *(row if is_swapped else row[::-1] for row in ROWS)]
     assert read(tmp_path, "a.csv", dumped(table, ",")) == ROWS
-    assert "is taken for names of columns" in capsys.readouterr().out
+    assert "is read as a header" in capsys.readouterr().out
     # It stays a text among texts that are as short.
     short = [("message", "spam"), *((f"word{i}", label) for i, (label, _) in enumerate(ROWS))]
     assert len(read(tmp_path, "b.csv", dumped(short, ","))) == 41

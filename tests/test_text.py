@@ -180,7 +180,7 @@ DEEP = '{"text": "a", "label": 1, "more": ' + "[" * 10_000 + "]" * 10_000 + "}\n
     [
         ("a.tsv", tsv(ROWS) + "good\n", "a.tsv, line 41: there must be 2 columns. Received 1"),
         ("a.tsv", tsv(ROWS).encode() + b"good\tcaf\xe9\n", r"a.tsv, line 41.*UTF-8.*b'\\xe9'"),
-        ("a.tsv", tsv([("good", text) for _, text in ROWS]), "two classes at least.*'good'"),
+        ("a.tsv", tsv([("good", text) for _, text in ROWS]), "at least two classes.*'good'"),
         ("a.tsv", tsv([("x", "one"), ("y", "two")] * 2), "'x' must have at least 3"),
         ("a.tsv", "", "must hold texts. Received nothing"),
         ("a.csv", "id,words,kind\n1,a,b\n", "column for the text.*words.*Give --text-column"),
@@ -465,7 +465,7 @@ def test_predict_says_what_is_wrong(tmp_path, capsys):
     write_run(bare, {"separable": ["onnx"]})
     write_hub(bare / "separable-hub", "old")
     for path, message in (
-        (tmp_path / "none", "must be a \\*-hub folder"),
+        (tmp_path / "none", "must be a \\*-hub, or the folder"),
         (tmp_path, "or the folder of a run with its results.json"),
         (broken, "cannot be loaded"),
         (vision, "must take strings.*float32"),

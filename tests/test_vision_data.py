@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from examples import sources
+from examples.folders import files_below
 from examples.vision import data
 
 PARTS = ("train", "val", "test")
@@ -393,7 +393,7 @@ def test_of_two_links_to_a_folder_the_first_by_name_counts(tmp_path, monkeypatch
             yield place, folders, files
 
     monkeypatch.setattr(os, "walk", backwards)
-    found = sources.files_below(tmp_path / "cat", (".png",))
+    found = files_below(tmp_path / "cat", (".png",))
     assert found == [tmp_path / "cat" / "a" / "linked.png"]
 
 
@@ -495,14 +495,14 @@ def two_val(root):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (no_classes, r"one folder of images for each class.*Received the folders \[\].*\.jpg"),
-        (one_class, r"two at least. Received the folders \['pets'\].*give .*pets"),
-        (one_class_in_train, r"`folder` .*train must hold .*give .*train.pets"),
+        (no_classes, r"one folder of images for each class.*Received the classes \[\].*\.jpg"),
+        (one_class, r"at least two. Received the classes \['pets'\].*use .*pets"),
+        (one_class_in_train, r"`folder` .*train must hold .*use .*train.pets"),
         (empty_class, r"readable images of every class. Received none of \['eel'\].*remove"),
         (too_few, r"Class 'eel' must have at least 3 .*test and val.*Received 2. Add images"),
         (unknown_class, r"test must have the classes.*\['cat', 'dog'\]. Received also \['eel'\]"),
         (missing_class, r"val must have readable images of every class. Received none of \['dog'"),
-        (no_train, r"one folder for each part, train among them. Received \['test', 'val'\]"),
+        (no_train, r"one folder for each part, including train. Received \['test', 'val'\]"),
         (two_val, r"one folder for each part.*Received \['train', 'val', 'valid'\]"),
     ],
 )

@@ -12,9 +12,10 @@ reads:
     FOLDER/WORD/*.wav                      one folder for each word
     FOLDER/{train,val,test}/WORD/*.wav     the same, split; val and test may be absent
 
-A folder without parts is split by `validation_list.txt` and `testing_list.txt`, if they are there,
-and else by speaker, which is what a file's name begins with, up to the first `_`; or word by word
-where no speakers can be held out so that every part has every word, and about its share of clips.
+A folder without parts is split by `validation_list.txt` and `testing_list.txt`, if it has them.
+Otherwise whole speakers are held out: a file name starts with the speaker, up to the first `_`. If
+that leaves a part without some word, or far from its share of the clips, some clips of each word
+are held out.
 """
 
 import contextlib
@@ -43,20 +44,21 @@ from examples.sources import existing, expect, expect_file, read_npz, require, t
 from sepconv_layers import files
 
 UNKNOWN, SILENCE = "unknown", "silence"
-TARGETS = ("bed", "cat", "happy")  # of the subset; else Google's ten
+DEFAULT = "mini"
+TARGETS = ("bed", "cat", "happy")  # of the subset; the full set has Google's ten
 TEN = "yes no up down left right on off stop go".split()
 LONGEST = 3600  # seconds of a clip
-FORM = 3  # of the files in the cache: counts up when it changes
+FORM = 3  # version of the files in the cache
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset(sources.Dataset):
-    """Spectrograms `(n, frames, bands)` and labels `(n,)`, by part, and what they were made of.
+    """Spectrograms `(n, frames, bands)` and labels `(n,)`, by part, and their sources.
 
     Attributes:
-        settings: How.
+        settings: How the spectrograms were computed.
         clips: The recordings of the test part.
-        scale: What floats in recordings are divided by, for numbers from -1 to 1.
+        scale: The divisor that scales floats in recordings to numbers from -1 to 1.
     """
 
     settings: Settings
@@ -64,14 +66,14 @@ class Dataset(sources.Dataset):
     scale: int = 1
 
     def waveforms(self, count: int) -> np.ndarray:
-        """The first recordings of the test part, `(count, samples)`."""
+        """Returns the first recordings of the test part, `(count, samples)`."""
         clips = self.clips[:count]
         sounds = [_sound(clip, self.settings) for clip in clips]
         return np.stack([fit_length(x.divided(self.scale), self.settings.samples) for x in sounds])
 
 
 def load(
-    name: str = "mini",
+    name: str = DEFAULT,
     *,
     folder: str | os.PathLike | None = None,
     speaker_independent: bool = False,
@@ -80,26 +82,27 @@ def load(
     cache: str | os.PathLike | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Loads a corpus, splits it where needed, and shuffles its training part.
+    """Loads a corpus, splits it if needed, and shuffles its training part.
 
     Args:
         name: "mini", "fsdd" or "speech_commands". Not used if `folder` is given.
         folder: Your own recordings (see the top of this file).
-        speaker_independent: For "fsdd": hold out whole speakers, not takes of each.
-        limit: Use at most this many training clips, in the proportions of the words.
-        seconds: Length of a clip: shorter ones are padded on both sides, longer ones cut.
-        cache: Folder to keep spectrograms in; by default one for all runs of this user.
-        seed: Of splits and of the order.
+        speaker_independent: For "fsdd": whether to hold out whole speakers, rather than takes of
+            each speaker.
+        limit: The maximum number of training clips, with the words in proportion.
+        seconds: Length of a clip. Shorter ones are padded on both sides, longer ones are cropped.
+        cache: Folder for spectrograms. By default one for all runs of this user.
+        seed: Seed of the split and of the order.
 
     Returns:
         A `Dataset`.
 
     Raises:
-        ValueError: If an argument, a folder or a file does not hold what is described here.
+        ValueError: If an argument, a folder or a file is not as described here.
         RuntimeError: If a corpus is not in SEPCONV_DATA.
     """
     expect(limit is None or limit > 0, "`limit` must be a positive integer or None", limit)
-    expected = f"`seconds` must be 0.1 or more, and {LONGEST:,} at the most"
+    expected = f"`seconds` must be 0.1 or more, and at most {LONGEST:,}"
     expect(0.1 <= seconds <= LONGEST, expected, seconds)
     if folder is None:
         expect(name in SOURCES, f"`name` must be one of {', '.join(SOURCES)}", repr(name))
@@ -108,7 +111,7 @@ def load(
         expected = "`folder` must be an existing folder of recordings"
         path = existing(folder, expected)
         expect(path.is_dir(), expected, repr(str(folder)))
-        name, made = sources.printable(path.name), splits.own(path, seed)
+        name, made = sources.printable(path.name), splits.load_folder(path, seed)
     clips, sample_rate, note = made
     words = sorted({clip.word for clip in clips})
     settings = Settings(sample_rate, seconds)
@@ -140,7 +143,7 @@ def load(
     )
 
 
-# Spectrograms, computed once
+# Cached spectrograms
 
 
 def _cache_folder() -> Path:
@@ -151,9 +154,10 @@ def _cache_folder() -> Path:
 def _cached(
     clips: Sequence[Clip], settings: Settings, folder: Path
 ) -> tuple[np.ndarray, list[Clip], int]:
-    """Spectrograms of all clips that can be read, from the cache if it has them, and their scale.
+    """Returns the spectrograms of all readable clips, these clips, and their scale.
 
-    A clip may be there several times, and is computed, kept and named once.
+    The spectrograms come from the cache if it has them. A clip may be listed several times, but it
+    is computed, cached and reported once.
     """
     every, clips = clips, list(dict.fromkeys(clips))
     path = folder / f"{_key(clips, settings)}.npz"
@@ -163,8 +167,10 @@ def _cached(
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write(path, lambda beside: np.savez_compressed(beside, **arrays))
-        except OSError as error:  # a cache that cannot be written costs time, nothing else
-            warnings.warn(f"Spectrograms are not kept for the next run: {error}.", stacklevel=3)
+        except OSError as error:  # without a cache, the next run is only slower
+            warnings.warn(
+                f"The spectrograms are not cached for the next run: {error}.", stacklevel=3
+            )
     if skipped := arrays["skipped"].tolist():
         more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
         named = "; ".join(skipped[:NAMED])
@@ -176,11 +182,11 @@ def _cached(
 
 
 def _key(clips: Sequence[Clip], settings: Settings) -> str:
-    """What spectrograms depend on: the content of all files, and what is made of it."""
+    """Returns a hash of everything that spectrograms depend on: contents and settings."""
     key = hashlib.sha256(repr((FORM, settings, FLOOR)).encode())
     digests: dict[Source, bytes] = {}
     for clip in clips:
-        if clip.source not in digests:  # many clips may be of one recording
+        if clip.source not in digests:  # several clips may come from one recording
             digests[clip.source] = _digest(clip.source)
         key.update(digests[clip.source] + repr(clip.offset).encode())
     return key.hexdigest()[:24]
@@ -192,12 +198,12 @@ def _digest(source: Source) -> bytes:
     try:
         with expect_file(source).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
-    except (OSError, ValueError):  # it is named where it is decoded
+    except (OSError, ValueError):  # reported when it is decoded
         return b"unreadable"
 
 
 def _kept(path: Path, clips: int, settings: Settings) -> dict[str, np.ndarray] | None:
-    """The arrays of a cache; none if it can't be read, or is of something else."""
+    """Returns the arrays in a cache, or None if it cannot be read or belongs to other data."""
     shape = (settings.frames, settings.bands)
     try:
         arrays = read_npz(path, ("spectrograms", "is_kept", "skipped", "scale"))
@@ -208,13 +214,13 @@ def _kept(path: Path, clips: int, settings: Settings) -> dict[str, np.ndarray] |
         expect(bool(right), f"{path} must hold spectrograms of {clips} clips", "others")
     except ValueError:
         how = "it is replaced"
-        if path.is_dir():  # which can't be replaced by a file, and may be of some value
+        if path.is_dir():  # a file cannot replace it, and it may be of value
             aside = path.with_name(f"{path.name}.set-aside-{time.time_ns()}")
             how = f"it is now {aside.name}"
             with contextlib.suppress(OSError):
                 path.rename(aside)
         warnings.warn(
-            f"{path} is no cache that can be read: spectrograms are computed again, and {how}.",
+            f"{path} is not a readable cache: spectrograms are computed again, and {how}.",
             stacklevel=4,
         )
         return None
@@ -228,7 +234,7 @@ def _sound(clip: Clip, settings: Settings) -> reading.Sound:
 
 
 def _compute(clips: Sequence[Clip], settings: Settings) -> dict[str, np.ndarray]:
-    """Spectrograms, which clips they are of, what is wrong with the others, and the scale."""
+    """Computes the arrays of a cache: spectrograms, their clips, the errors and the scale."""
 
     def spectrogram(sound: reading.Sound, scale: int) -> np.ndarray:
         return log_mel(fit_length(sound.divided(scale), settings.samples), settings)
@@ -248,7 +254,7 @@ def _compute(clips: Sequence[Clip], settings: Settings) -> dict[str, np.ndarray]
             peaks[i] = sound.peak
         progress.update(i + 1)
     expect(bool(spectrograms), "There must be recordings that can be decoded", "none")
-    # It is that of the data set: a quiet recording does not tell on what scale it is.
+    # The whole data set has one scale, because a quiet recording does not reveal its own.
     scale = reading.scale_of({clips[i].name: peak for i, peak in peaks.items()})
     if scale != 1:
         spectrograms |= {i: spectrogram(_sound(clips[i], settings), scale) for i in peaks}
@@ -279,7 +285,7 @@ def _mini(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
     return (
         clips,
         about["sample_rate"],
-        "Keywords of a speech synthesiser in 44 voices: no real speech",
+        "Keywords from a speech synthesizer in 44 voices: not real speech",
     )
 
 
@@ -340,8 +346,8 @@ def _speech_commands(speaker_independent: bool, seed: int) -> tuple[list[Clip], 
     for part, unknown in others.items():
         per_word = sum(clip.part == part for clip in clips) // len(targets)
         chosen = rng.permutation(len(unknown))[:per_word]
-        # Few recordings of other words: in training each is heard as often as one of a target,
-        # altered each time, for a net that hears them seldom takes them for targets.
+        # There are few recordings of other words. In training they are repeated until they are as
+        # frequent as a target. Otherwise the net mistakes them for targets.
         repeats = max(1, per_word // len(chosen)) if part == "train" and len(chosen) else 1
         clips += [unknown[i] for i in chosen] * repeats
         clips += list(_silences(noises, files, part, min(per_word, len(chosen)), rng))
@@ -353,12 +359,12 @@ def _speech_commands(speaker_independent: bool, seed: int) -> tuple[list[Clip], 
 def _silences(
     noises: Sequence[str], files: dict, part: str, count: int, rng: np.random.Generator
 ) -> Iterator[Clip]:
-    """Pieces of the recordings of noise: of each, the parts have stretches of their own."""
+    """Yields excerpts of the noise recordings. Each part has its own stretch of each recording."""
     first, last = {"train": (0.01, 0.6), "val": (0.62, 0.78), "test": (0.8, 0.96)}[part]
     lengths = {}
     for path in noises:
         with sources.reading(Path(path)):
-            rate, frames = reading.head(files[path])
+            rate, frames = reading.header(files[path])
         lengths[path] = frames / rate
     for i in range(count if noises else 0):
         path = noises[i % len(noises)]
@@ -372,7 +378,7 @@ def _part_in(lists: dict[str, set], path: str) -> str:
 
 
 def which_part(path: str) -> str:
-    """The part of a file of Speech Commands, by the hash of its speaker."""
+    """Returns the part of a file of Speech Commands, which is a hash of its speaker."""
     speaker = re.sub(r"_nohash_.*$", "", Path(path).name)
     percent = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (2**27) * 100 / (2**27 - 1)
     return "val" if percent < 10 else "test" if percent < 20 else "train"
@@ -382,15 +388,13 @@ SOURCES = {"mini": _mini, "fsdd": _fsdd, "speech_commands": _speech_commands}
 
 
 def _files(prefix: str, what: str, wanted: Callable[[str], object]) -> Iterator[tuple[str, Source]]:
-    """Path and content of the files of a corpus whose path is wanted, in an archive or a folder."""
+    """Yields path and content of the wanted files of a corpus, from an archive or a folder."""
     root = os.environ.get("SEPCONV_DATA")
     place = os.path.join(glob.escape(os.path.expanduser(root or "")), "audio", f"{prefix}*")
     places = sorted(glob.glob(place)) if root else []
     if not places:
-        raise RuntimeError(
-            f"{what} was not found. Get it, and set SEPCONV_DATA to a folder that holds "
-            f"audio/{prefix}*, an archive or the folder unpacked. Received SEPCONV_DATA={root!r}."
-        )
+        place = f"audio/{prefix}*, an archive or an unpacked folder"
+        raise sources.not_found(f"{what} was not found. Download it.", place)
     found = Path(places[0])
     if not found.is_dir():
         yield from tar_files(found, wanted)

@@ -1,4 +1,4 @@
-"""The front end: waveforms to log-mel spectrograms, offline by librosa, in a model by Keras.
+"""The front end, from waveforms to log-mel spectrograms: offline with librosa, or as a Keras model.
 
 Both compute the same: frames of a waveform without padding, a periodic Hann window, the power of
 the short-time Fourier transform, librosa's mel bands and the logarithm of their energies.
@@ -11,19 +11,21 @@ from typing import Any
 import keras
 import numpy as np
 
-FLOOR = 1e-4  # energy that is added before the logarithm: below it is nothing but rounding
-COEFFICIENTS = 10  # of the cosine transform, as in "Hello Edge"
+from examples.augmentation import Augmentation
+
+FLOOR = 1e-4  # energy added before the logarithm: anything below it is rounding error
+COEFFICIENTS = 10  # MFCCs, as in "Hello Edge"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a waveform becomes a spectrogram.
+    """Settings of the front end.
 
     Attributes:
         sample_rate: Samples per second.
-        seconds: How long a clip is.
-        frame_seconds: How long a frame is.
-        hop_seconds: From the beginning of a frame to that of the next.
+        seconds: Length of a clip.
+        frame_seconds: Length of a frame.
+        hop_seconds: Time between the starts of two frames.
         bands: Number of mel bands.
     """
 
@@ -55,7 +57,7 @@ class Settings:
 
     @functools.cached_property
     def mel(self) -> np.ndarray:
-        """The weights from the power of each frequency to the energy of each band."""
+        """The mel filter bank `(frequencies, bands)`."""
         import librosa
 
         return librosa.filters.mel(
@@ -64,7 +66,7 @@ class Settings:
 
 
 def log_mel(waveform: np.ndarray, settings: Settings) -> np.ndarray:
-    """The spectrogram of one waveform by librosa, of shape `(frames, bands)`."""
+    """Returns the spectrogram `(frames, bands)` of a waveform, with librosa."""
     import librosa
 
     framed = librosa.util.frame(waveform, frame_length=settings.frame, hop_length=settings.hop)
@@ -74,9 +76,9 @@ def log_mel(waveform: np.ndarray, settings: Settings) -> np.ndarray:
 
 
 def front_end(settings: Settings) -> keras.Model:
-    """A model from waveforms `(batch, samples)` to spectrograms `(batch, frames, bands)`.
+    """Returns a model from waveforms `(batch, samples)` to spectrograms `(batch, frames, bands)`.
 
-    It has no weights that train, and only layers of Keras: whoever loads it needs nothing else.
+    It has no trainable weights, and only Keras layers, so that it loads without this package.
     """
     waveforms = keras.Input((settings.samples,), name="waveforms")
     x = keras.layers.Reshape((settings.samples, 1))(waveforms)
@@ -91,7 +93,7 @@ def front_end(settings: Settings) -> keras.Model:
         trainable=False,
         name="power",
     )(x)
-    # Power is that of both halves of the spectrum, whose ends occur once.
+    # The layer counts both halves of the spectrum. The first and last frequency occur only once.
     halves = np.full((settings.fft // 2 + 1, 1), 0.5)
     halves[[0, -1]] = 1
     x = fixed_product(halves * settings.mel, "mel")(x)
@@ -99,7 +101,7 @@ def front_end(settings: Settings) -> keras.Model:
 
 
 def fixed_product(matrix: np.ndarray, name: str) -> keras.layers.Layer:
-    """A layer that multiplies the last axis with a matrix, which does not train."""
+    """Returns a layer that multiplies the last axis by a fixed matrix."""
     layer = keras.layers.Dense(matrix.shape[1], use_bias=False, trainable=False, name=name)
     layer.build((None, matrix.shape[0]))
     layer.set_weights([matrix])
@@ -107,7 +109,7 @@ def fixed_product(matrix: np.ndarray, name: str) -> keras.layers.Layer:
 
 
 def cosine_transform(bands: int) -> np.ndarray:
-    """The orthonormal matrix from log-mel bands to MFCCs."""
+    """Returns the orthonormal matrix from log-mel bands to MFCCs."""
     n, k = np.arange(bands)[:, None], np.arange(COEFFICIENTS)
     matrix = np.sqrt(2 / bands) * np.cos(np.pi * (n + 0.5) * k / bands)
     matrix[:, 0] /= np.sqrt(2)
@@ -115,22 +117,22 @@ def cosine_transform(bands: int) -> np.ndarray:
 
 
 @keras.saving.register_keras_serializable("sepconv_examples")
-class SpecAugment(keras.layers.Layer):
-    """Hides a random stretch of time and a random range of bands, in training only.
+class SpecAugment(Augmentation):
+    """Replaces a random stretch of time and a random range of bands with the mean.
 
     Park et al., "SpecAugment", 2019: https://arxiv.org/abs/1904.08779.
+
+    Args:
+        time: The largest share of the frames.
+        bands: The largest share of the bands.
+        **kwargs: As for `Augmentation`.
     """
 
-    def __init__(
-        self, time: float = 0.15, bands: float = 0.2, seed: int | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, time: float = 0.15, bands: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.time, self.bands, self.seed = time, bands, seed
-        self.generator = keras.random.SeedGenerator(seed)
+        self.time, self.bands = time, bands
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        if not training:
-            return inputs
+    def augment(self, inputs: Any) -> Any:
         mean = keras.ops.mean(inputs, axis=(1, 2), keepdims=True)
         for axis, share in ((1, self.time), (2, self.bands)):
             size = inputs.shape[axis]
@@ -144,31 +146,29 @@ class SpecAugment(keras.layers.Layer):
         return inputs
 
     def get_config(self) -> dict:
-        return {
-            **super().get_config(), "time": self.time, "bands": self.bands, "seed": self.seed
-        }  # fmt: skip
+        return {**super().get_config(), "time": self.time, "bands": self.bands}
 
 
 @keras.saving.register_keras_serializable("sepconv_examples")
-class ShiftAndNoise(keras.layers.Layer):
-    """Shifts a log-mel spectrogram in time, and adds noise of a random level, in training only.
+class ShiftAndNoise(Augmentation):
+    """Shifts a log-mel spectrogram in time, and adds noise of a random level.
 
-    The power of noise in a band is drawn from an exponential distribution around its mean, which is
-    that of the quietest tenth of the data: where no speech is.
+    The power of the noise in a band follows an exponential distribution, whose mean is the random
+    level times the power of the background.
+
+    Args:
+        noise: The log-mel background: what is quieter than nine tenths of the data.
+        frames: The largest shift.
+        decades: The largest level, as a power of ten. The smallest is a tenth.
+        **kwargs: As for `Augmentation`.
     """
 
-    def __init__(
-        self, noise: Any, frames: int = 5, decades: float = 1.5, seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:  # fmt: skip
+    def __init__(self, noise: Any, frames: int = 5, decades: float = 1.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.noise = [float(level) for level in noise]
-        self.frames, self.decades, self.seed = frames, decades, seed
-        self.generator = keras.random.SeedGenerator(seed)
+        self.frames, self.decades = frames, decades
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        if not training:
-            return inputs
+    def augment(self, inputs: Any) -> Any:
         batch, frames, bands = keras.ops.shape(inputs)
         shift = keras.random.randint(
             (batch, 1), -self.frames, self.frames + 1, dtype="int32", seed=self.generator
@@ -187,11 +187,10 @@ class ShiftAndNoise(keras.layers.Layer):
             "noise": self.noise,
             "frames": self.frames,
             "decades": self.decades,
-            "seed": self.seed,
         }
 
 
 def augmentation(spectrograms: np.ndarray) -> keras.layers.Layer:
-    """Time shift, background noise and SpecAugment for spectrograms like these."""
+    """Returns time shift, background noise and SpecAugment, fitted to spectrograms."""
     noise = np.quantile(spectrograms, 0.1, axis=(0, 1))
     return keras.Sequential([ShiftAndNoise(noise), SpecAugment()], name="augmentation")

@@ -1,11 +1,11 @@
-"""Makes the corpus `mini`: eight keywords, spoken by a synthesiser in many voices.
+"""Makes the corpus `mini`: eight keywords, spoken by a synthesizer in many voices.
 
     python -m examples.audio.make_mini
 
-Needs the command `espeak-ng`. Every voice is a variant of the synthesiser with an accent; it says
-each word twice, at different speeds and pitches. Whole voices are held out for validation and test.
-A part is one file, `mini/PART.ogg`, in which the clips follow one another; `mini/clips.json` says
-how long they are, and of which word and voice.
+This needs the command `espeak-ng`. Every voice is a variant of the synthesizer with an accent, and
+says each word twice, at different speeds and pitches. Whole voices are held out for validation and
+test. Each part is one file, `mini/PART.ogg`, with its clips one after the other. `mini/clips.json`
+has their length, words and voices.
 """
 
 import io
@@ -27,8 +27,8 @@ VARIANTS = {
 SAMPLE_RATE = 16_000
 SECONDS = 0.8
 RENDITIONS = 2
-TOP_DB = 35  # what is quieter than the loudest moment by more is silence
-QUALITY = 0.75  # of compression: 0 is the best, 1 the smallest
+TOP_DB = 35  # sound that is quieter than the peak by more than this is silence
+QUALITY = 0.75  # of the compression, from 0, the best, to 1, the smallest
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
         with soundfile.SoundFile(
             path, "w", SAMPLE_RATE, 1, "VORBIS", format="OGG", compression_level=QUALITY
         ) as file:
-            for waveform in waveforms:  # libsndfile overflows its stack if it gets all at once
+            for waveform in waveforms:  # all at once overflow the stack of libsndfile
                 file.write(waveform)
         print(f"{part}: {len(clips[part])} clips of {len(variants)} voices")
     about = {"seconds": SECONDS, "sample_rate": SAMPLE_RATE, "clips": clips}
@@ -65,7 +65,7 @@ def length() -> int:
 
 
 def say(word: str, voice: str, speed: int, pitch: int) -> np.ndarray:
-    """What the synthesiser makes of a word, with its loudest moment at 0.9."""
+    """Returns a spoken word, with a peak of 0.9."""
     import librosa
 
     command = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", word]

@@ -1,11 +1,12 @@
-"""What a trained model hears in recordings.
+"""Recognizes words in recordings with a trained model.
 
     python -m examples.audio.predict MODEL FILE...
-        the likeliest words of each file
+        prints the most probable words of each file
     python -m examples.audio.predict MODEL FILE --stream
-        what is said when, in a long recording
+        prints the words in a long recording, and when they are said
 
-MODEL is a `*-waveform.keras` of a run, or the folder of the run, whose separable net is taken.
+MODEL is a `*-waveform.keras` of a run, or the folder of the run, which stands for its separable
+net.
 """
 
 import argparse
@@ -18,33 +19,30 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from examples.answers import likeliest, softmax
 from examples.audio import reading
 from examples.audio.data import SILENCE, UNKNOWN
-from examples.command_line import in_sentences, new_parser, positive_number, user_errors
-from examples.sources import existing, expect, expect_file, printable, read_json
+from examples.command_line import user_errors, without_traceback
+from examples.prediction import likeliest, net_of_run, prediction_parser, softmax
+from examples.sources import existing, expect, printable, read_json
 from examples.sources import reading as reading_of
-from sepconv_layers import Comparison  # and Keras knows the layers
 
 HOP_SECONDS = 0.1
 BATCH, LARGEST_BATCH = 256, 2**24  # windows, and samples in them
-SMOOTHED = 3  # windows that a detection is the average of
+SMOOTHED = 3  # windows whose probabilities are averaged
 ABOUT = ("classes", "sample_rate", "samples")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = new_parser("examples.audio.predict", __doc__)
-    parser.add_argument("model", help="a *-waveform.keras, or the folder of a run")
+    model = "a *-waveform.keras of a run, or the folder of the run"
+    parser = prediction_parser("examples.audio.predict", __doc__, model, "words")
     parser.add_argument("files", nargs="+", metavar="file", help="WAV, FLAC, OGG, MP3 and others")
-    parser.add_argument(
-        "--top", type=positive_number(int), default=3, help="how many words; default: 3"
-    )
-    parser.add_argument("--stream", action="store_true", help="run over a long recording")
-    parser.add_argument("--threshold", type=float, default=0.7, help="of --stream; default: 0.7")
+    parser.add_argument("--stream", action="store_true", help="find words in a long recording")
+    threshold = "smallest probability of a word with --stream; default: 0.7"
+    parser.add_argument("--threshold", type=float, default=0.7, help=threshold)
     return parser
 
 
-@in_sentences
+@without_traceback
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -54,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             path = existing(file, "A recording must be a file")
             try:
                 lines = (
-                    _heard_when(model, about, path, arguments.threshold)
+                    _detected_words(model, about, path, arguments.threshold)
                     if arguments.stream
-                    else _heard(model, about, path, arguments.top)
+                    else _likeliest_words(model, about, path, arguments.top)
                 )
             except ValueError as error:
                 raise ValueError(f"{printable(file)}: {error}") from error
@@ -64,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"{printable(file)}: {line}")
 
 
-def _heard(model: keras.Model, about: dict, path: Path, top: int) -> list[str]:
-    """The likeliest words, in one line."""
+def _likeliest_words(model: keras.Model, about: dict, path: Path, top: int) -> list[str]:
+    """Returns the most probable words, in one line."""
     sound = reading.middle(path, about["sample_rate"], about["samples"])
     reading.expect_scale(sound.peak, about["scale"])
     waveform = reading.fit_length(sound.divided(about["scale"]), about["samples"])
@@ -73,8 +71,8 @@ def _heard(model: keras.Model, about: dict, path: Path, top: int) -> list[str]:
     return [likeliest(about["classes"], row, top)]
 
 
-def _heard_when(model: keras.Model, about: dict, path: Path, threshold: float) -> list[str]:
-    """What is said from when to when, in a line each."""
+def _detected_words(model: keras.Model, about: dict, path: Path, threshold: float) -> list[str]:
+    """Returns one line for each word that is detected, with its time."""
 
     def pieces() -> Iterator[np.ndarray]:
         peak = None
@@ -82,7 +80,7 @@ def _heard_when(model: keras.Model, about: dict, path: Path, threshold: float) -
             if sound.peak is not None:
                 peak = max(peak or 0.0, sound.peak)
             yield sound.divided(about["scale"])
-        reading.expect_scale(peak, about["scale"])  # that of the whole: a part may be quiet
+        reading.expect_scale(peak, about["scale"])  # of the whole recording: a piece may be quiet
 
     return [
         f"{start:7.2f} to {end:7.2f} s  {word} {probability:.2f}"
@@ -91,10 +89,10 @@ def _heard_when(model: keras.Model, about: dict, path: Path, threshold: float) -
 
 
 def load(place: str | os.PathLike) -> tuple[keras.Model, dict]:
-    """The model, and what its numbers mean."""
+    """Returns the model, and the description beside it."""
     path = existing(place, "The model must be a *-waveform.keras, or the folder of a run")
     if path.is_dir():
-        path = _model_of_run(path)
+        path = net_of_run(path, "*-waveform.keras")
     about = _about(path.with_suffix(".json"))
     with reading_of(path):
         model = keras.saving.load_model(path)
@@ -102,10 +100,10 @@ def load(place: str | os.PathLike) -> tuple[keras.Model, dict]:
     samples, words = about["samples"], len(about["classes"])
     expect(
         shapes == ((None, samples), (None, words)),
-        f"{path} must take {samples:,} samples and tell {words} words apart, as {path.stem}.json "
+        f"{path} must take {samples:,} samples and distinguish {words} words, as {path.stem}.json "
         "beside it says",
         f"shapes of {shapes[0]} and {shapes[1]}",
-        "Take both files from one run.",
+        "Use both files of one run.",
     )
     return model, about
 
@@ -125,31 +123,17 @@ def _about(path: Path) -> dict:
     return about
 
 
-def _model_of_run(folder: Path) -> Path:
-    """That of the first net in the record: models of earlier runs may lie beside it."""
-    record, convs = folder / "results.json", []
-    if os.path.lexists(record):
-        convs = [row.conv for row in Comparison.load(expect_file(record)).rows]
-    paths = [folder / f"{conv}-waveform.keras" for conv in convs]
-    found = [path for path in paths if path.is_file()]
-    if not found:
-        raise ValueError(
-            f"{folder} must hold a results.json and the *-waveform.keras of a net in it, as a run "
-            f"writes them. Received: the nets {convs}. Let the run end, or give the model itself."
-        )
-    return found[0]
-
-
 def probabilities(model: keras.Model, waveforms: np.ndarray) -> np.ndarray:
+    """Returns the probability of each word in each waveform."""
     return softmax(model.predict(waveforms, verbose=0))
 
 
 def detections(
     model: keras.Model, about: dict, pieces: Iterable[np.ndarray], threshold: float
 ) -> list[tuple[float, float, str, float]]:
-    """Beginning and end in seconds, word and probability of what stands out in a recording.
+    """Returns start and end in seconds, word and probability of each detection in a recording.
 
-    The recording comes in pieces of any length, for all of it may not fit into memory.
+    The recording comes in pieces of any length, because it may not fit into memory.
     """
     samples = about["samples"]
     hop = min(samples, round(HOP_SECONDS * about["sample_rate"]))
@@ -177,9 +161,9 @@ def detections(
 
 
 def _windows(pieces: Iterable[np.ndarray], samples: int, hop: int) -> Iterator[np.ndarray]:
-    """Overlapping windows, some at a time: each sample of a recording is in many of them.
+    """Yields overlapping windows in batches.
 
-    The recording is padded, so that the first window is around its beginning.
+    The recording is padded, so that the first window is centered at its start.
     """
     batch = max(1, min(BATCH, LARGEST_BATCH // samples))
     left = np.zeros(samples // 2, "float32")

@@ -1,6 +1,6 @@
-"""Recordings as numbers: no more of each than is needed, and in little memory, however long it is.
+"""Decodes recordings: only as much as is needed, and in little memory, however long they are.
 
-Headers are not believed: they may claim more than there is, and not every format can seek.
+Headers are not trusted: they may claim more samples than there are, and not every format can seek.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ import numpy as np
 
 from examples.sources import expect, expect_file, require
 
-# What libsndfile reads, by the names that `soundfile.available_formats()` has for it. It also reads
-# MAT4, MAT5 and MPC2K, whose endings are those of other files, and SD2 and RAW, which need more
-# than the file.
+# The formats that libsndfile reads, named as in `soundfile.available_formats()`. Missing are MAT4,
+# MAT5 and MPC2K, whose endings belong to other kinds of files, and SD2 and RAW, for which the file
+# alone is not enough.
 ENDINGS = {
     "WAV": (".wav", ".wave", ".bwf"),
     "FLAC": (".flac",),
@@ -46,19 +46,19 @@ ENDINGS = {
 SUFFIXES = tuple(suffix for suffixes in ENDINGS.values() for suffix in suffixes)
 RATES = (100, 10_000_000)  # samples per second, from the slowest sensor to the fastest
 BLOCK = 2**18  # numbers that are decoded at once
-MARGIN = 0.25  # seconds that the filter of a resampler sees on both sides, and more
+MARGIN = 0.25  # seconds on both sides, more than the filter of the resampler needs
 
-FLOATS = ("FLOAT", "DOUBLE")  # which no format binds to the range from -1 to 1
-FULL_SCALES = (2**7, 2**15, 2**23, 2**31)  # of whole numbers of 8, 16, 24 and 32 bits
-LARGEST = 32  # float samples; also of those that are normalized to unit variance
-QUIET = 1e-3  # peak that says nothing: whole numbers that were silence may have it, once resampled
+FLOATS = ("FLOAT", "DOUBLE")  # subtypes whose values may exceed the range from -1 to 1
+FULL_SCALES = (2**7, 2**15, 2**23, 2**31)  # of integers of 8, 16, 24 and 32 bits
+LARGEST = 32  # peak of floats on the usual scale, even if normalized to unit variance
+QUIET = 1e-3  # a lower peak does not reveal the scale: it may be resampled silence
 
 Source = Path | bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A recording that has not been read yet: a file, or the content of one."""
+    """A recording that has not been decoded yet: a file, or the content of one."""
 
     name: str
     word: str
@@ -69,23 +69,23 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Sound:
-    """What was read of a recording: one channel, resampled.
+    """A decoded excerpt of a recording: one channel, resampled.
 
     Attributes:
-        waveform: Numbers from -1 to 1, if the recording does not hold floats on another scale.
-        peak: Of the floats in the file, 0 if it does not tell their scale; None if there are none.
+        waveform: Numbers from -1 to 1, unless the recording holds floats on another scale.
+        peak: Peak of floats in the file, 0 if it does not reveal their scale. None for integers.
     """
 
     waveform: np.ndarray
     peak: float | None
 
     def divided(self, scale: float) -> np.ndarray:
-        """The waveform, if floats have the scale that `scale_of` found."""
+        """Returns the waveform, with floats divided by the scale that `scale_of` found."""
         return self.waveform if self.peak is None else self.waveform / np.float32(scale)
 
 
 def middle(source: Source, sample_rate: int, samples: int) -> Sound:
-    """So many samples from the middle of a recording, or all if there are fewer.
+    """Returns up to `samples` samples from the middle of a recording.
 
     Raises:
         ValueError: If it cannot be decoded, or is empty.
@@ -95,7 +95,7 @@ def middle(source: Source, sample_rate: int, samples: int) -> Sound:
     step = rate // math.gcd(rate, sample_rate)  # frames in which there are whole samples
     margin = math.ceil(MARGIN * rate / step) * step
     longest = math.ceil(samples * rate / sample_rate) + 2 * margin + step
-    for count in (lambda: total, lambda: _count(source)):  # a header may claim more than there is
+    for count in (lambda: total, lambda: _count(source)):  # a header may claim too many
         frames = count()
         first = max(0, (-(-frames * sample_rate // rate) - samples) // 2)
         start = max(0, first * rate // sample_rate - margin) // step * step
@@ -110,10 +110,10 @@ def middle(source: Source, sample_rate: int, samples: int) -> Sound:
 
 
 def excerpt(source: Source, sample_rate: int, offset: float, seconds: float) -> Sound:
-    """Some seconds of a recording.
+    """Returns some seconds of a recording.
 
     Raises:
-        ValueError: If it cannot be decoded, or is shorter.
+        ValueError: If it cannot be decoded, or ends before.
     """
     with _opened(source) as file:
         rate, subtype = file.samplerate, file.subtype
@@ -123,7 +123,7 @@ def excerpt(source: Source, sample_rate: int, offset: float, seconds: float) -> 
 
 
 def stream(source: Source, sample_rate: int) -> Iterator[Sound]:
-    """A whole recording, one piece after the other.
+    """Yields a whole recording in pieces.
 
     Raises:
         ValueError: If it cannot be decoded, or is empty.
@@ -141,8 +141,8 @@ def stream(source: Source, sample_rate: int) -> Iterator[Sound]:
             yield Sound(rest, _peak(rest[:0], subtype))
 
 
-def head(source: Source) -> tuple[int, int]:
-    """Samples per second, and how many there are, by what a recording says of itself.
+def header(source: Source) -> tuple[int, int]:
+    """Returns the sample rate and the number of samples that a recording claims to have.
 
     Raises:
         ValueError: If it cannot be decoded.
@@ -152,7 +152,7 @@ def head(source: Source) -> tuple[int, int]:
 
 
 def fit_length(waveform: np.ndarray, samples: int) -> np.ndarray:
-    """Pads on both sides with zeros, or cuts the middle out."""
+    """Pads a waveform on both sides with zeros, or crops it to its middle."""
     missing = samples - len(waveform)
     if missing < 0:
         return waveform[-missing // 2 :][:samples]
@@ -161,12 +161,12 @@ def fit_length(waveform: np.ndarray, samples: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(source: Source) -> Iterator[Any]:
-    """The decoder of a recording; what it raises becomes a `ValueError`."""
+    """Opens the decoder of a recording, whose errors become a `ValueError`."""
     if isinstance(source, bytes):
         place: Any = _Content(source)
     else:
         path = expect_file(source)
-        # libsndfile takes names that are no UTF-8 as bytes, except on Windows, where all are text.
+        # As bytes, names need not be UTF-8. On Windows libsndfile takes text only.
         place = os.fspath(path) if os.name == "nt" else os.fsencode(path)
     try:
         with _forward()(place) as file:
@@ -175,12 +175,12 @@ def _opened(source: Source) -> Iterator[Any]:
             expect(lowest <= file.samplerate <= highest, expected, f"{file.samplerate:,}")
             yield file
     except (RuntimeError, OSError, TypeError) as error:
-        reason = getattr(error, "error_string", error)  # without the address of a BytesIO
+        reason = getattr(error, "error_string", error)  # not the address of a BytesIO
         raise ValueError(f"it cannot be decoded ({reason})") from error
 
 
 class _Content(io.BytesIO):
-    """Bytes in which a damaged header may send libsndfile to before their beginning."""
+    """A file in memory that tolerates seeking before its start, as damaged headers make happen."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         with contextlib.suppress(ValueError):
@@ -190,7 +190,7 @@ class _Content(io.BytesIO):
 
 @functools.cache
 def _forward() -> type:
-    """A `SoundFile` that only reads on: else it seeks at each read, and not all formats can."""
+    """Returns a `SoundFile` that does not seek at each read, which not all formats can."""
 
     class Forward(require("soundfile").SoundFile):
         def seekable(self) -> bool:
@@ -200,25 +200,25 @@ def _forward() -> type:
 
 
 def _decoded(file: Any, frames: float = math.inf) -> Iterator[np.ndarray]:
-    """The next frames, block by block, as the mean of the channels: `file.frames` may be wrong."""
+    """Yields the next frames in blocks, as the mean of the channels. `file.frames` may be wrong."""
     size = max(1, BLOCK // file.channels)
     while frames > 0:
         block = file.read(int(min(size, frames)), dtype="float32", always_2d=True)
         if not len(block):
             return
-        expect(bool(np.isfinite(block).all()), "samples must be finite", "others")
+        expect(bool(np.isfinite(block).all()), "samples must be finite", "inf or nan")
         yield block.mean(axis=1)
         frames -= len(block)
 
 
 def _span(source: Source, start: int, stop: int) -> np.ndarray:
-    """The frames from one to another, or fewer if the recording ends before."""
+    """Returns the frames from `start` to `stop`, or fewer if the recording ends before."""
     if start:
         with contextlib.suppress(ValueError), _opened(source) as file:
             file.seek(start)
             return _joined(_decoded(file, stop - start))
     at, kept = 0, []
-    with _opened(source) as file:  # from the beginning on, where it cannot seek
+    with _opened(source) as file:  # from the start, if it cannot seek
         for block in _decoded(file, stop):
             kept.append(block[max(0, start - at) :])
             at += len(block)
@@ -230,7 +230,7 @@ def _joined(blocks: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _count(source: Source) -> int:
-    """How many frames there are."""
+    """Returns the number of frames, by decoding all of them."""
     with _opened(source) as file:
         return sum(map(len, _decoded(file)))
 
@@ -240,26 +240,26 @@ def _resampled(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     return require("librosa").resample(waveform, orig_sr=rate, target_sr=sample_rate)
 
 
-# Floats need not be between -1 and 1
+# The scale of floats
 
 
 def _peak(waveform: np.ndarray, subtype: str) -> float | None:
     if subtype not in FLOATS:
         return None
     peak = float(np.abs(waveform).max(initial=0))
-    # Noise of whole numbers may be as quiet as speech from -1 to 1 is loud.
+    # Quiet noise on an integer scale may have a peak as low as speech from -1 to 1.
     is_mute = peak <= LARGEST and bool((waveform == np.rint(waveform)).all())
     return 0.0 if is_mute or peak <= QUIET else peak
 
 
 def scale_of(peaks: Mapping[str, float]) -> int:
-    """What floats of a data set have to be divided by, for numbers from -1 to 1.
+    """Returns the divisor that scales the floats of a data set to numbers from -1 to 1.
 
     Args:
-        peaks: Of recordings that hold floats, by name.
+        peaks: The peak of each recording of floats, by name.
 
     Raises:
-        ValueError: If some are on one scale and some on another, or it is none that is known.
+        ValueError: If recordings have different scales, or an unknown one.
     """
     loudest = max(peaks, key=peaks.__getitem__, default=None)
     if loudest is None or peaks[loudest] <= LARGEST:
@@ -267,17 +267,17 @@ def scale_of(peaks: Mapping[str, float]) -> int:
     small = [name for name, peak in peaks.items() if 0 < peak <= 1]
     expect(
         not small and peaks[loudest] <= FULL_SCALES[-1],
-        "Recordings of floats must all hold numbers from -1 to 1, or all hold whole numbers of 8, "
-        "16, 24 or 32 bits",
+        "Recordings of floats must all hold numbers from -1 to 1, or all hold integers of 8, 16, "
+        "24 or 32 bits",
         f"{loudest} with numbers up to {peaks[loudest]:,.5g}"
         + (f", and {len(small)} up to 1, such as {small[0]}" if small else ""),
-        "Divide those of one kind by their full scale, 32,768 for 16 bits.",
+        "Divide the larger ones by their full scale, such as 32,768 for 16 bits.",
     )
     return next(scale for scale in FULL_SCALES if peaks[loudest] <= scale)
 
 
 def expect_scale(peak: float | None, scale: float) -> None:
-    """Refuses a recording of floats that are on another scale than those of the data set."""
+    """Refuses a recording of floats with another scale than the training recordings."""
     if peak:
         expect(
             peak <= LARGEST if scale == 1 else 1 < peak <= scale,

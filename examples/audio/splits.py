@@ -1,4 +1,4 @@
-"""Your own recordings, and which of them are held out: by lists, by speaker, or word by word."""
+"""Your own recordings, and how some are held out: by lists, by speaker, or for each word."""
 
 import collections
 import dataclasses
@@ -9,38 +9,29 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from examples.audio.reading import SUFFIXES, Clip, head
-from examples.sources import HELD_OUT, expect, files_by_class, part_folders, printable, read_file
+from examples.audio.reading import SUFFIXES, Clip, header
+from examples.folders import expect_classes, files_by_class, part_folders
+from examples.sources import HELD_OUT, expect, printable, read_file
 
 LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 NOISE_FOLDER = "_background_noise_"
 MAX_SAMPLE_RATE = 16_000
-HEADERS = 100  # recordings that are asked for their sample rate
-SPEAKERS = 5  # at least, to hold some out
-DRAWS = 100  # of speakers to hold out: the first is taken that is near enough, or the best
-NEAR, FAR = 1.25, 2  # times the clips that a part should have, or one part in so many of them
-NAMED = 5  # recordings of those that something is wrong with
+HEADERS = 100  # recordings whose sample rates are counted
+SPEAKERS = 5  # fewer are not held out
+DRAWS = 100  # random choices of speakers: the first one near enough is used, or else the best
+NEAR, FAR = 1.25, 2  # ratio of the size of a part to its share, or the inverse, if that is larger
+NAMED = 5  # recordings in a message
 
 
-def own(root: Path, seed: int) -> tuple[list[Clip], int, str]:
-    """The recordings in a folder, the sample rate for all, and how they are split."""
+def load_folder(root: Path, seed: int) -> tuple[list[Clip], int, str]:
+    """Returns the recordings in a folder, one sample rate for all, and how they are split."""
     roots = part_folders(root)
     found = {
         part: {word: paths for word, paths in by_word.items() if paths and word != NOISE_FOLDER}
         for part, by_word in files_by_class(roots, SUFFIXES, "recordings").items()
     }
-    words = list(found["train"])
-    fix = f"Recordings end in {', '.join(SUFFIXES)}."
-    if len(words) == 1:
-        fix = f"If {words[0]!r} holds the folders of the words, give that folder."
-    expected = (
-        f"`folder` {roots['train']} must hold a folder of recordings for each word, two at least"
-    )
-    expect(len(words) > 1, expected, f"the words {words}", fix)
-    for part, by_word in found.items():
-        unknown = sorted(set(by_word) - set(words))
-        expected = f"`folder` {roots[part]} must have the words of the training part, {words}"
-        expect(not unknown, expected, f"also {unknown}", "Rename or remove the folders.")
+    endings = f"Recordings must end in one of {', '.join(SUFFIXES)}."
+    expect_classes(roots, found, "recordings", "words", endings)
     clips = [
         Clip(printable(path.relative_to(root).as_posix()), word, part, path)
         for part, by_word in found.items()
@@ -54,11 +45,11 @@ def own(root: Path, seed: int) -> tuple[list[Clip], int, str]:
 
 
 def _sample_rate(clips: list[Clip]) -> int:
-    """The commonest one, of some recordings from all over the folder."""
+    """Returns the most common sample rate among recordings from all over the folder."""
     counts: collections.Counter[int] = collections.Counter()
     for clip in clips[:: math.ceil(len(clips) / HEADERS)]:
         try:
-            counts[min(MAX_SAMPLE_RATE, head(clip.source)[0])] += 1
+            counts[min(MAX_SAMPLE_RATE, header(clip.source)[0])] += 1
         except ValueError:
             continue
     return max(counts, key=lambda rate: (counts[rate], rate), default=MAX_SAMPLE_RATE)
@@ -67,7 +58,7 @@ def _sample_rate(clips: list[Clip]) -> int:
 def hold_out(
     clips: list[Clip], root: Path, absent: list[str], seed: int
 ) -> tuple[dict[str, str], str]:
-    """Which clips go to the absent parts: by lists, else whole speakers, else word by word."""
+    """Returns the clips of missing parts, by lists, by speaker or by word, and how, in words."""
     if not absent:
         return {}, "split as given"
     listed = [part for part in LISTS if part in absent and os.path.lexists(root / LISTS[part])]
@@ -83,7 +74,7 @@ def hold_out(
 
 
 def _listed(path: Path, clips: list[Clip]) -> list[str]:
-    """The clips that a list names, with any suffix. It may name others of words that are absent."""
+    """Returns the clips that a list names, with any ending. It may name clips of missing words."""
     try:
         lines = read_file(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -99,10 +90,10 @@ def _listed(path: Path, clips: list[Clip]) -> list[str]:
     )
     named = ", ".join(map(repr, strange[:NAMED]))
     if strange:
-        warnings.warn(f"{path} names {len(strange)} that are not there: {named}.", stacklevel=2)
+        warnings.warn(f"{path} names {len(strange)} that do not exist: {named}.", stacklevel=2)
     found = [clip for clip, name in clip_names.items() if name in listed]
-    expected = f"{path} must name recordings, one to a line, such as {clips[0].name!r}"
-    expect(bool(found), expected, "none that is there")
+    expected = f"{path} must name recordings, one per line, such as {clips[0].name!r}"
+    expect(bool(found), expected, "none that exists")
     return found
 
 
@@ -113,7 +104,7 @@ def _stem(name: str) -> str:
 def _by_speaker(
     clips: list[Clip], absent: list[str], rng: np.random.Generator
 ) -> tuple[dict[str, str], str]:
-    """Whole speakers for the absent parts; or none, and why."""
+    """Returns whole speakers for the missing parts, or none and the reason."""
     words_of: dict[str, set[str]] = {}
     for clip in clips:
         words_of.setdefault(speaker_of(clip), set()).add(clip.word)
@@ -127,7 +118,7 @@ def _by_speaker(
         left, part_of, miss = sorted(words_of), {}, 1.0
         for part in absent:
             share = max(HELD_OUT[part] * sum(clips_of[name] for name in left), len(words))
-            # Not always the share: what suits one part may leave none that suit the next.
+            # A random size: the best choice for one part may leave no good choice for the next.
             aim = share * rng.uniform(0.5, 1.5) if draw else share
             held_out = _first_speakers(rng.permutation(left).tolist(), clips_of, aim)
             size = max(1, sum(clips_of[name] for name in held_out))
@@ -142,7 +133,7 @@ def _by_speaker(
         if smallest_miss <= NEAR:
             break
     if smallest_miss > FAR:
-        why = ", for whole speakers would leave a part far from its share of the clips"
+        why = ", because whole speakers would leave a part far from its share of the clips"
         return {}, why * bool(best)
     return {clip.name: best.get(speaker_of(clip), "train") for clip in clips}, ""
 
@@ -150,7 +141,7 @@ def _by_speaker(
 def _first_speakers(
     speakers: list[str], clips_of: collections.Counter[str], aim: float
 ) -> list[str]:
-    """The first ones, without those whose clips would lead away from what is aimed at."""
+    """Returns the first speakers, except those whose clips would lead away from the target size."""
     first, size = [], 0
     for speaker in speakers:
         if not first or abs(size + clips_of[speaker] - aim) < abs(size - aim):
@@ -160,20 +151,20 @@ def _first_speakers(
 
 
 def _by_word(clips: list[Clip], absent: list[str], rng: np.random.Generator) -> dict[str, str]:
-    """Some clips of each word for the absent parts."""
+    """Returns some clips of each word for the missing parts."""
     part_of: dict[str, str] = {}
     for part in absent:
         for word in sorted({clip.word for clip in clips}):
             names = [clip.name for clip in clips if clip.word == word]
             names = sorted(name for name in names if name not in part_of)
             expected = f"Word {word!r} must have a recording for each part"
-            expect(len(names) > 1, expected, f"too few to hold out for {part}")
+            expect(len(names) > 1, expected, f"too few to hold one out for {part}")
             count = max(1, round(HELD_OUT[part] * len(names)))
             part_of |= dict.fromkeys(rng.permutation(names)[:count].tolist(), part)
     return part_of
 
 
 def speaker_of(clip: Clip) -> str:
-    """The beginning of a file's name, up to the first `_`; nothing if there is none."""
+    """Returns the start of a file name, up to the first `_`, or nothing if there is none."""
     name, separator, _ = PurePath(clip.name).stem.partition("_")
     return name if separator else ""

@@ -1,15 +1,21 @@
 """Keyword spotting: a depthwise-separable net against its standard-convolution twin.
 
     python -m examples.audio.train
-        eight words of a speech synthesiser, no download
-    python -m examples.audio.train --dataset fsdd [--speaker-independent]
+        eight words from a speech synthesizer, no download
+    python -m examples.audio.train --dataset fsdd --causal
+        accuracy 0.999 (separable), 1.000 (standard); 8 minutes with --conv all
+    python -m examples.audio.train --dataset fsdd --speaker-independent
+        accuracy 0.850 (separable), 0.817 (standard); 6 minutes with --conv all
     python -m examples.audio.train --dataset speech_commands
-    python -m examples.audio.train --data FOLDER       one folder of recordings for each word
+        accuracy 0.950 (separable), 0.961 (standard); 10 minutes with --conv all, on a subset
+    python -m examples.audio.train --data FOLDER
+        your own recordings, in one folder for each word
 
-Both nets get the same data, budget and seeds. The comparison is printed and written to `--output`,
-beside the trained models: those that end in `-waveform` take recordings. With `--causal` no net
-looks ahead, and `--export litert` also writes a form that hears frame by frame. The same command
-goes on where an interrupted run stopped.
+Minutes are on two CPU cores. Both nets get the same data, budget and seeds. The comparison is
+printed and written to `--output`, beside the trained models. The files that end in
+`-waveform.keras` are models that take recordings. With `--causal` the nets do not look ahead, and
+`--export litert` also writes a model that runs frame by frame. Run the same command again to
+continue an interrupted run.
 """
 
 import argparse
@@ -23,19 +29,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from examples.artifacts import CHECKED, add_export, export_all
+from examples import command_line
+from examples.artifacts import CHECKED, export_all
 from examples.audio import data, features
-from examples.command_line import (
-    add_budget,
-    add_output,
-    command,
-    default_output,
-    in_sentences,
-    new_parser,
-    positive_number,
-    user_errors,
-)
-from examples.nets import CHOICES, by_name
+from examples.nets import net_builder
 from examples.sources import printable
 from sepconv_layers import Comparison, compare, export, files, models, streaming
 
@@ -55,7 +52,7 @@ def build(
     mfcc: bool | None = None,
     causal: bool = False,
 ) -> keras.Model:
-    """A net for log-mel spectrograms like these, which it normalizes by itself."""
+    """Returns a net from log-mel spectrograms like these, which it normalizes, to logits."""
     _, frames, bands = spectrograms.shape
     if mfcc is None:
         mfcc = net == "ds_cnn"
@@ -81,7 +78,7 @@ def build(
     return keras.Model(inputs, x, name=net)
 
 
-@in_sentences
+@command_line.without_traceback
 def main(argv: Sequence[str] | None = None) -> Comparison:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
@@ -92,24 +89,18 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         parser.error(f"--causal is for {' and '.join(CAUSAL)}, not for {arguments.net}")
     if arguments.mfcc and arguments.net == "bc_resnet":
         parser.error("--mfcc is for ds_cnn and matchboxnet, not for bc_resnet, which takes bands")
-    with user_errors(parser, folder="--data"):
+    with command_line.user_errors(parser, folder="--data"):
         dataset = data.load(
-            arguments.dataset or "mini",
+            arguments.dataset or data.DEFAULT,
             folder=arguments.data,
             speaker_independent=arguments.speaker_independent,
             limit=arguments.limit,
             seconds=arguments.seconds,
         )
     name = dataset.name + "_speakers" * arguments.speaker_independent
-    spectrograms, classes = dataset.train[0], dataset.classes
-    print(f"{name}: {dataset.note}")
-    settings = dataset.settings
-    sizes = f"{dataset.sizes('clips')} of {settings.seconds:g} s"
-    print(f"{sizes} at {settings.sample_rate:,} Hz, words: {', '.join(classes)}")
-    if dataset.scaling:
-        print(dataset.scaling)
-    output = arguments.output or default_output("audio", name)
-    convs = CHOICES[arguments.conv]
+    spectrograms, classes, settings = dataset.train[0], dataset.classes, dataset.settings
+    details = f" of {settings.seconds:g} s at {settings.sample_rate:,} Hz"
+    print(dataset.summary("clips", f"{details}, words: {', '.join(classes)}"))
     net = partial(
         build,
         net=arguments.net,
@@ -118,23 +109,21 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         mfcc=arguments.mfcc,
         causal=arguments.causal,
     )
+    epochs = EPOCHS.get(name, DEFAULT_EPOCHS)
+    options = command_line.compare_options(
+        arguments, argv, example="audio", dataset=name, epochs=epochs
+    )
     found = compare(
-        by_name(net, convs, arguments.width),
+        net_builder(net, options["convs"], arguments.width),
         dataset,
-        convs=convs,
-        epochs=arguments.epochs or EPOCHS.get(name, DEFAULT_EPOCHS),
-        batch_size=arguments.batch_size,
-        seeds=arguments.seeds,
-        jit_compile=arguments.jit_compile,
+        **options,
         learning_rate=LEARNING_RATE,
         label_smoothing=0.1,
         augmentation=features.augmentation(spectrograms),
-        output=output,
         task="Keyword spotting",
-        dataset=name,
-        command=command("examples.audio.train", argv),
     )
-    front = features.front_end(dataset.settings)
+    output = options["output"]
+    front = features.front_end(settings)
     for conv, model in found.models.items():
         save_for_waveforms(front, model, dataset, output / f"{conv}-waveform.keras")
     if arguments.export:
@@ -165,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
 def save_for_waveforms(
     front: keras.Model, model: keras.Model, dataset: data.Dataset, path: Path
 ) -> None:
-    """Writes front end and net as one model, and beside it what its numbers mean."""
+    """Writes front end and net as one model, and a description of its inputs and outputs."""
     whole = keras.Model(front.input, model(front.output), name=f"{model.name}_waveform")
     files.write(path, whole.save)
     settings = dataset.settings
@@ -179,24 +168,24 @@ def save_for_waveforms(
 
 
 def predicted(model: keras.Model, spectrograms: np.ndarray) -> np.ndarray:
-    """The word, by number, that a net takes each clip for."""
+    """Returns the index of the most probable word of each clip."""
     return model.predict(spectrograms, verbose=0).argmax(-1)
 
 
 def export_streaming(found: Comparison, dataset: data.Dataset, output: Path) -> None:
-    """Writes each net as a LiteRT file that takes the frames of one step, and the states."""
+    """Writes each net as a LiteRT file that takes the frames of one step and the states."""
     x, y = dataset.test
     for row in found.rows:
         model = found.models[row.conv]
         step = streaming.to_streaming(model, streaming.to_streaming(model).stride)
         artifact = export.to_litert(step.model, output / f"{row.conv}-streaming.tflite")
-        heard = heard_in_steps(export.load(artifact.path), step, x).argmax(-1)
+        words = logits_in_steps(export.load(artifact.path), step, x).argmax(-1)
         row.artifacts["streaming"] = {
             "bytes": artifact.bytes,
             "max_difference": artifact.max_difference,
-            "agreement": float(np.mean(heard == predicted(model, x))),
+            "agreement": float(np.mean(words == predicted(model, x))),
             "latency_ms": artifact.latency_ms,
-            "accuracy": float(np.mean(heard == y)),
+            "accuracy": float(np.mean(words == y)),
         }
         found.notes.append(
             f"Frame by frame, the {row.conv} net takes {artifact.latency_ms / step.stride:.3f} ms "
@@ -204,31 +193,31 @@ def export_streaming(found: Comparison, dataset: data.Dataset, output: Path) -> 
         )
 
 
-def heard_in_steps(
-    run: export.Loaded, step: streaming.Streaming, spectrograms: np.ndarray
+def logits_in_steps(
+    run: export.LoadedArtifact, step: streaming.Streaming, spectrograms: np.ndarray
 ) -> np.ndarray:
-    """The logits behind the last frame, of clips that run side by side."""
-    missing = -spectrograms.shape[1] % step.stride  # frames that no output sees
+    """Returns the logits after the last frame, for clips that run in parallel."""
+    missing = -spectrograms.shape[1] % step.stride  # frames that affect no output
     frames = np.pad(spectrograms, ((0, 0), (0, missing), (0, 0)))
     chunk, *states = (tensor.name for tensor in step.model.inputs)
     (logits,) = set(run.outputs) - {f"new_{state}" for state in states}
     values = dict(zip(states, step.initial_states(len(frames)), strict=True))
     for part in np.split(frames, frames.shape[1] // step.stride, axis=1):
-        made = dict(zip(run.outputs, run({chunk: part, **values}), strict=True))
-        values = {state: made[f"new_{state}"] for state in states}
-    return made[logits]
+        outputs = dict(zip(run.outputs, run({chunk: part, **values}), strict=True))
+        values = {state: outputs[f"new_{state}"] for state in states}
+    return outputs[logits]
 
 
 def confusion_of(model: keras.Model, dataset: data.Dataset) -> list[list[int]]:
-    """How often a word, by row, was taken for another, by column, on the test part."""
+    """Returns the confusion matrix of the test part, `(word, predicted word)`."""
     x, y = dataset.test
-    said = predicted(model, x)
     counts = np.zeros((len(dataset.classes),) * 2, int)
-    np.add.at(counts, (y, said), 1)
+    np.add.at(counts, (y, predicted(model, x)), 1)
     return counts.tolist()
 
 
 def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> None:
+    """Writes the confusion matrices as data and as a picture."""
     from matplotlib.figure import Figure
 
     text = json.dumps({"classes": classes, "confusion": confusion}, indent=1)
@@ -244,29 +233,31 @@ def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> Non
                           fontsize="small", color="white" if dark else "black")  # fmt: skip
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
-        axes.set(title=conv, xlabel="taken for", ylabel="word")
+        axes.set(title=conv, xlabel="predicted", ylabel="word")
     files.write(output / "confusion.png", partial(figure.savefig, dpi=110))
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = new_parser("examples.audio.train", __doc__)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--dataset", choices=data.SOURCES, help="a corpus; default: mini")
-    source.add_argument("--data", metavar="FOLDER", help="your own recordings")
-    parser.add_argument("--speaker-independent", action="store_true", help="for fsdd")
+    parser = command_line.training_parser(
+        "audio",
+        __doc__,
+        datasets=data.SOURCES,
+        default=data.DEFAULT,
+        own_data=("FOLDER", "a folder of recordings"),
+        epochs="5 for mini, else 20",
+    )
+    speakers = "hold out whole speakers of fsdd"
+    parser.add_argument("--speaker-independent", action="store_true", help=speakers)
     parser.add_argument("--net", choices=NETS, default="ds_cnn", help="default: ds_cnn")
     parser.add_argument(
         "--mfcc",
         action=argparse.BooleanOptionalAction,
         help="10 coefficients in place of log-mel bands; default: for ds_cnn",
     )
-    parser.add_argument("--causal", action="store_true", help="no net looks ahead")
-    add_budget(parser, epochs="5 for mini, else 20")
-    parser.add_argument(
-        "--seconds", type=positive_number(float), default=1.0, help="length of a clip; default: 1"
-    )
-    add_export(parser, default="none")
-    add_output(parser, default="runs/audio/DATASET")
+    parser.add_argument("--causal", action="store_true", help="convolutions do not look ahead")
+    seconds = "length of a clip; default: 1"
+    positive = command_line.positive_number(float)
+    parser.add_argument("--seconds", type=positive, default=1.0, help=seconds)
     return parser
 
 

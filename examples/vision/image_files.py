@@ -1,8 +1,8 @@
-"""Your own images as files, in a folder for each class: listed, and decoded at one size.
+"""Your own image files, in one folder for each class: listed, and decoded at one size.
 
-All is read that Pillow decodes by itself. Gray images of 16 or 32 bits, such as X-rays or depth,
-often use little of what such numbers can be: their values are scaled by the range of those in the
-training part, which then holds for all others.
+Every format that Pillow decodes by itself is read. Grayscale images of 16 or 32 bits, such as
+X-rays or depth maps, often use a small part of the range of their type. They are scaled by the
+range of the training part, in all parts and in prediction.
 """
 
 import warnings
@@ -13,30 +13,23 @@ import keras
 import numpy as np
 
 from examples.arrays import Source
-from examples.sources import (
-    Part,
-    expect,
-    expect_file,
-    files_by_class,
-    part_folders,
-    printable,
-    require,
-)
+from examples.folders import expect_classes, files_by_class, part_folders
+from examples.sources import Part, expect, expect_file, printable, require
 
 LARGEST_DEFAULT_SIZE = 96
 ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # of EXIF
-GRAY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # as Pillow names them
-DEEP = {"I": 65535.0, "F": 255.0}  # what begins the modes of deep images: their white, as a rule
-NOT_DECODED = {"EPS", "MPEG"}  # by Pillow: by Ghostscript, or not at all
-NAMED = "They end in .jpg, .png, .tif or another of what Pillow reads"
+GRAY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # of Pillow
+DEEP = {"I": 65535.0, "F": 255.0}  # first letter of the mode of deep images: their usual white
+NOT_DECODED = {"EPS", "MPEG"}  # registered by Pillow, but it needs Ghostscript, or cannot decode
+ENDINGS = "Images must end in .jpg, .png, .tif or another ending that Pillow reads"
 
-Ranges = Mapping[str, tuple[float, float]]  # of deep images of a kind: their black and white
+Ranges = Mapping[str, tuple[float, float]]  # kind of deep image: its black and white
 
 
 def suffixes() -> tuple[str, ...]:
-    """How the names of files end that Pillow decodes, without the help of other programs."""
+    """Returns the endings of the files that Pillow decodes without other programs."""
     Image, ImageFile = require("PIL.Image"), require("PIL.ImageFile")
-    endings = Image.registered_extensions()  # which also looks for all formats
+    endings = Image.registered_extensions()  # this also loads all formats
 
     def is_decoded(kind: str) -> bool:
         opener = Image.OPEN[kind][0] if kind in Image.OPEN else None
@@ -47,20 +40,12 @@ def suffixes() -> tuple[str, ...]:
 
 
 def from_folder(root: Path) -> Source:
-    """Lists the image files by part and class; in place of images it gives their paths."""
+    """Lists the image files by part and class. The parts hold paths in place of images."""
     roots = part_folders(root)
     files = files_by_class(roots, suffixes(), "images")
-    classes = list(files["train"])
-    expected = f"`folder` {roots['train']} must hold one folder of images for each class, two at"
-    fix = f"{NAMED}."
-    if len(classes) == 1:
-        fix = f"If {classes[0]!r} holds the class folders, give {roots['train'] / classes[0]}."
-    expect(len(classes) > 1, f"{expected} least", f"the folders {classes}", fix)
+    classes = expect_classes(roots, files, "images", "classes", f"{ENDINGS}.")
     parts = {}
     for part, by_class in files.items():
-        unknown = sorted(set(by_class) - set(classes))
-        expected = f"`folder` {roots[part]} must have the classes of the training part, {classes}"
-        expect(not unknown, expected, f"also {unknown}", "Rename or remove the folders.")
         labels = [label for label, name in enumerate(classes) for _ in by_class.get(name, ())]
         _check_all_classes(labels, classes, f"`folder` {roots[part]}")
         paths = [path.as_posix() for name in classes for path in by_class[name]]
@@ -72,14 +57,18 @@ def _check_all_classes(labels, classes: list[str], where: str) -> None:
     present = set(labels)
     absent = [name for label, name in enumerate(classes) if label not in present]
     expected = f"{where} must have readable images of every class"
-    fix = f"{NAMED}; add some, or remove the class everywhere."
+    fix = f"{ENDINGS}. Add some, or remove the class everywhere."
     expect(not absent, expected, f"none of {absent}", fix)
 
 
 def read_headers(
     parts: dict[str, Part],
 ) -> tuple[dict[str, Part], tuple[int, int], str, set[str]]:
-    """Drops files that are no images; gives size, mode and deep ones of the rest."""
+    """Drops files that cannot be read as images.
+
+    Returns:
+        The other files by part, the size and mode to decode them in, and which ones are deep.
+    """
     readable, sizes, gray, deep, skipped = {}, [], True, set(), {}
     halved = 0  # images
     for part, (files, labels) in parts.items():
@@ -88,7 +77,7 @@ def read_headers(
                 with open_image(file) as image:
                     is_deep = image.mode[0] in DEEP
                     deep |= {file} if is_deep else set()
-                    # Before EXIF is looked for, which decodes a PNG and forgets how.
+                    # Before looking for EXIF data, which decodes a PNG and clears `tile`.
                     halved += not is_deep and any(";16" in str(tile) for tile in image.tile)
                     is_turned = image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
                     sizes.append(image.size[::-1] if is_turned else image.size)
@@ -99,8 +88,9 @@ def read_headers(
     _warn_of(skipped)
     if halved:
         print(
-            f"{halved:,} image{'s' * (halved > 1)} of several channels with 16 bits: Pillow reads "
-            "the upper 8. Convert those that use little of their range, or they become all dark."
+            f"{halved:,} image{'s' * (halved > 1)} with 16 bits per color channel: Pillow reads "
+            "the upper 8. Convert images that use a small part of the range: they would be almost "
+            "black."
         )
     size = (8, 8)
     if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST_DEFAULT_SIZE:
@@ -124,7 +114,7 @@ def decode(
             try:
                 with open_image(file) as image:
                     images[i] = pixels(image, mode, size, ranges).reshape(images.shape[1:])
-            except Exception as error:  # as above; a truncated file shows only now
+            except Exception as error:  # as above; truncation is noticed only here
                 skipped[file] = error
             progress.add(1)
         decoded[part] = _without(skipped, files, images, labels)
@@ -135,10 +125,10 @@ def decode(
 
 
 def open_image(file: str | Path):
-    """An image whose pixels are not decoded yet. Pillow refuses those of too many."""
+    """Opens an image without decoding it yet. Pillow refuses images with too many pixels."""
     Image = require("PIL.Image")
     expect_file(Path(file))
-    with warnings.catch_warnings():  # of large ones, such as come from good cameras
+    with warnings.catch_warnings():  # about images as large as those of good cameras
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(file)
 
@@ -157,9 +147,9 @@ def _warn_of(skipped: dict) -> None:
 
 
 def ranges_of(files: Iterable[str]) -> Ranges:
-    """Black and white of deep images, by kind, where they use less than half of what they could.
+    """Returns black and white of the kinds of deep images that use less than half of their range.
 
-    What others were given keeps its meaning: white is 65,535, or 255 where values are floats.
+    For other kinds, white stays 65,535, or 255 for floats.
     """
     found: dict[str, tuple[float, float]] = {}
     for file in files:
@@ -168,7 +158,7 @@ def ranges_of(files: Iterable[str]) -> Ranges:
                 values = _deep_values(image)
                 low, high = found.get(image.mode[0], (np.inf, -np.inf))
                 found[image.mode[0]] = min(low, values.min()), max(high, values.max())
-        except Exception:  # whoever decodes it says so
+        except Exception:  # reported when it is decoded
             continue
     return {
         kind: (float(low), float(high))
@@ -178,27 +168,27 @@ def ranges_of(files: Iterable[str]) -> Ranges:
 
 
 def scaling(ranges: Ranges) -> str:
-    """What was done to values, in words."""
+    """Returns how values were scaled, in words."""
     kinds = {"I": "16 or 32 bits", "F": "floats"}
     return " ".join(
-        f"Gray images of {kinds[kind]}: values from {low:g} to {high:g}, which are those of the "
-        "training part, became 0 to 255: so must be what the nets are given."
+        f"Grayscale images of {kinds[kind]}: values from {low:g} to {high:g}, the range of the "
+        "training part, became 0 to 255. Scale new images the same way."
         for kind, (low, high) in ranges.items()
     )
 
 
 def _deep_values(image) -> np.ndarray:
     values = np.asarray(image).astype("float64")
-    expect(bool(np.isfinite(values).all()), "an image must have finite values", "others")
+    expect(bool(np.isfinite(values).all()), "an image must have finite values", "inf or nan")
     return values
 
 
 def pixels(image, mode: str, size: tuple[int, int], ranges: Ranges) -> np.ndarray:
-    """An image at a size, in values from 0 to 255."""
+    """Returns the pixels of an image, resized, with values from 0 to 255."""
     Image, ImageOps = require("PIL.Image"), require("PIL.ImageOps")
     image.draft(None, (2 * size[1], 2 * size[0]))  # a large JPEG is decoded at a smaller scale
     image = ImageOps.exif_transpose(image)
-    if (kind := image.mode[0]) in DEEP:  # which convert() would clip at 255
+    if (kind := image.mode[0]) in DEEP:  # convert() would clip them at 255
         low, high = ranges.get(kind, (0.0, DEEP[kind]))
         share = (_deep_values(image) - low) / (high - low)
         image = Image.fromarray(np.rint(255 * share.clip(0, 1)).astype("uint8"))

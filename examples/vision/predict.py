@@ -1,10 +1,10 @@
-"""What a trained model sees in images.
+"""Classifies images with a trained model.
 
     python -m examples.vision.predict MODEL FILE...
-        the likeliest classes of each file
+        prints the most probable classes of each file
 
-MODEL is a `separable.keras` or `standard.keras` of a run, or the folder of the run, whose separable
-net is taken. Files are resized and scaled as those that it was trained on were.
+MODEL is the `separable.keras` or `standard.keras` of a run, or the folder of the run, which stands
+for its separable net. Files are resized and scaled like the training images.
 """
 
 import argparse
@@ -17,24 +17,23 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from examples.answers import likeliest, preferred, record_of, softmax
-from examples.command_line import in_sentences, new_parser, positive_number, user_errors
+from examples.command_line import user_errors, without_traceback
+from examples.prediction import likeliest, net_of_run, prediction_parser, softmax
 from examples.sources import expect, expect_file, printable, read_json, reading
 from examples.vision import data, image_files
-from sepconv_layers import files  # and Keras knows the layers
+from sepconv_layers import files  # importing the package registers its layers
 
-ABOUT = "images.json"  # beside the models: what their inputs and outputs mean
+ABOUT = "images.json"  # beside the models: their classes, and how to scale images for them
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = new_parser("examples.vision.predict", __doc__)
-    parser.add_argument("model", help="a *.keras of a run, or the folder of the run")
+    model = "a *.keras of a run, or the folder of the run"
+    parser = prediction_parser("examples.vision.predict", __doc__, model, "classes")
     parser.add_argument("files", nargs="+", metavar="file", help="an image")
-    parser.add_argument("--top", type=positive_number(int), default=3, help="classes; default: 3")
     return parser
 
 
-@in_sentences
+@without_traceback
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -42,21 +41,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, about = load(Path(arguments.model))
         for file in arguments.files:
             (logits,) = model.predict(image_of(Path(file), model, about["ranges"]), verbose=0)
-            said = likeliest(about["classes"], softmax(logits), arguments.top)
-            print(f"{printable(file)}: {said}")
+            best = likeliest(about["classes"], softmax(logits), arguments.top)
+            print(f"{printable(file)}: {best}")
 
 
 def save_about(dataset: data.Dataset, output: Path) -> None:
-    """Writes beside the models what `load` reads."""
+    """Writes what `load` reads beside the models."""
     about = {"classes": dataset.classes, "ranges": dataset.ranges}
     files.write_text(output / ABOUT, json.dumps(about) + "\n")
 
 
 def load(path: Path) -> tuple[keras.Model, dict]:
-    """The model, and what its inputs and outputs mean."""
+    """Returns the model, and the classes and ranges that were saved beside it."""
     if os.path.isdir(path):
-        convs = [row.conv for row in record_of(path).rows]
-        path = path / f"{preferred(convs)}.keras"
+        path = net_of_run(path, "*.keras")
     beside = expect_file(path).with_name(ABOUT)
     about = read_json(beside)
     with reading(beside):
@@ -71,7 +69,7 @@ def load(path: Path) -> tuple[keras.Model, dict]:
 
 
 def image_of(path: Path, model: keras.Model, ranges: image_files.Ranges) -> np.ndarray:
-    """An image as the model takes it, `(1, height, width, channels)`."""
+    """Returns an image as an input of the model, `(1, height, width, channels)`."""
     _, *size, channels = model.input_shape
     expect(channels in (1, 3), "The model must take gray or colored images", f"{channels} channels")
     with reading(path), image_files.open_image(path) as image:

@@ -2,12 +2,17 @@
 
     python -m examples.vision.train
         scikit-learn's handwritten digits, no download
-    python -m examples.vision.train --dataset fashion_mnist --width 1.25 --batch-size 128
-    python -m examples.vision.train --dataset cifar10
-    python -m examples.vision.train --data FOLDER      one folder of images for each class
+    python -m examples.vision.train --dataset fashion_mnist --width 1.25 --batch-size 128 --seeds 2
+        accuracy 0.933 (separable), 0.940 (standard); 52 minutes with --conv all
+    python -m examples.vision.train --dataset cifar10 --depth-multiplier 2 --batch-size 128
+            --epochs 10 --seeds 2
+        accuracy 0.826 (separable), 0.830 (standard); 45 minutes with --conv all
+    python -m examples.vision.train --data FOLDER
+        your own images, in one folder for each class
 
-Both nets get the same data, budget and seeds. The comparison is printed and written to `--output`,
-beside the trained models. The same command goes on where an interrupted run stopped.
+Minutes are on two CPU cores. Both nets get the same data, budget and seeds. The comparison is
+printed and written to `--output`, beside the trained models. Run the same command again to continue
+an interrupted run.
 """
 
 import argparse
@@ -17,18 +22,9 @@ from functools import partial
 
 import keras
 
-from examples.artifacts import add_export, export_arrays
-from examples.command_line import (
-    add_budget,
-    add_output,
-    command,
-    default_output,
-    in_sentences,
-    new_parser,
-    positive_number,
-    user_errors,
-)
-from examples.nets import CHOICES, by_name
+from examples import command_line
+from examples.artifacts import export_arrays
+from examples.nets import net_builder
 from examples.vision import data, predict
 from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
 
@@ -46,8 +42,8 @@ EPOCHS = {"digits": 10, "fashion_mnist": 10}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 2e-2
 WEIGHT_DECAY = 2e-2
-MIRRORED = ("cifar10", "fashion_mnist")  # where left and right mean nothing
-LARGEST_STEM_OUTPUT = 32
+MIRRORED = ("cifar10", "fashion_mnist")  # a mirror image has the same class
+LARGEST_STEM_OUTPUT = 32  # positions a side
 
 
 def build(
@@ -57,7 +53,7 @@ def build(
     width: float = 1.0,
     depth_multiplier: int = 1,
 ) -> keras.Model:
-    """A net like MobileNet in the small. It takes pixels from 0 to 255 and gives logits."""
+    """Returns a small MobileNet, from pixels between 0 and 255 to logits."""
     separable = partial(SeparableConvBlock2D, depth_multiplier=depth_multiplier)
     block = {"separable": separable, "standard": ConvBlock2D}[conv]
     stem_strides = -(-min(input_shape[:2]) // LARGEST_STEM_OUTPUT)
@@ -76,49 +72,42 @@ def _scaled(filters: int, width: float) -> int:
     return max(8, 8 * round(filters * width / 8))
 
 
-@in_sentences
+@command_line.without_traceback
 def main(argv: Sequence[str] | None = None) -> Comparison:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    with user_errors(parser, folder="--data"):
+    with command_line.user_errors(parser, folder="--data"):
         dataset = data.load(
-            arguments.dataset or "digits",
+            arguments.dataset or data.DEFAULT,
             folder=arguments.data,
             limit=arguments.limit,
             image_size=arguments.image_size,
         )
     input_shape, classes = dataset.train[0].shape[1:], len(dataset.classes)
-    print(f"{dataset.name}: {dataset.note}")
-    print(f"{dataset.sizes('images')} of shape {input_shape}, {classes} classes")
-    if dataset.scaling:
-        print(dataset.scaling)
-    output = arguments.output or default_output("vision", dataset.name)
-    convs = CHOICES[arguments.conv]
+    print(dataset.summary("images", f" of shape {input_shape}, {classes} classes"))
     net = partial(
         build,
         input_shape=input_shape,
         classes=classes,
         depth_multiplier=arguments.depth_multiplier,
     )
+    epochs = EPOCHS.get(dataset.name, DEFAULT_EPOCHS)
+    options = command_line.compare_options(
+        arguments, argv, example="vision", dataset=dataset.name, epochs=epochs
+    )
     mirrored = dataset.name in MIRRORED and arguments.data is None
     found = compare(
-        by_name(net, convs, arguments.width),
+        net_builder(net, options["convs"], arguments.width),
         dataset,
-        convs=convs,
-        epochs=arguments.epochs or EPOCHS.get(dataset.name, DEFAULT_EPOCHS),
-        batch_size=arguments.batch_size,
-        seeds=arguments.seeds,
-        jit_compile=arguments.jit_compile,
+        **options,
         learning_rate=LEARNING_RATE,
         weight_decay=WEIGHT_DECAY,
         label_smoothing=0.1,
         augmentation=keras.layers.RandomFlip("horizontal") if mirrored else None,
-        output=output,
         task="Image classification",
-        dataset=dataset.name,
-        command=command("examples.vision.train", argv),
     )
+    output = options["output"]
     predict.save_about(dataset, output)
     export_arrays(found, arguments.export, output, dataset)
     print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
@@ -127,22 +116,22 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = new_parser("examples.vision.train", __doc__)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--dataset", choices=data.SOURCES, help="a public set; default: digits")
-    source.add_argument("--data", metavar="PATH", help="your own images: a folder or .npz file")
-    add_budget(parser, epochs="10 to 20, by data set")
+    parser = command_line.training_parser(
+        "vision",
+        __doc__,
+        datasets=data.SOURCES,
+        default=data.DEFAULT,
+        own_data=("PATH", "a folder of images, or a .npz file"),
+        epochs="10 to 20, by data set",
+    )
+    positive = command_line.positive_number(int)
     parser.add_argument(
         "--depth-multiplier",
-        type=positive_number(int),
+        type=positive,
         default=1,
-        help="spatial kernels of the separable net for each channel",
+        help="depthwise kernels per channel in the separable net; default: 1",
     )
-    parser.add_argument(
-        "--image-size", type=positive_number(int), help="resize to so many pixels a side"
-    )
-    add_export(parser, default="none")
-    add_output(parser, default="runs/vision/DATASET")
+    parser.add_argument("--image-size", type=positive, help="height and width to resize images to")
     return parser
 
 

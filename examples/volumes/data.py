@@ -22,38 +22,40 @@ from examples.sources import (
     balanced,
     existing,
     expect,
-    local,
+    local_path,
+    not_found,
     printable,
     read_npz,
     reading,
     split,
 )
 
+DEFAULT = "solids"
 AXES = ("depth", "height", "width")
 
 
 def load(
-    name: str = "solids",
+    name: str = DEFAULT,
     *,
     file: str | os.PathLike | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Loads a data set, splits it where needed and shuffles its training part.
+    """Loads a data set, splits it if needed and shuffles its training part.
 
     Args:
         name: "solids" or "modelnet10". Not used if `file` is given.
         file: Your own volumes, a `.npz` file (see the top of this file).
-        limit: Use at most this many training volumes, in the proportions of the classes. Of
-            ModelNet10, those of rare classes then come several times.
-        seed: Of the split and of the order.
+        limit: The maximum number of training volumes, with the classes in proportion. In
+            ModelNet10, volumes of rare classes are then repeated.
+        seed: Seed of the split and of the order.
 
     Returns:
         A `Dataset` of volumes `(n, depth, height, width, channels)` with values from 0 to 255.
 
     Raises:
-        ValueError: If an argument or the file does not hold what is described here.
-        RuntimeError: If SEPCONV_DATA does not hold the public set.
+        ValueError: If an argument or the file is not as described here.
+        RuntimeError: If a public set is not in SEPCONV_DATA.
     """
     scaling = ""
     if file is None:
@@ -73,39 +75,34 @@ def load(
     return Dataset(name, **parts, classes=tuple(classes), note=note, scaling=scaling)
 
 
-FRAME = 3  # voxels on all sides of the grids of ModelNet10, which are always empty
-BALANCED = ("modelnet10",)  # whose test part has as many of all, unlike its training part
+FRAME = 3  # voxels on every side of the grids of ModelNet10 that are always empty
+BALANCED = ("modelnet10",)  # balanced test part, unbalanced training part
 MODELNET = "bathtub bed chair desk dresser monitor night_stand sofa table toilet".split()
 
 
 def _modelnet10() -> Source:
     place = "volumes/modelnet10_voxels30.npz"
-    path = local(place)
+    path = local_path(place)
     if path is None:
-        raise RuntimeError(
-            f"Set SEPCONV_DATA to a folder that holds {place}. "
-            f"Received SEPCONV_DATA={os.environ.get('SEPCONV_DATA')!r}."
-        )
+        raise not_found("ModelNet10 was not found.", place)
     parts = {}
     arrays = read_npz(path, ["x_train", "y_train", "x_test", "y_test"])
     with reading(path):
         for part in ("train", "test"):
             volumes, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-            # Nothing can be learned from a grid without a voxel. Tested is what is there.
+            # An empty grid teaches nothing. The test part stays whole.
             keep = volumes.any((1, 2, 3)) | (part == "test")
             volumes = volumes[keep, FRAME:-FRAME, FRAME:-FRAME, FRAME:-FRAME, None]
             parts[part] = (255 * volumes.astype("uint8"), labels[keep])
-    note = (
-        "ModelNet10, Wu et al. 2015, 24 voxels a side, rare classes repeated; for academic research"
-    )
+    note = "ModelNet10, Wu et al. 2015, 24 voxels a side, rare classes repeated; for research"
     return parts, MODELNET, note
 
 
-# Solids as voxels
+# Solids drawn as voxels
 
 SIZE = 24  # voxels a side
-EACH = 200  # solids of a kind
-NOISE = 0.01  # share of voxels that are the other way round
+EACH = 200  # solids of each kind
+NOISE = 0.01  # share of flipped voxels
 
 
 def _torus(x: np.ndarray) -> np.ndarray:
@@ -113,7 +110,7 @@ def _torus(x: np.ndarray) -> np.ndarray:
     return np.hypot(ring, x[..., 2]) < 0.28
 
 
-# Whether points (..., 3) are inside, about one unit from the center to the surface.
+# Whether points (..., 3) are inside. The surface is about one unit from the center.
 SOLIDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ball": lambda x: np.linalg.norm(x, axis=-1) < 0.9,
     "cube": lambda x: np.abs(x).max(-1) < 0.7,
@@ -125,7 +122,7 @@ SOLIDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _solids() -> Source:
-    """Upright solids, turned, stretched and shifted at random, with some voxels wrong."""
+    """Upright solids, turned, stretched and shifted at random, with some voxels flipped."""
     rng = np.random.default_rng(0)
     line = np.linspace(-1.6, 1.6, SIZE)
     grid = np.stack(np.meshgrid(line, line, line, indexing="ij"), -1)

@@ -1,4 +1,4 @@
-"""Block families for one to three dimensions, each separable block beside its standard twin."""
+"""Blocks for one, two and three dimensions, each separable one with its standard twin."""
 
 from sepconv_layers.blocks.inverted_bottleneck import (
     FusedInvertedBottleneckBlock1D,

@@ -1,10 +1,11 @@
-"""What all blocks share: arguments, configuration, shapes, and the folding of stages."""
+"""Base classes of the blocks: arguments, configuration, inner layers, and the walk over them."""
 
 import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,14 +17,17 @@ from sepconv_layers.layers.composite import Composite
 from sepconv_layers.ops.geometry import Geometry
 
 Normalization = str | Callable[[], keras.layers.Layer] | None
+Chain = Sequence[keras.layers.Layer]
+Chains = Mapping[str, Any]  # name → chain, or `None` if the block does not have it
 
 CONV = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}
 DEPTHWISE_CONV = {1: layers.DepthwiseConv1D, 2: layers.DepthwiseConv2D, 3: layers.DepthwiseConv3D}
 SEPARABLE_CONV = {1: layers.SeparableConv1D, 2: layers.SeparableConv2D, 3: layers.SeparableConv3D}
 SQUEEZE_EXCITE = {1: layers.SqueezeExcite1D, 2: layers.SqueezeExcite2D, 3: layers.SqueezeExcite3D}
 
-# With Keras's default of 0.99, inference is at chance until hundreds of steps have passed; below
-# 0.9 little is won, and few batches make the statistics: see `benchmarks/batch_norm_momentum.py`.
+# With the Keras default of 0.99, inference is at chance level for hundreds of steps. Below 0.9,
+# little is gained and the statistics come from few batches: see
+# `benchmarks/batch_norm_momentum.py`.
 BATCH_NORM_MOMENTUM = 0.9
 MAX_GROUPS = 32
 _TORCH_HOOKS = (
@@ -34,10 +38,38 @@ _TORCH_HOOKS = (
 )
 
 
+class Walker:
+    """Defines what each step of `Block.walk` does. The default is meant for tensors.
+
+    `Block.walk` describes how the chains of layers in a block are connected. Building a block,
+    calling it, unrolling it into a model and streaming it are all walks, with different walkers, so
+    they work for every block.
+    """
+
+    def run(self, chain: Chain, x: Any) -> Any:
+        """Passes a value through a chain of layers."""
+        raise NotImplementedError
+
+    def merge(self, function: Callable[..., Any], *values: Any) -> Any:
+        """Merges values of the same shape elementwise."""
+        return function(*values)
+
+    def window(
+        self, function: Callable[[Any], Any], x: Any, reach: Sequence[int], strides: Sequence[int]
+    ) -> Any:
+        """Applies a function of unpadded windows of size `reach + 1`, moved by `strides`."""
+        return function(x)
+
+
 class Block(Composite):
-    """A chain of layers, made for the channels of the input that it first meets."""
+    """A layer assembled from chains of inner layers, which it creates in `build`.
+
+    A subclass with a single chain defines `_make_stages`. A subclass with any other graph defines
+    `_make_chains` and `walk`. Folding, conversion and streaming need nothing else.
+    """
 
     rank: int  # set by the 1D, 2D and 3D subclasses
+    _chain_names: tuple[str, ...] = ()  # attributes, set by `build`
 
     def __init__(
         self,
@@ -67,25 +99,48 @@ class Block(Composite):
         self.stages: list[keras.layers.Layer] = []
 
     def _make_stages(self, channels: int) -> list[keras.layers.Layer]:
-        """Makes the layers of the chain for an input of so many channels."""
+        """Creates the layers of the main chain."""
         raise NotImplementedError
+
+    def _make_chains(self, channels: int) -> dict[str, Any]:
+        """Creates all inner layers: attribute name → list of layers, one layer, or `None`."""
+        return {"stages": self._make_stages(channels)}
+
+    def walk(self, x: Any, chains: Chains, walker: Walker) -> Any:
+        """Passes a value through the chains. This is the only description of the graph of a block.
+
+        Args:
+            x: The input: a tensor, a shape, or whatever the walker takes.
+            chains: The inner layers, by the names in `_make_chains`.
+            walker: Runs the chains and merges their results.
+        """
+        return walker.run(chains["stages"], x)
+
+    def chains(self) -> Chains:
+        """The chains of a built block, by the names in `_make_chains`."""
+        return _as_chains({name: getattr(self, name) for name in self._chain_names})
+
+    def inner_layers(self) -> list[keras.layers.Layer]:
+        """The layers in all chains of a built block."""
+        return [layer for chain in self.chains().values() for layer in chain or ()]
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         channels = self._check(input_shape)
-        self.stages = self._make_stages(channels)
-        self._build_all(self.stages, input_shape)
+        made = self._make_chains(channels)
+        for name, layers_of_chain in made.items():
+            setattr(self, name, layers_of_chain)
+        self._chain_names = tuple(made)
+        self.walk(tuple(input_shape), self.chains(), _Shapes(self._build_inner))
         self.input_spec = keras.layers.InputSpec(
             ndim=self.rank + 2, axes={self.geometry.channel_axis: channels}
         )
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self._fold(self.stages, inputs, training)
+        return self.walk(inputs, self.chains(), _Call(self, training))
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
-        stages = self.stages or self._make_stages(self._check(input_shape))
-        return functools.reduce(
-            lambda shape, stage: stage.compute_output_shape(shape), stages, tuple(input_shape)
-        )
+        chains = self.chains() or _as_chains(self._make_chains(self._check(input_shape)))
+        return self.walk(tuple(input_shape), chains, _Shapes())
 
     def get_config(self) -> dict:
         return {
@@ -101,15 +156,10 @@ class Block(Composite):
         }
 
     def _check(self, input_shape: Sequence[int | None]) -> int:
-        """Returns the input's channels, or raises a `ValueError` that shows the whole input."""
+        """Returns the number of input channels, or raises a `ValueError` with the input shape."""
         channels = channels_of(self, input_shape)
         self.geometry.output_shape(input_shape, self.filters)
         return channels
-
-    def _build_all(self, stages: Sequence[keras.layers.Layer], shape: Sequence[int | None]) -> None:
-        for stage in stages:
-            self._build_inner(stage, shape)
-            shape = stage.compute_output_shape(shape)
 
     def _fold(
         self, stages: Sequence[keras.layers.Layer], inputs: Any, training: bool | None
@@ -144,10 +194,10 @@ class Block(Composite):
             return functools.partial(stage.call, training=bool(training))
         return stage.call if isinstance(stage, BaseConv | keras.layers.Activation) else stage
 
-    # The stages that blocks are made of.
+    # The stages that blocks are assembled from.
 
     def _spatial(self, family: dict[int, Any], *args: Any, **kwargs: Any) -> keras.layers.Layer:
-        """A layer with the block's kernel, of a family that gives a class for each rank."""
+        """A layer with the kernel of the block. `family` has a class for each rank."""
         arguments = {
             "kernel_size": self.kernel_size,
             "strides": self.strides,
@@ -160,13 +210,11 @@ class Block(Composite):
         }
         return family[self.rank](*args, **arguments)
 
-    def _pointwise(self, filters: int, name: str, strides: Any = 1) -> keras.layers.Layer:
-        return self._spatial(
-            CONV, filters, kernel_size=1, strides=strides, dilation_rate=1, name=name
-        )
+    def _pointwise(self, filters: int, name: str) -> keras.layers.Layer:
+        return self._spatial(CONV, filters, kernel_size=1, strides=1, dilation_rate=1, name=name)
 
     def _norm(self, channels: int, name: str) -> list[keras.layers.Layer]:
-        """A normalization of so many channels, or nothing."""
+        """The normalization of that number of channels, if any."""
         if self.normalization is None:
             return []
         if callable(self.normalization):
@@ -181,7 +229,7 @@ class Block(Composite):
         layer_norm = keras.layers.LayerNormalization(-1, **common)
         if self.data_format == "channels_last":
             return [layer_norm]
-        # Until Keras 3.15 at least, its layer normalization knows only the last axes on PyTorch.
+        # At least up to Keras 3.15, layer normalization supports only the last axes on PyTorch.
         spatial = range(1, self.rank + 1)
         return [
             keras.layers.Permute((*(n + 1 for n in spatial), 1), dtype=self.dtype_policy),
@@ -190,7 +238,7 @@ class Block(Composite):
         ]
 
     def _act(self, name: str) -> list[keras.layers.Layer]:
-        """The activation, or nothing where it is linear."""
+        """The activation, unless it is linear."""
         if self.activation is keras.activations.linear:
             return []
         return [
@@ -204,7 +252,7 @@ class Block(Composite):
 
 
 class ShortcutBlock(Block):
-    """A block whose input is added to the output of its stages, where the shapes allow."""
+    """A block that adds its input to the output of its stages where the shapes allow it."""
 
     def __init__(self, *args: Any, drop_path: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -213,49 +261,98 @@ class ShortcutBlock(Block):
         )
 
     def _make_shortcut(self, channels: int) -> list[keras.layers.Layer] | None:
-        """Makes what the input passes on its way to the addition, or `None` for no addition."""
+        """Creates the layers between the input and the addition, or `None` for no addition."""
         raise NotImplementedError
+
+    def _make_tail(self) -> list[keras.layers.Layer]:
+        """Creates the layers after the addition."""
+        return []
+
+    def _make_chains(self, channels: int) -> dict[str, Any]:
+        return {
+            **super()._make_chains(channels),
+            "shortcut": self._make_shortcut(channels),
+            "drop": layers.DropPath(self.drop_path, dtype=self.dtype_policy, name="drop_path"),
+            "tail": self._make_tail(),
+        }
 
     @property
     def shortcut_reach(self) -> tuple[int, ...]:
-        """How many input positions the stages reach over without padding, less one."""
+        """Receptive field of the stages minus one where they are not padded, else 0."""
         return (0,) * self.rank
 
     def _shortcut_input(self, inputs: Any) -> Any:
-        """What of the input stands where the outputs do."""
+        """Returns the input positions that the outputs are centered on."""
         return inputs
 
-    def _make_tail(self) -> list[keras.layers.Layer]:
-        """Makes what follows the addition."""
-        return []
-
-    def build(self, input_shape: Sequence[int | None]) -> None:
-        super().build(input_shape)
-        self.shortcut = self._make_shortcut(channels_of(self, input_shape))
-        self.drop = layers.DropPath(self.drop_path, dtype=self.dtype_policy, name="drop_path")
-        self.tail = self._make_tail()
-        self._build_all(self.shortcut or [], input_shape)
-        self._build_all([self.drop, *self.tail], self.compute_output_shape(input_shape))
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        outputs = super().call(inputs, training)
-        if self.shortcut is not None:
-            shortcut = self._fold(self.shortcut, self._shortcut_input(inputs), training)
-            outputs = self._call_of(self.drop, training)(outputs) + shortcut
-        return self._fold(self.tail, outputs, training)
+    def walk(self, x: Any, chains: Chains, walker: Walker) -> Any:
+        outputs = super().walk(x, chains, walker)
+        if chains["shortcut"] is not None:
+            x = walker.window(self._shortcut_input, x, self.shortcut_reach, self.strides)
+            shortcut = walker.run(chains["shortcut"], x)
+            outputs = walker.merge(operator.add, walker.run(chains["drop"], outputs), shortcut)
+        return walker.run(chains["tail"], outputs)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "drop_path": self.drop_path}
 
     def _keeps_shape(self, channels: int) -> bool:
-        """Whether the input can be added to the output as it is."""
+        """Whether the input can be added to the output without a projection."""
         unpadded = self.padding == "valid" and max(self.geometry.extent) > 0
         return channels == self.filters and max(self.strides) == 1 and not unpadded
 
 
+class _Call(Walker):
+    """Computes the outputs of a block."""
+
+    def __init__(self, block: Block, training: bool | None) -> None:
+        self.block, self.training = block, training
+
+    def run(self, chain: Chain, x: Any) -> Any:
+        return self.block._fold(chain, x, self.training)
+
+
+class _Shapes(Walker):
+    """Computes the output shape of a block, and optionally builds its layers.
+
+    Args:
+        build: Called with each layer and its input shape.
+    """
+
+    def __init__(self, build: Callable[[Any, tuple], None] | None = None) -> None:
+        self.build = build
+
+    def run(self, chain: Chain, x: tuple) -> tuple:
+        for layer in chain:
+            if self.build is not None:
+                self.build(layer, x)
+            x = tuple(layer.compute_output_shape(x))
+        return x
+
+    def merge(self, function: Callable[..., Any], *values: tuple) -> tuple:
+        return values[0]
+
+    def window(
+        self,
+        function: Callable[[Any], Any],
+        x: tuple,
+        reach: Sequence[int],
+        strides: Sequence[int],
+    ) -> tuple:
+        return x  # only the number of channels matters
+
+
+def _as_chains(made: dict[str, Any]) -> Chains:
+    """Wraps each single layer in a list."""
+    return {
+        name: [value] if isinstance(value, keras.layers.Layer) else value
+        for name, value in made.items()
+    }
+
+
 def _standardize_normalization(normalization: Any) -> Normalization:
     if isinstance(normalization, dict):  # from a configuration
-        with contextlib.suppress(TypeError):  # if it is none, it is refused below
+        with contextlib.suppress(TypeError):  # an invalid one is refused below
             normalization = keras.saving.deserialize_keras_object(normalization)
         if isinstance(normalization, keras.layers.Layer):
             return type(normalization)
@@ -267,7 +364,7 @@ def _standardize_normalization(normalization: Any) -> Normalization:
         return normalization
     raise ValueError(
         "The `normalization` argument must be 'batch', 'layer', 'group', None or a callable that "
-        "returns a new layer at each call, such as the class of a layer. Received: "
+        "returns a new layer on each call, such as a layer class. Received: "
         f"normalization={normalization!r}"
     )
 
@@ -275,7 +372,7 @@ def _standardize_normalization(normalization: Any) -> Normalization:
 def _serialize_normalization(normalization: Normalization) -> Any:
     if not isinstance(normalization, type):
         return keras.saving.serialize_keras_object(normalization)
-    # Keras writes instances only: this is what it writes of one with default arguments.
+    # Keras serializes instances only. This is its form for one with default arguments.
     name = normalization.__name__
     built_in = getattr(keras.layers, name, None) is normalization
     return {

@@ -15,7 +15,7 @@ from sepconv_layers.blocks.base import (
 )
 
 
-class InvertedFamily(ShortcutBlock):
+class BaseInvertedBottleneckBlock(ShortcutBlock):
     """Arguments and stages of `InvertedBottleneckBlock` and `FusedInvertedBottleneckBlock`."""
 
     def __init__(
@@ -52,14 +52,14 @@ class InvertedFamily(ShortcutBlock):
         )
         self.gate_activation = keras.activations.get(gate_activation)
 
-    def _widen(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
-        """Makes the stages that expand the channels and look around in space."""
+    def _expand(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
+        """Creates the stages that expand the channels and convolve over space."""
         raise NotImplementedError
 
     def _make_stages(self, channels: int) -> list[keras.layers.Layer]:
         expanded = max(1, round(channels * self.expansion))
         return [
-            *self._widen(channels, expanded),
+            *self._expand(channels, expanded),
             *self._squeeze_excite(),
             self._pointwise(self.filters, "project"),
             *self._norm(self.filters, "project"),
@@ -90,31 +90,31 @@ class InvertedFamily(ShortcutBlock):
         }
 
 
-class InvertedBottleneckBlock(InvertedFamily):
+class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
     """Pointwise expansion, depthwise convolution, linear pointwise projection, and a shortcut.
 
-    The block of MobileNet V2, with squeeze-and-excitation that of V3 and EfficientNet: narrow
-    between blocks, wide inside. The input is added where the output has its shape. In the twin,
-    `FusedInvertedBottleneckBlock`, one standard convolution does what expansion and depthwise
-    convolution do here.
+    The block of MobileNet V2, and with squeeze-and-excitation of MobileNet V3 and EfficientNet:
+    narrow between blocks, wide inside. The input is added if the output has the same shape. In the
+    twin, `FusedInvertedBottleneckBlock`, one standard convolution replaces the expansion and the
+    depthwise convolution.
 
     Args:
         filters: Number of output channels.
-        kernel_size: Size of the depthwise kernel, for all or for each spatial dimension.
-        strides: Step between outputs, in input positions, for all or for each dimension.
+        kernel_size: Size of the depthwise kernel: one integer, or one per spatial dimension.
+        strides: Stride of the convolution: one integer, or one per spatial dimension.
         padding: `"same"`, `"valid"` or `"causal"` (the first spatial dimension is time).
-        dilation_rate: Step between kernel elements, in input positions.
-        activation: Activation function, or its name; `None` for none. The output is linear.
+        dilation_rate: Spacing between kernel elements, in input positions.
+        activation: Activation function or its name, or `None`. The output is always linear.
         normalization: `"batch"`, `"layer"` (over channels), `"group"`, `None`, or a callable that
-            returns a new layer: to save the block, a class or a registered function.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
-        expansion: Width inside the block over the number of input channels; 1 for no expansion.
-        se_ratio: Width of the squeeze over the width inside the block; 0 for no
+            returns a new layer. To save the block, pass a class or a registered function.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
+        expansion: Width inside the block relative to the input channels; 1 for no expansion.
+        se_ratio: Width of the squeeze layer relative to the width inside the block; 0 for no
             squeeze-and-excitation.
-        drop_path: Share of samples for which training skips the block, in `[0, 1)`.
-        gate_activation: Activation of the gates of squeeze-and-excitation: `"sigmoid"`, or
+        drop_path: Probability that training skips the block for a sample, in `[0, 1)`.
+        gate_activation: Activation of the squeeze-and-excitation gates: `"sigmoid"`, or
             `"hard_sigmoid"` as in MobileNet V3.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
@@ -123,8 +123,8 @@ class InvertedBottleneckBlock(InvertedFamily):
         `(batch, *new_spatial, filters)`, or `(batch, filters, *new_spatial)` for channels first.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the block, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the block, or the output would be empty.
 
     Example:
         >>> import numpy as np
@@ -138,7 +138,7 @@ class InvertedBottleneckBlock(InvertedFamily):
         [Howard et al., "Searching for MobileNetV3", 2019](https://arxiv.org/abs/1905.02244).
     """
 
-    def _widen(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
+    def _expand(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
         stages: list[keras.layers.Layer] = []
         if expanded != channels:
             stages.append(self._pointwise(expanded, "expand"))
@@ -147,8 +147,8 @@ class InvertedBottleneckBlock(InvertedFamily):
         return [*stages, *self._norm_act(expanded, "depthwise")]
 
 
-class FusedInvertedBottleneckBlock(InvertedFamily):
-    """The twin of `InvertedBottleneckBlock`: expansion by a standard convolution with its kernel.
+class FusedInvertedBottleneckBlock(BaseInvertedBottleneckBlock):
+    """The twin of `InvertedBottleneckBlock`: a standard convolution expands the channels.
 
     Arguments, shapes and errors are those of `InvertedBottleneckBlock`.
 
@@ -163,7 +163,7 @@ class FusedInvertedBottleneckBlock(InvertedFamily):
         [Tan and Le, "EfficientNetV2", 2021](https://arxiv.org/abs/2104.00298).
     """
 
-    def _widen(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
+    def _expand(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
         return [
             self._spatial(CONV, expanded, name="expand"),
             *self._norm_act(expanded, "expand"),

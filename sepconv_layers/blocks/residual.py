@@ -14,10 +14,10 @@ from sepconv_layers.blocks.base import (
 )
 
 
-class ResidualFamily(ShortcutBlock):
+class BaseResidualBlock(ShortcutBlock):
     """Arguments and stages of `ResidualSeparableConvBlock` and `ResidualConvBlock`."""
 
-    _convolutions: dict[int, Any]  # the class for each rank, set by the two siblings
+    _convolutions: dict[int, Any]  # rank → class, set by the two subclasses
 
     def __init__(
         self,
@@ -69,9 +69,9 @@ class ResidualFamily(ShortcutBlock):
 
     @property
     def shortcut_reach(self) -> tuple[int, ...]:
-        """How many input positions the stages reach over without padding, less one.
+        """Receptive field of the stages minus one where they are not padded, else 0.
 
-        The first kernel moves by input positions, the later ones by those of the strided output.
+        The first kernel moves over input positions, the later ones over the strided output.
         """
         if self.padding != "valid":
             return super().shortcut_reach
@@ -81,7 +81,7 @@ class ResidualFamily(ShortcutBlock):
         )
 
     def _shortcut_input(self, inputs: Any) -> Any:
-        """What the outputs are centered on: unpadded kernels reach past it."""
+        """Crops the input to the positions that the outputs are centered on, with their strides."""
         reach = self.shortcut_reach
         if max(reach) == 0 and max(self.strides) == 1:
             return inputs
@@ -101,29 +101,30 @@ class ResidualFamily(ShortcutBlock):
         }
 
 
-class ResidualSeparableConvBlock(ResidualFamily):
-    """`repeats` separable convolutions, each with normalization, beside a shortcut.
+class ResidualSeparableConvBlock(BaseResidualBlock):
+    """`repeats` separable convolutions, each with normalization, and a shortcut.
 
-    The block of Xception and MatchboxNet: activations between the convolutions and after the
-    addition. The shortcut is the input itself, or a pointwise convolution of it where stride or
-    width change; the first convolution has the strides. With `padding="valid"` the shortcut is cut
-    to what the outputs are centered on. `ResidualConvBlock` is the same with standard convolutions.
+    The block of Xception and MatchboxNet, with activations between the convolutions and after the
+    addition. Strides apply to the first convolution. The shortcut is the input, projected by a
+    pointwise convolution where the stride or the number of channels changes. With
+    `padding="valid"`, it is cropped to the positions that the outputs are centered on.
+    `ResidualConvBlock` is the same block with standard convolutions.
 
     Args:
         filters: Number of output channels.
-        kernel_size: Size of the depthwise kernels, for all or for each spatial dimension.
-        strides: Step between outputs, in input positions, for all or for each dimension.
+        kernel_size: Size of the depthwise kernels: one integer, or one per spatial dimension.
+        strides: Stride of the convolution: one integer, or one per spatial dimension.
         padding: `"same"`, `"valid"` or `"causal"` (the first spatial dimension is time).
-        dilation_rate: Step between kernel elements, in input positions.
-        activation: Activation function, or its name; `None` for none.
+        dilation_rate: Spacing between kernel elements, in input positions.
+        activation: Activation function or its name, or `None`.
         normalization: `"batch"`, `"layer"` (over channels), `"group"`, `None`, or a callable that
-            returns a new layer: to save the block, a class or a registered function.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
+            returns a new layer. To save the block, pass a class or a registered function.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
         repeats: Number of convolutions.
-        drop_path: Share of samples for which training skips the convolutions, in `[0, 1)`.
-        project_shortcut: Whether the shortcut is a pointwise convolution also where the input has
-            the shape of the output, as in MatchboxNet.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        drop_path: Probability that training skips the convolutions for a sample, in `[0, 1)`.
+        project_shortcut: Whether to project the shortcut even if the input has the shape of the
+            output, as in MatchboxNet.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
@@ -132,8 +133,8 @@ class ResidualSeparableConvBlock(ResidualFamily):
         `(batch, *new_spatial, filters)`, or `(batch, filters, *new_spatial)` for channels first.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the block, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the block, or the output would be empty.
 
     Example:
         >>> import numpy as np
@@ -150,7 +151,7 @@ class ResidualSeparableConvBlock(ResidualFamily):
     _convolutions = SEPARABLE_CONV
 
 
-class ResidualConvBlock(ResidualFamily):
+class ResidualConvBlock(BaseResidualBlock):
     """The twin of `ResidualSeparableConvBlock`, with standard convolutions.
 
     Arguments, shapes and errors are those of `ResidualSeparableConvBlock`.

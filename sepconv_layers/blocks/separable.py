@@ -9,7 +9,7 @@ from sepconv_layers.arguments import positive_int
 from sepconv_layers.blocks.base import CONV, DEPTHWISE_CONV, Block, Normalization
 
 
-class SeparableFamily(Block):
+class BaseSeparableBlock(Block):
     """Arguments of `SeparableConvBlock` and `ConvBlock`."""
 
     def __init__(
@@ -42,26 +42,25 @@ class SeparableFamily(Block):
         return {**super().get_config(), "depth_multiplier": self.depth_multiplier}
 
 
-class SeparableConvBlock(SeparableFamily):
-    """Depthwise convolution, then pointwise, each with normalization and activation.
+class SeparableConvBlock(BaseSeparableBlock):
+    """A depthwise and a pointwise convolution, each with normalization and activation.
 
-    The block of MobileNet V1, to use where a network has convolution, normalization and activation;
-    `ConvBlock` is just that, with the same arguments. Without normalization the convolutions have
-    a bias.
+    The block of MobileNet V1. Use it in place of convolution, normalization and activation, which
+    is its twin, `ConvBlock`. The convolutions have a bias only without normalization.
 
     Args:
         filters: Number of output channels.
-        kernel_size: Size of the depthwise kernel, for all or for each spatial dimension.
-        strides: Step between outputs, in input positions, for all or for each dimension.
+        kernel_size: Size of the depthwise kernel: one integer, or one per spatial dimension.
+        strides: Stride of the convolution: one integer, or one per spatial dimension.
         padding: `"same"`, `"valid"` or `"causal"` (the first spatial dimension is time).
-        dilation_rate: Step between kernel elements, in input positions.
-        activation: Activation function, or its name; `None` for none.
+        dilation_rate: Spacing between kernel elements, in input positions.
+        activation: Activation function or its name, or `None`.
         normalization: `"batch"`, `"layer"` (over channels), `"group"`, `None`, or a callable that
-            returns a new layer: to save the block, a class or a registered function.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
-        depth_multiplier: Number of depthwise outputs for each input channel. A standard
-            convolution has no such number: the twin keeps it only for its configuration.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+            returns a new layer. To save the block, pass a class or a registered function.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
+        depth_multiplier: Number of depthwise output channels per input channel. The twin ignores
+            it and keeps it only in its configuration.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
@@ -70,8 +69,8 @@ class SeparableConvBlock(SeparableFamily):
         `(batch, *new_spatial, filters)`, or `(batch, filters, *new_spatial)` for channels first.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the block, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the block, or the output would be empty.
 
     Example:
         >>> import keras
@@ -100,11 +99,11 @@ class SeparableConvBlock(SeparableFamily):
         ]
 
 
-class ConvBlock(SeparableFamily):
+class ConvBlock(BaseSeparableBlock):
     """Standard convolution, normalization and activation: the twin of `SeparableConvBlock`.
 
-    Arguments, shapes and errors are those of `SeparableConvBlock`, where `depth_multiplier` alone
-    has no effect here.
+    Arguments, shapes and errors are those of `SeparableConvBlock`, but `depth_multiplier` has no
+    effect.
 
     Example:
         >>> import numpy as np

@@ -62,11 +62,11 @@ def run(arguments: argparse.Namespace) -> None:
     notes: list[str] = []
     for path in dict.fromkeys(arguments.models):
         if path.suffix in (".keras", *HDF5):
-            found, failures, profiles[path] = _keras_calls(path, arguments)
+            new_calls, failures, profiles[path] = _keras_calls(path, arguments)
             notes += failures
         else:
-            found = _artifact_call(path, arguments)
-        calls |= found
+            new_calls = _artifact_call(path, arguments)
+        calls |= new_calls
     times = timing.medians(calls, arguments.seconds)
     best = {path: min(ms for (of, _), ms in times.items() if of == path) for path, _ in times}
     first = next(iter(best.values()))

@@ -93,8 +93,10 @@ def load_arrays(path: Path, model: keras.Model) -> Any:
     """Returns the array in a file, or a list of arrays if the model has several inputs."""
     try:
         with open(regular(path), "rb") as file:
-            found = np.load(file, allow_pickle=False)
-            arrays = {"an unnamed array": found} if isinstance(found, np.ndarray) else dict(found)
+            content = np.load(file, allow_pickle=False)
+            arrays = (
+                {"an unnamed array": content} if isinstance(content, np.ndarray) else dict(content)
+            )
     except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} must be a .npy or .npz file of numbers, as written by `numpy.save` or "

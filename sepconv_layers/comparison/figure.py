@@ -28,11 +28,11 @@ def plot_accuracy(axes: Any, rows: Sequence[Row]) -> None:
     from matplotlib import ticker
 
     for row in rows:
-        macs, color, found = row.macs / 1e6, COLORS[row.conv], row.accuracy
-        dots = [macs] * len(found["per_seed"])
-        axes.scatter(dots, found["per_seed"], s=18, color=color, alpha=0.45, linewidth=0)
+        macs, color, accuracy = row.macs / 1e6, COLORS[row.conv], row.accuracy
+        dots = [macs] * len(accuracy["per_seed"])
+        axes.scatter(dots, accuracy["per_seed"], s=18, color=color, alpha=0.45, linewidth=0)
         axes.errorbar(
-            macs, found["mean"], found["std"], fmt="o", color=color, capsize=5, markersize=8
+            macs, accuracy["mean"], accuracy["std"], fmt="o", color=color, capsize=5, markersize=8
         )
     axes.margins(y=MARGIN)
     bottom, top = axes.get_ylim()

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from sepconv_layers.comparison import resume
-from sepconv_layers.files import clear, write
+from sepconv_layers.files import remove_leftovers, write
 
 WARM_UP = 0.1  # share of all steps
 STEPS_WORTH_XLA = 2000  # on TensorFlow, where XLA takes tens of seconds to compile each net
@@ -251,7 +251,7 @@ def runs_folder(
     if not folder.is_dir():
         resume.set_aside(folder, "it is not a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    clear(folder)  # removes what an interrupted run was writing
+    remove_leftovers(folder)  # of an interrupted run
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Converts trained models: folded batch normalization, separable convolutions, distillation."""
+"""Converts trained models: batch-norm folding, separable convolutions, and distillation."""
 
 from sepconv_layers.convert.decoupling import ConvertedLayer, to_separable
 from sepconv_layers.convert.distillation import distill

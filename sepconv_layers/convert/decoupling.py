@@ -1,7 +1,6 @@
-"""Makes trained standard convolutions separable, by a singular value decomposition."""
+"""Replaces trained standard convolutions with separable ones, by singular value decomposition."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,25 +9,24 @@ import keras
 import numpy as np
 
 from sepconv_layers.arguments import positive_int
-from sepconv_layers.blocks.base import Block, ShortcutBlock
-from sepconv_layers.convert.weights import chains_of, copy_state
+from sepconv_layers.blocks.base import Block, Chain, Walker
 from sepconv_layers.cost import separable_ratio
-from sepconv_layers.graph_edit import ModelGraph, clone_layer
+from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer, copy_state
 from sepconv_layers.layers.separable_conv import SeparableConv
-from sepconv_layers.twins import TRANSPOSED, is_spatial, is_standard, separable_like, unseen
+from sepconv_layers.twins import TRANSPOSED, hidden_layers, is_spatial, is_standard, separable_like
 
 Pair = tuple[keras.layers.Layer, keras.layers.Layer]
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedLayer:
-    """What became of a standard convolution.
+    """Report on a converted convolution.
 
     Attributes:
         name: Path of the layer in the model.
-        rank: Number of depthwise outputs for each input channel.
-        error: Norm of what the kernel lost, over its norm: 0 is exact, 1 is all.
-        macs_ratio: Multiply-accumulates of the new layer, over those of the old one.
+        rank: Number of depthwise output channels per input channel.
+        error: Relative Frobenius error of the kernel (0 = exact).
+        macs_ratio: MACs of the new layer divided by MACs of the old one.
     """
 
     name: str
@@ -40,29 +38,29 @@ class ConvertedLayer:
 def to_separable(
     model: keras.Model, rank: int = 1, keep: Sequence[str] = ()
 ) -> tuple[keras.Model, list[ConvertedLayer]]:
-    """Makes the standard convolutions of a trained model separable, as close as a rank allows.
+    """Replaces the standard convolutions of a trained model with the closest separable ones.
 
-    For each input channel a kernel is a matrix of its positions by the filters. Its largest
-    singular values, `rank` of them, make the depthwise and the pointwise kernel: no separable
-    convolution of that rank is closer. A rank of the number of positions, 9 for a 3×3 kernel, is
-    exact, and saves nothing; a low one loses accuracy, which `distill` brings back in part. Layers
-    of this package and of `keras.layers` are converted, and blocks of this package, which become
-    models of their layers.
+    For each input channel, a kernel is a matrix of positions by filters. Its `rank` largest
+    singular values yield the depthwise and the pointwise kernel, and no separable convolution of
+    that rank is closer. A rank equal to the number of positions, 9 for a 3×3 kernel, is exact but
+    saves nothing. A low rank loses accuracy, which `distill` partly recovers. This converts layers
+    of this package and of `keras.layers`, and blocks of this package, which become models of their
+    inner layers.
 
     Args:
-        model: Functional model, or a sequential one that is built. It is not changed.
-        rank: Number of depthwise outputs for each input channel; for a kernel of fewer positions,
-            that number.
-        keep: Names of layers, blocks and models inside the model to leave as they are, such as a
-            stem with few channels.
+        model: A functional model or a built sequential model. It is not changed.
+        rank: Number of depthwise output channels per input channel, at most the number of kernel
+            positions.
+        keep: Names of layers, blocks and nested models to leave as they are, such as a stem with
+            few channels.
 
     Returns:
-        A functional model with the inputs, output shapes and names of the old one, and a
-        `ConvertedLayer` for each convolution.
+        A functional model with the same inputs, output shapes and names, and a `ConvertedLayer`
+        for each convolution.
 
     Raises:
-        ValueError: If the model is of another kind or has no standard convolution, `rank` is no
-            positive integer, or `keep` names what is not there.
+        ValueError: If the model is of another kind or has no standard convolution, `rank` is not a
+            positive integer, or `keep` has an unknown name.
 
     Example:
         >>> import keras, numpy as np
@@ -87,8 +85,8 @@ def to_separable(
     unknown = sorted(set(keep) - names)
     if unknown:
         raise ValueError(
-            "The `keep` argument must hold names of layers of the model. Received: "
-            f"{unknown}, which are none."
+            "The `keep` argument must hold names of layers of the model. Received unknown names: "
+            f"{unknown}."
         )
     report: list[ConvertedLayer] = []
     unrolled: dict[int, list[Pair]] = {}
@@ -103,8 +101,8 @@ def to_separable(
         if id(old) in kept:
             return clone_layer(old)
         if is_spatial(old):
-            return _factorizing(old, rank)
-        if isinstance(old, Block) and any(map(is_spatial, _stages_of(old))):
+            return _separable_layer(old, rank)
+        if isinstance(old, Block) and _is_convertible(old):
             new, unrolled[id(old)] = _unrolled(old, rank)
             return new
         return clone_layer(old)
@@ -113,13 +111,13 @@ def to_separable(
     for old, new in pairs:
         for stage, now in unrolled.get(id(old), [(old, new)]):
             if is_spatial(stage) and isinstance(now, SeparableConv):
-                report.append(_factorize(stage, now))
+                report.append(_set_closest_kernels(stage, now))
             else:
                 copy_state(stage, now)
     if not report:
         raise ValueError(
             "The `model` argument must be a model with a standard convolution that is not in "
-            f"`keep`. Received: model={model!r} without one.{unseen(graph, is_standard)}"
+            f"`keep`. Received: model={model!r} without one.{hidden_layers(graph, is_standard)}"
         )
     return converted, report
 
@@ -129,13 +127,17 @@ def _with_inner(operation: Any) -> Sequence[Any]:
     return operation._flatten_layers() if is_layer else [operation]
 
 
-def _factorizing(conv: Any, rank: int) -> Any:
+def _is_convertible(block: Block) -> bool:
+    return calls_as_defined(block) and any(map(is_spatial, block.inner_layers()))
+
+
+def _separable_layer(conv: Any, rank: int) -> Any:
     return separable_like(conv, depth_multiplier=min(rank, math.prod(conv.kernel_size)))
 
 
-def _factorize(conv: Any, separable: Any) -> ConvertedLayer:
-    """Gives a separable convolution the kernels that are closest to that of a standard one."""
-    kernel = keras.ops.convert_to_numpy(conv.kernel)  # with what LoRA adds to it
+def _set_closest_kernels(conv: Any, separable: Any) -> ConvertedLayer:
+    """Sets the kernels of a separable convolution to the closest ones to a standard kernel."""
+    kernel = keras.ops.convert_to_numpy(conv.kernel)  # including what LoRA adds
     bias = [keras.ops.convert_to_numpy(conv.bias)] if conv.use_bias else []
     is_transposed = isinstance(conv, TRANSPOSED)
     if is_transposed:
@@ -164,25 +166,25 @@ def _factorize(conv: Any, separable: Any) -> ConvertedLayer:
     )
 
 
-def _stages_of(block: Block) -> list[keras.layers.Layer]:
-    return list(itertools.chain(*chains_of(block)))
+class _Unroller(Walker):
+    """Calls copies of the layers of a block, with separable ones for standard convolutions."""
+
+    def __init__(self, block: Block, rank: int) -> None:
+        self.block, self.rank = block, rank
+        self.pairs: list[Pair] = []
+
+    def run(self, chain: Chain, x: Any) -> Any:
+        for old in chain:
+            new = _separable_layer(old, self.rank) if is_spatial(old) else clone_layer(old)
+            self.pairs.append((old, new))
+            x = new(x)
+        is_cast = keras.backend.standardize_dtype(x.dtype) == self.block.compute_dtype
+        return x if is_cast else keras.ops.cast(x, self.block.compute_dtype)
 
 
 def _unrolled(block: Block, rank: int) -> tuple[keras.Model, list[Pair]]:
-    """A block as a model of its layers, and the pairs of old and new ones."""
-    pairs = []
-
-    def fold(chain: Sequence[keras.layers.Layer], x: Any) -> Any:
-        for stage in chain:
-            new = _factorizing(stage, rank) if is_spatial(stage) else clone_layer(stage)
-            pairs.append((stage, new))
-            x = new(x)
-        return x
-
+    """A block as a model of its inner layers, and the pairs of old and new layers."""
     inputs = keras.Input(batch_shape=block.input.shape, dtype=block.compute_dtype)
-    x = fold(block.stages, inputs)
-    if isinstance(block, ShortcutBlock):
-        if block.shortcut is not None:
-            x = fold([block.drop], x) + fold(block.shortcut, block._shortcut_input(inputs))
-        x = fold(block.tail, x)
-    return keras.Model(inputs, x, name=block.name), pairs
+    unroller = _Unroller(block, rank)
+    outputs = block.walk(inputs, block.chains(), unroller)
+    return keras.Model(inputs, outputs, name=block.name), unroller.pairs

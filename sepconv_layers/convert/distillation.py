@@ -1,4 +1,4 @@
-"""Trains a model to imitate another one."""
+"""Trains a model to match the outputs of another one."""
 
 import math
 from typing import Any
@@ -20,30 +20,28 @@ def distill(
     temperature: float = 2.0,
     verbose: Any = "auto",
 ) -> dict[str, list[float]]:
-    """Trains a model to give the class probabilities that another one gives.
+    """Trains a student model to match the class probabilities of a teacher model.
 
-    Use it after `to_separable`, with the inputs that the model was trained with: labels are not
+    Use it after `to_separable`, with the inputs that the model was trained on. Labels are not
     needed.
 
     Args:
-        student: Functional model, or a sequential one that is built, whose only output are logits.
-            Its weights are trained in place.
-        teacher: Another one, for the same inputs. It is not changed.
+        student: A functional model or a built sequential model whose only output is logits. Its
+            weights are trained in place.
+        teacher: A model of the same kind, for the same inputs. It is not changed.
         data: The inputs: an array, or a structure of arrays as `teacher` takes it.
         epochs: Number of passes over the inputs.
-        batch_size: Inputs per step.
-        learning_rate: Of Adam, at the start; it falls to 0 by a cosine.
-        temperature: What logits are divided by before they become probabilities; above 1, also
-            unlikely classes count.
+        batch_size: Batch size.
+        learning_rate: Initial learning rate of Adam, with cosine decay to 0.
+        temperature: Divisor of the logits before the softmax. Above 1, unlikely classes count more.
         verbose: As for `keras.Model.fit`.
 
     Returns:
-        The loss and the agreement, the share of inputs for which both models find the same class
-        likeliest, in each epoch: `{"loss": [...], "agreement": [...]}`.
+        The loss and the agreement of each epoch, `{"loss": [...], "agreement": [...]}`. The
+        agreement is the fraction of inputs for which both models predict the same class.
 
     Raises:
-        ValueError: If an argument is not of the kind described, or the outputs of the models are of
-            different shapes.
+        ValueError: If an argument is invalid, or the outputs of the models differ in shape.
 
     Example:
         >>> import keras, numpy as np
@@ -84,7 +82,7 @@ def distill(
 
     steps = epochs * math.ceil(len(logits) / batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    # Another model, so that the student stays as it is compiled.
+    # A separate model, so that the student stays compiled as it is.
     trainer = keras.Model(input_structure(student), student.outputs[0])
     trainer.compile(keras.optimizers.Adam(schedule), loss, metrics=[agreement])
     fitted = trainer.fit(data, logits, batch_size=batch_size, epochs=epochs, verbose=verbose)
@@ -95,20 +93,20 @@ def _check_models_and_data(student: Any, teacher: Any, data: Any) -> None:
     for name, model in (("student", student), ("teacher", teacher)):
         if not is_graph(model) or len(model.outputs) != 1:
             raise ValueError(
-                f"The `{name}` argument must be a functional model, or a sequential one that is "
-                f"built, with one output. Received: {name}={model!r}"
+                f"The `{name}` argument must be a functional model or a built sequential model, "
+                f"with one output. Received: {name}={model!r}"
             )
     ours, theirs = (tuple(model.outputs[0].shape) for model in (student, teacher))
     if ours != theirs:
         raise ValueError(
-            "The `student` argument must be a model with the output of the teacher, of the shape "
-            f"{theirs}. Received: one of the shape {ours}."
+            "The `student` argument must be a model with the output shape of the teacher, "
+            f"{theirs}. Received: a model with the output shape {ours}."
         )
     arrays = keras.tree.flatten(data)
     sizes = {array.shape[0] if getattr(array, "shape", ()) else 0 for array in arrays}
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(
             "The `data` argument must be inputs of the models: an array, or a structure of arrays "
-            "of the same number of samples. Received: "
+            "with the same number of samples. Received: "
             f"{', '.join(type(array).__name__ for array in arrays)}."
         )

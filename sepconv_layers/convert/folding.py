@@ -1,4 +1,4 @@
-"""Folds batch normalization into the convolutions before it."""
+"""Folds batch normalization into the preceding convolutions."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -9,50 +9,37 @@ import numpy as np
 
 from sepconv_layers import layers
 from sepconv_layers.blocks.base import Block
-from sepconv_layers.convert.weights import chains_of, copy_state
-from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer
+from sepconv_layers.class_table import by_class
+from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer, copy_state
 from sepconv_layers.layers.base import BaseConv
-from sepconv_layers.layers.depthwise_conv import DepthwiseConv
-from sepconv_layers.twins import TRANSPOSED
+from sepconv_layers.layers.batch_normalization import scale_and_shift
 
 Pair = tuple[keras.layers.Layer, keras.layers.Layer]
 NORMALIZATIONS = (keras.layers.BatchNormalization, layers.BatchNormalization)
-# Axes of the last kernel that are the output channels, by class; the first that fits counts.
-CHANNEL_AXES: tuple[tuple[tuple[type, ...], tuple[int, ...]], ...] = (
-    (
-        (DepthwiseConv, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-        (-2, -1),
-    ),
-    (TRANSPOSED, (-2,)),
-    (
-        (
-            BaseConv,
-            keras.layers.Conv1D,
-            keras.layers.Conv2D,
-            keras.layers.Conv3D,
-            keras.layers.SeparableConv1D,
-            keras.layers.SeparableConv2D,
-            keras.layers.Dense,
-        ),
-        (-1,),
-    ),
+# Axes of the last kernel that are the output channels.
+CHANNEL_AXES = by_class(
+    {
+        "DepthwiseConv?D DepthwiseConv?DTranspose": (-2, -1),
+        "Conv?DTranspose": (-2,),
+        "Conv?D SeparableConv?D SeparableConv?DTranspose Dense": (-1,),
+    }
 )
 
 
 def fold_batch_norm(model: keras.Model, dtype: str | None = None) -> keras.Model:
-    """Makes a model for inference that has no batch normalization after a convolution.
+    """Returns an inference model with each batch normalization folded into the layer before it.
 
-    In inference a batch normalization multiplies and shifts each channel by numbers that are
-    fixed, and the kernel and bias of the convolution or dense layer before it can do that for
-    nothing. The blocks of this package, which then have `normalization=None`, are folded, and so
-    are layers of this package and of `keras.layers`, also in models inside the model. A layer whose
-    output has another use, or that has an activation or another call, is left as it is, and so is a
-    block with another normalization.
+    At inference, a batch normalization scales and shifts each channel by constants, which the
+    kernel and bias of the preceding convolution or dense layer can absorb at no cost. This folds
+    layers of this package and of `keras.layers`, also in nested models, and blocks of this package,
+    which then have `normalization=None`. A layer stays as it is if its output is used elsewhere, it
+    is called more than once, or it has an activation, and so does a block with another
+    normalization.
 
     Args:
-        model: A functional or a built sequential model. It is not changed.
-        dtype: What the new layers compute in, such as `"float32"` for a model that was trained in
-            mixed precision; by default what the old ones do.
+        model: A functional model or a built sequential model. It is not changed.
+        dtype: Dtype policy of the new layers, such as `"float32"` for a model that was trained in
+            mixed precision. Defaults to the policies of the old layers.
 
     Returns:
         A functional model of new layers with the names, inputs and outputs of the old ones.
@@ -78,11 +65,11 @@ def fold_batch_norm(model: keras.Model, dtype: str | None = None) -> keras.Model
     return fold(model, dtype, clone_layer)
 
 
-def fold(model: keras.Model, dtype: str | None, remake: Callable[..., Any]) -> keras.Model:
-    """Does the work of `fold_batch_norm` with a `remake` in place of `clone_layer`."""
+def fold(model: keras.Model, dtype: str | None, clone: Callable[..., Any]) -> keras.Model:
+    """Like `fold_batch_norm`, with `clone` in place of `clone_layer`."""
     graph = ModelGraph(model)
     _check_policy(dtype)
-    norms = _norms_to_fold(graph)  # by the identity of the convolution before
+    norms = _norms_to_fold(graph)  # id of the convolution → its normalization
 
     def make(old: Any) -> Any:
         changes: dict[str, Any] = {}
@@ -92,7 +79,7 @@ def fold(model: keras.Model, dtype: str | None, remake: Callable[..., Any]) -> k
             changes["normalization"] = None
         if dtype and "float" in getattr(old, "compute_dtype", ""):
             changes["dtype"] = dtype
-        return remake(old, **changes)
+        return clone(old, **changes)
 
     folded, pairs = graph.rebuild(make, skipped=norms.values())
     for old, new in pairs:
@@ -132,31 +119,21 @@ def _norms_to_fold(graph: ModelGraph) -> dict[int, keras.layers.Layer]:
 
 
 def _takes_bias(conv: keras.layers.Layer, shape: Sequence[int | None]) -> bool:
-    """Whether a layer adds a bias to its channels.
+    """Whether a layer adds a bias along its channel axis.
 
-    With channels first on TensorFlow, those of Keras 3.15 add it along the last axis of an output
-    where that is as long as the channels.
+    With channels first on TensorFlow, layers of Keras 3.15 add the bias along the last axis if that
+    axis is as long as the channel axis.
     """
     is_first = getattr(conv, "data_format", None) == "channels_first"
     is_of_keras = not isinstance(conv, BaseConv) and keras.backend.backend() == "tensorflow"
     return not (is_first and is_of_keras and shape[-1] == shape[1])
 
 
-def scale_and_shift(norm: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
-    """What a batch normalization multiplies each channel with in inference, and then adds."""
-    mean, variance, gamma, beta = (
-        None if weight is None else keras.ops.convert_to_numpy(weight).astype("float64")
-        for weight in (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta)
-    )
-    scale = (1.0 if gamma is None else gamma) / np.sqrt(variance + norm.epsilon)
-    return scale, (0.0 if beta is None else beta) - mean * scale
-
-
 def folded_weights(conv: keras.layers.Layer, norm: keras.layers.Layer) -> list[np.ndarray]:
-    """The kernels and the bias with which a convolution does the work of its normalization."""
+    """The kernels and the bias of a convolution that absorbs its normalization."""
     kernels: list[np.ndarray] = conv.get_weights()
     bias = kernels.pop() if conv.use_bias else 0.0
-    scale, shift = scale_and_shift(norm)
+    scale, shift = scale_and_shift(norm, _as_float64)
     last = kernels.pop()
     axes = channel_axes(conv)
     shape = [size if axis - last.ndim in axes else 1 for axis, size in enumerate(last.shape)]
@@ -164,13 +141,17 @@ def folded_weights(conv: keras.layers.Layer, norm: keras.layers.Layer) -> list[n
     return [*kernels, scaled.astype(last.dtype), (bias * scale + shift).astype(last.dtype)]
 
 
-def channel_axes(conv: keras.layers.Layer) -> tuple[int, ...]:
-    """Axes of the last kernel that are the output channels; none of what is no convolution."""
-    return next((axes for classes, axes in CHANNEL_AXES if isinstance(conv, classes)), ())
+def _as_float64(weight: keras.Variable) -> np.ndarray:
+    return keras.ops.convert_to_numpy(weight).astype("float64")
+
+
+def channel_axes(layer: keras.layers.Layer) -> tuple[int, ...]:
+    """Axes of the last kernel that are the output channels; empty for other layers."""
+    return next((CHANNEL_AXES[cls] for cls in type(layer).__mro__ if cls in CHANNEL_AXES), ())
 
 
 def can_fold(conv: Any, norm: Any, rank: int) -> bool:
-    """Whether a layer with outputs of that rank can do the work of the layer that follows."""
+    """Whether a layer with outputs of that rank can absorb the normalization after it."""
     is_pair = bool(channel_axes(conv)) and isinstance(norm, NORMALIZATIONS)
     if not is_pair or not all(calls_as_defined(layer) for layer in (conv, norm)):
         return False
@@ -179,17 +160,19 @@ def can_fold(conv: Any, norm: Any, rank: int) -> bool:
         conv.activation in (None, keras.activations.linear)
         and norm.axis % rank == (1 if is_first else rank - 1)
         and conv.compute_dtype == norm.compute_dtype
-        # What Keras has put in place of the kernel.
+        # Keras has replaced the kernel.
         and not getattr(conv, "lora_enabled", False)
         and getattr(conv, "quantization_mode", None) is None
     )
 
 
 def pairs_of(block: Block) -> list[Pair]:
-    """Each convolution of a block with its normalization; none if not all can be folded."""
-    pairs = []
-    for chain in chains_of(block):
-        for conv, norm in itertools.zip_longest(chain, chain[1:]):
+    """Each convolution of a block with its normalization; empty if one cannot be folded."""
+    pairs: list[Pair] = []
+    if not calls_as_defined(block):
+        return []
+    for chain in block.chains().values():
+        for conv, norm in itertools.pairwise([*(chain or ()), None]):
             if isinstance(conv, BaseConv):
                 if not can_fold(conv, norm, block.rank + 2):
                     return []
@@ -198,11 +181,11 @@ def pairs_of(block: Block) -> list[Pair]:
 
 
 def _fill_block(old: Block, new: Block) -> None:
-    """Gives a block without normalization the weights of one that has it."""
+    """Sets the weights of a block without normalization from one with it."""
     norms = {id(conv): norm for conv, norm in pairs_of(old)}
     skipped = {id(norm) for norm in norms.values()}
-    stages = [stage for chain in chains_of(old) for stage in chain if id(stage) not in skipped]
-    for stage, now in zip(stages, itertools.chain(*chains_of(new)), strict=True):
+    stages = [stage for stage in old.inner_layers() if id(stage) not in skipped]
+    for stage, now in zip(stages, new.inner_layers(), strict=True):
         if id(stage) in norms:
             now.set_weights(folded_weights(stage, norms[id(stage)]))
         else:

@@ -1,19 +1,21 @@
-"""Models as artifacts that run without this package: each is run again, and must agree."""
+"""Exports models to files that run without this package; each file is run and compared."""
 
-from sepconv_layers.export.artifact import Artifact, check_model
-from sepconv_layers.export.hub import HubLayer, to_hub
+from sepconv_layers.export.artifact import Artifact
+from sepconv_layers.export.checks import check_model
+from sepconv_layers.export.hub import to_hub
+from sepconv_layers.export.hub_layer import HubLayer
 from sepconv_layers.export.inputs import random_inputs
 from sepconv_layers.export.litert import QUANTIZE, to_litert
-from sepconv_layers.export.loading import THREADS as LITERT_THREADS
-from sepconv_layers.export.loading import Loaded, load
+from sepconv_layers.export.loading import LoadedArtifact, load
 from sepconv_layers.export.onnx import to_onnx
+from sepconv_layers.export.runtimes import LITERT_THREADS
 
 __all__ = [
     "LITERT_THREADS",
     "QUANTIZE",
     "Artifact",
     "HubLayer",
-    "Loaded",
+    "LoadedArtifact",
     "check_model",
     "load",
     "random_inputs",

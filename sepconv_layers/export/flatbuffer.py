@@ -1,7 +1,7 @@
-"""LiteRT files written again: smaller, and with the labels of the classes inside.
+"""Rewrites LiteRT files: makes them smaller, and adds the labels of the classes.
 
-What reads the labels of such files, as MediaPipe does, finds them here: the metadata of the model
-are a flatbuffer inside that of the model, and the files that they name follow it as a ZIP archive.
+The labels are where MediaPipe and other readers look for them. The metadata are a flatbuffer inside
+the model's flatbuffer, and the files that they name follow it as a ZIP archive.
 """
 
 import io
@@ -11,33 +11,36 @@ from typing import Any
 
 import numpy as np
 
+from sepconv_layers.export.artifact import LABELS_FILE
 from sepconv_layers.export.scales import unit_scales
 
-LABELS = "labels.txt"
-CONVERSION = b"CONVERSION_METADATA"  # how the converter was called
-ALIGNMENT = 16
-# The name of the entry, and the identifier and parser version of the schema:
-# https://github.com/tensorflow/tflite-support, metadata_schema.fbs. Its first version is enough.
-ENTRY, IDENTIFIER, PARSER_VERSION = "TFLITE_METADATA", b"M001", "1.0.0"
-TENSOR_AXIS_LABELS = 2  # a kind of file: names along the last axis of a tensor
-# Fields of the tables of the schema, by their number, and how many there are.
+CONVERSION_METADATA = b"CONVERSION_METADATA"  # the converter's arguments
+BUFFER_ALIGNMENT = 16
+# From metadata_schema.fbs in https://github.com/tensorflow/tflite-support, version 1.0.0, the first
+# one that has all that is used here.
+METADATA_NAME, IDENTIFIER, PARSER_VERSION = "TFLITE_METADATA", b"M001", "1.0.0"
+TENSOR_AXIS_LABELS = 2  # the type of file that names the last axis of a tensor
+# The schema's tables: the number of fields, and the index of each field that is used.
 MODEL = {"fields": 8, "name": 0, "subgraphs": 3, "min_parser_version": 7}
 SUBGRAPH = {"fields": 7, "inputs": 2, "outputs": 3}
 TENSOR = {"fields": 7, "name": 0, "files": 6}
 FILE = {"fields": 4, "name": 0, "description": 1, "type": 2}
 
 
-def finished(
+def finalize(
     content: bytes, name: str, inputs: Sequence[str], outputs: Sequence[str], labels: Sequence[str]
 ) -> bytes:
-    """A LiteRT model as it is to be written.
+    """Removes what inference does not need from a converted model, and adds labels.
 
     Args:
-        content: The model, as the converter gives it.
-        name: Its name.
+        content: The LiteRT model as the converter returns it.
+        name: The name of the model.
         inputs: Names of its inputs.
         outputs: Names of its outputs.
-        labels: Names of the classes of the first output; empty for none.
+        labels: Names of the classes of the first output; empty for no labels.
+
+    Returns:
+        The content of the file.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -45,31 +48,31 @@ def finished(
     for subgraph in model.subgraphs:
         ends = {*subgraph.inputs, *subgraph.outputs}
         for index, tensor in enumerate(subgraph.tensors):
-            if index not in ends:  # a path in the graph, or several that were fused into one
+            if index not in ends:  # long paths in the graph, several after a fusion
                 tensor.name = None
     metadata = model.metadata or []
     for entry in metadata:
-        if entry.name == CONVERSION:
+        if entry.name == CONVERSION_METADATA:
             model.buffers[entry.buffer].data = None
-    model.metadata = [entry for entry in metadata if entry.name != CONVERSION]
+    model.metadata = [entry for entry in metadata if entry.name != CONVERSION_METADATA]
     unit_scales(model)
     if labels:
         buffer, entry = schema.BufferT(), schema.MetadataT()
         buffer.data = np.frombuffer(_metadata(name, inputs, outputs), "uint8")
-        entry.name, entry.buffer = ENTRY, len(model.buffers)
+        entry.name, entry.buffer = METADATA_NAME, len(model.buffers)
         model.buffers.append(buffer)
         model.metadata.append(entry)
     builder = _sharing_builder(len(content))
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     stream = io.BytesIO(builder.Output())
     if labels:
-        with zipfile.ZipFile(stream, "a") as archive:  # not compressed, so that it can be mapped
-            archive.writestr(zipfile.ZipInfo(LABELS), "\n".join(labels) + "\n")
+        with zipfile.ZipFile(stream, "a") as archive:  # uncompressed, so that it can be mapped
+            archive.writestr(zipfile.ZipInfo(LABELS_FILE), "\n".join(labels) + "\n")
     return stream.getvalue()
 
 
 def _sharing_builder(size: int) -> Any:
-    """A builder that writes equal vectors once: each channel of each kernel has a zero point."""
+    """Returns a builder that writes equal vectors, such as the zero points of kernels, once."""
     import flatbuffers
 
     class SharingBuilder(flatbuffers.Builder):
@@ -80,8 +83,8 @@ def _sharing_builder(size: int) -> Any:
         def CreateNumpyVector(self, x: Any) -> int:
             key = (x.dtype.str, x.tobytes())
             if key not in self.written:
-                if x.dtype == "uint8":  # a buffer of the model, which the schema wants aligned
-                    self.Prep(ALIGNMENT, x.size)
+                if x.dtype == "uint8":  # a buffer of the model, which the schema aligns
+                    self.Prep(BUFFER_ALIGNMENT, x.size)
                 self.written[key] = super().CreateNumpyVector(x)
             return self.written[key]
 
@@ -89,7 +92,7 @@ def _sharing_builder(size: int) -> Any:
 
 
 def _metadata(name: str, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """The metadata of a model whose first output has labels."""
+    """Returns the metadata of a model whose first output has labels."""
     import flatbuffers
 
     builder = flatbuffers.Builder(1024)
@@ -110,9 +113,9 @@ def _metadata(name: str, inputs: Sequence[str], outputs: Sequence[str]) -> bytes
         return builder.EndVector()
 
     text: Callable[[str], Any] = builder.CreateString
-    description = text("Names of the classes, one in a line.")
+    description = text("Names of the classes, one per line.")
     files = vector(
-        [table(FILE, name=text(LABELS), description=description, type=TENSOR_AXIS_LABELS)]
+        [table(FILE, name=text(LABELS_FILE), description=description, type=TENSOR_AXIS_LABELS)]
     )
     first, *others = outputs
     into = vector([table(TENSOR, name=text(name)) for name in inputs])

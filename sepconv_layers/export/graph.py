@@ -1,4 +1,4 @@
-"""The graph that LiteRT and ONNX files are made from: folded, portable, in float32."""
+"""The TensorFlow graph of a LiteRT or ONNX file: batch norm folded, portable, in float32."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from sepconv_layers import ops
 from sepconv_layers.convert.folding import fold
 from sepconv_layers.export.names import (
+    NamedArrays,
     input_names,
     named_arrays,
     output_names,
@@ -17,16 +18,22 @@ from sepconv_layers.export.names import (
 from sepconv_layers.export.portable import portable_keras
 from sepconv_layers.graph_edit import clone_layer, shallow_copy
 
-HALF = ("float16", "bfloat16")
+HALF_PRECISION = ("float16", "bfloat16")
 
 
-class Graph:
+class ExportGraph:
     """A model as a TensorFlow function of a flat list of tensors.
 
+    Args:
+        model: The model.
+        shapes: The shape of each input, with the batch.
+
     Attributes:
-        specs: A `tf.TensorSpec` for each input, with a name.
-        function: From such tensors to a dictionary of the outputs.
-        outputs: The names of the outputs, in the order of the model.
+        model: The model.
+        folded: The same model in float32, with batch normalization folded.
+        specs: A named `tf.TensorSpec` for each input.
+        outputs: The names of the outputs, in the model's order.
+        function: The function from tensors to a dictionary of outputs.
     """
 
     def __init__(self, model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> None:
@@ -42,7 +49,7 @@ class Graph:
         self.function = tf.function(self._named_outputs, input_signature=self.specs)
 
     def trace(self, volumes_as_images: bool) -> Any:
-        """The function as a graph, of what LiteRT and ONNX have as built-in operators."""
+        """Traces the function with operations that LiteRT and ONNX have as built-in operators."""
         with ops.lowering("portable"), portable_keras(volumes_as_images):
             return self.function.get_concrete_function()
 
@@ -50,9 +57,9 @@ class Graph:
         outputs = keras.tree.flatten(self._run(self.folded, tensors))
         return dict(zip(self.outputs, outputs, strict=True))
 
-    def reference(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """What the artifact has to give: that of the model, in float32 if it is half-precise."""
-        model = self.folded if is_half(self.model) else self.model
+    def reference(self, arrays: Sequence[np.ndarray]) -> NamedArrays:
+        """Returns the outputs to expect of the artifact: a half-precision model in float32."""
+        model = self.folded if uses_half_precision(self.model) else self.model
         return named_arrays(self.outputs, output_structure(model), self._run(model, arrays))
 
     def _run(self, model: keras.Model, tensors: Sequence[Any]) -> Any:
@@ -60,13 +67,13 @@ class Graph:
         return model(inputs, training=False)
 
 
-def is_half(model: keras.Model) -> bool:
-    """Whether a layer computes in half precision."""
-    return any(layer.compute_dtype in HALF for layer in model._flatten_layers())
+def uses_half_precision(model: keras.Model) -> bool:
+    """Whether any layer computes in half precision."""
+    return any(layer.compute_dtype in HALF_PRECISION for layer in model._flatten_layers())
 
 
 def _remade(layer: Any, **changes: Any) -> Any:
-    """A new layer, but of a SavedModel that was loaded: its folder may have changed since."""
+    """A new layer, or a copy if it is a loaded SavedModel, whose folder may have changed since."""
     if not isinstance(layer, keras.layers.TFSMLayer):
         return clone_layer(layer, **changes)
     policy = keras.dtype_policies.get(changes.get("dtype", layer.dtype_policy))

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.export.artifact import array_dtype, check_model, drawn
+from sepconv_layers.export.checks import array_dtype, check_model, random_array
 from sepconv_layers.graph_edit import input_structure
 
 
@@ -46,5 +46,5 @@ def random_inputs(
         if None in sizes or dtype.hasobject:
             problem = "takes strings" if dtype.hasobject else f"has the open sizes {sizes}"
             raise ValueError(f"The input {tensor.name!r} {problem}, so it cannot be random.")
-        arrays.append(drawn(rng, (batch_size, *sizes), dtype))
+        arrays.append(random_array(rng, (batch_size, *sizes), dtype))
     return keras.tree.pack_sequence_as(input_structure(model), arrays) if is_model else arrays

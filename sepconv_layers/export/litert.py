@@ -1,4 +1,4 @@
-"""Models as LiteRT files, for phones and smaller devices, with or without quantization."""
+"""Exports models to LiteRT files for phones and microcontrollers, quantized or not."""
 
 import os
 import tempfile
@@ -10,32 +10,23 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from sepconv_layers.export.artifact import (
-    Arrays,
-    Artifact,
-    Runner,
-    check_labels,
-    check_model,
-    export_checked,
-    latency_ms,
-    require_tensorflow,
-    sample_for,
-)
-from sepconv_layers.export.flatbuffer import finished
-from sepconv_layers.export.graph import Graph
-from sepconv_layers.export.loading import SIGNATURE, THREADS, litert_runner
-from sepconv_layers.export.refusal import refusal, refuse_loops
+from sepconv_layers.export.artifact import TOLERANCE, Artifact, Runner, export_checked, latency_ms
+from sepconv_layers.export.checks import Arrays, check_arguments, sample_for
+from sepconv_layers.export.errors import check_no_loops, conversion_error
+from sepconv_layers.export.flatbuffer import finalize
+from sepconv_layers.export.graph import ExportGraph
+from sepconv_layers.export.runtimes import checked_runner
 from sepconv_layers.extras import require
 
-# The default tolerance of each kind; how far integers may be off is for the user to judge.
+# The default tolerance of each kind. How much quantized activations may differ, users must judge.
 QUANTIZE: dict[str | None, float | None] = {
-    None: 1e-3,
+    None: TOLERANCE,
     "float16": 1e-2,
     "dynamic": None,
     "int8": None,
 }
-SLOWER = 3.0  # how many times the latency of floats is worth a warning
-TRIED = 100  # samples of the calibration that the artifact is tried with, where no others are given
+SLOWER = 3.0  # "dynamic" warns from this multiple of the float32 latency
+LARGEST_SAMPLE = 100  # samples of the calibration to run the artifact with, if no others are given
 
 
 def to_litert(
@@ -48,43 +39,43 @@ def to_litert(
     quantize_io: bool = False,
     tolerance: float | Literal["auto"] | None = "auto",
 ) -> Artifact:
-    """Writes a model as a LiteRT (formerly TensorFlow Lite) file, usually named `.tflite`.
+    """Exports a model to a LiteRT (formerly TensorFlow Lite) file, usually named `.tflite`.
 
-    Batch normalization is folded into the convolutions, and the file has built-in operators only,
-    for sequences and volumes too: whoever loads it needs the interpreter alone. It takes one sample
-    at a time, and all sizes are fixed, which is what the fast kernels ask for. Its signature
-    `serving_default` has the names of the model's inputs and outputs.
+    Batch normalization is folded into the convolutions. The file has built-in operators only, also
+    for sequences and volumes, so it runs on the plain interpreter. It takes one sample at a time
+    and all its sizes are fixed, as the fast kernels require. Its signature `serving_default` has
+    the names of the model's inputs and outputs.
 
     Args:
-        model: The model. In the file it computes in float32, whatever it was trained in.
-        path: The file to write. An older one is replaced, once the new one is found to be good.
-        quantize: `None` for float32; `"float16"` for weights of half the size; `"dynamic"` for
-            int8 weights, with a warning where they make it several times slower than floats are;
-            `"int8"` for int8 weights and activations, with a scale for each channel
-            of a kernel. What has no int8 kernel stays in float32. Activations between convolutions
-            have the scale 1, so that kernel and bias share their scales, and the file is smaller.
-        calibration: For `"int8"`, inputs as they will come, some hundred of them: a batch, or an
-            iterable of batches, all of which are run. A batch is an array, or a list or dictionary
-            of arrays for several inputs.
-        sample: A batch of inputs to try the artifact with, one by one; where the model leaves sizes
-            open, those of the file are the sample's. By default samples of the calibration, or
-            random numbers.
+        model: The model. The file computes in float32, whatever the model was trained in.
+        path: The file to write. An older one is replaced only if the new one passes the check.
+        quantize: `None` for float32; `"float16"` for weights of half the size; `"dynamic"` for int8
+            weights, with a warning if they make the model several times slower than float32;
+            `"int8"` for int8 weights, with one scale per channel, and int8 activations. Operators
+            without an int8 kernel stay in float32.
+        calibration: For `"int8"`, about a hundred typical inputs, which set the range of each
+            activation: a batch, or an iterable of batches. A batch is an array, or a list or
+            dictionary of arrays for several inputs.
+        sample: A batch of inputs to run the artifact with, one by one. Where the model has open
+            sizes, the file gets the sample's. By default samples of the calibration, or random
+            numbers.
         labels: Names of the classes, in the order of the outputs. They become `labels.txt` in the
             file's metadata, where MediaPipe looks for them and any ZIP reader finds them.
-        quantize_io: For `"int8"`, whether inputs and outputs are int8 too: microcontrollers need
-            it. The tensors' details say by which scale and zero point.
-        tolerance: Largest difference to allow between the model and the artifact, over the largest
-            absolute output (or over 1, if that is less); `None` for any. By default 0.001, for
-            `"float16"` 0.01, and any for integers, whose `agreement` says more.
+        quantize_io: For `"int8"`, whether inputs and outputs are int8 too, as microcontrollers
+            need. Their scales and zero points are in the tensor details.
+        tolerance: Largest difference to allow between the model and the artifact, relative to the
+            largest absolute output (or to 1, if that is less); `None` for any. By default 0.001 for
+            float32, 0.01 for `"float16"`, and any for `"dynamic"` and `"int8"`, where `agreement`
+            says more.
 
     Returns:
         An `Artifact`.
 
     Raises:
         ImportError: If the package `ai-edge-litert` is missing.
-        ValueError: If an argument is not of the kind described, the backend is not TensorFlow, an
-            operation of the model has no built-in operator, or the artifact differs by more than
-            the tolerance; what was at `path` is left there.
+        ValueError: If an argument is invalid, the backend is not TensorFlow, an operation of the
+            model has no built-in operator, or the artifact differs by more than the tolerance. An
+            older file at `path` then stays.
 
     Example:
         >>> import os, tempfile
@@ -99,42 +90,23 @@ def to_litert(
         [Jacob et al., "Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference", 2017](https://arxiv.org/abs/1712.05877).
     """
-    require_tensorflow("export.to_litert")
-    interpreter = require("ai_edge_litert.interpreter", "export", "export.to_litert")
-    check_model(model)
-    names = check_labels(labels, model)
-    if quantize not in tuple(QUANTIZE):
-        raise ValueError(
-            f"The `quantize` argument must be one of {tuple(QUANTIZE)}. Received: "
-            f"quantize={quantize!r}"
-        )
+    names = check_arguments("export.to_litert", model, labels)
+    require("ai_edge_litert.interpreter", "export", "export.to_litert")
+    _check_quantize(quantize, quantize_io)
     allowed = QUANTIZE[quantize] if tolerance == "auto" else tolerance
     batches = _calibration(model, quantize, calibration)
-    if quantize_io and quantize != "int8":
-        raise ValueError(
-            "The `quantize_io` argument is for quantize='int8' only. Received: quantize_io="
-            f"{quantize_io!r} with quantize={quantize!r}"
-        )
     if sample is None and batches:
-        sample = [array[:TRIED] for array in batches[0]]
+        sample = [array[:LARGEST_SAMPLE] for array in batches[0]]
     sample = sample_for(model, sample)
-    shapes = [(1, *array.shape[1:]) for array in sample]
-    for batch in batches:
-        found = [(1, *array.shape[1:]) for array in batch]
-        if found != shapes:
-            raise ValueError(
-                "The `calibration` argument must be of inputs of the sizes of the sample, "
-                f"{shapes}. Received: inputs of the sizes {found}."
-            )
-    graph = Graph(model, shapes)
+    graph = ExportGraph(model, _fixed_shapes(sample, batches))
     inputs = [spec.name for spec in graph.specs]
 
     def write(beside: Path, kind: str | None = quantize) -> None:
         content = _converted(graph, kind, batches, quantize_io)
-        beside.write_bytes(finished(content, model.name, inputs, graph.outputs, names))
+        beside.write_bytes(finalize(content, model.name, inputs, graph.outputs, names))
 
     def load(beside: Path) -> Runner:
-        return _runner(interpreter.Interpreter(str(beside), num_threads=THREADS), graph)
+        return checked_runner("litert", beside, model.name, inputs)
 
     artifact = export_checked("litert", path, graph.reference, sample, write, load, allowed)
     if quantize == "dynamic":
@@ -145,23 +117,49 @@ def to_litert(
     return artifact
 
 
+def _check_quantize(quantize: str | None, quantize_io: bool) -> None:
+    if quantize not in tuple(QUANTIZE):
+        raise ValueError(
+            f"The `quantize` argument must be one of {tuple(QUANTIZE)}. Received: "
+            f"quantize={quantize!r}"
+        )
+    if quantize_io and quantize != "int8":
+        raise ValueError(
+            "The `quantize_io` argument is for quantize='int8' only. Received: quantize_io="
+            f"{quantize_io!r} with quantize={quantize!r}"
+        )
+
+
+def _fixed_shapes(sample: Arrays, batches: Sequence[Arrays]) -> list[tuple[int, ...]]:
+    """Returns the shapes of one sample, which all batches of the calibration must have."""
+    shapes = [(1, *array.shape[1:]) for array in sample]
+    for batch in batches:
+        found = [(1, *array.shape[1:]) for array in batch]
+        if found != shapes:
+            raise ValueError(
+                f"The `calibration` argument must have inputs of the sample's sizes, {shapes}. "
+                f"Received: inputs of the sizes {found}."
+            )
+    return shapes
+
+
 def _warn_if_slower(artifact: Artifact, float_ms: float) -> None:
-    """Says when int8 weights, which some kernels turn into floats in each call, cost time."""
+    """Warns if int8 weights cost time, because kernels convert them to floats in each call."""
     if artifact.latency_ms > SLOWER * float_ms:
         warnings.warn(
-            f"{artifact.path} takes {artifact.latency_ms:.3f} ms for a sample, and the same model "
-            f"with float32 weights {float_ms:.3f} ms: quantize='dynamic' saves size here, and no "
+            f"{artifact.path} takes {artifact.latency_ms:.3f} ms per sample, and the same model "
+            f"with float32 weights {float_ms:.3f} ms: quantize='dynamic' saves size here but not "
             "time. quantize=None or 'int8' is faster.",
             stacklevel=3,
         )
 
 
 def _calibration(model: keras.Model, quantize: str | None, calibration: Any) -> list[Arrays]:
-    """The batches of the calibration, each as a list of arrays."""
+    """Returns the batches of the calibration, each as a list of arrays."""
     if (calibration is None) == (quantize == "int8"):
         raise ValueError(
-            "The `calibration` argument must be inputs to measure the range of activations with "
-            "for quantize='int8', and None for others. Received: calibration="
+            "The `calibration` argument must be inputs to measure the ranges of activations for "
+            "quantize='int8', and None otherwise. Received: calibration="
             f"{'None' if calibration is None else type(calibration).__name__} with "
             f"quantize={quantize!r}"
         )
@@ -181,17 +179,17 @@ def _calibration(model: keras.Model, quantize: str | None, calibration: Any) -> 
         )
     batches = [sample_for(model, batch, "calibration") for batch in calibration]
     if not batches:
-        raise ValueError("The `calibration` argument must hold inputs. Received: none.")
+        raise ValueError("The `calibration` argument must hold inputs. Received: no batch.")
     return batches
 
 
 def _converted(
-    graph: Graph, quantize: str | None, batches: Sequence[Arrays], quantize_io: bool
+    graph: ExportGraph, quantize: str | None, batches: Sequence[Arrays], quantize_io: bool
 ) -> bytes:
     import tensorflow as tf
 
     function, holder = graph.trace(volumes_as_images=True), tf.Module()
-    # TensorFlow's own variables, or the converter would not see that they are constants.
+    # Held as TensorFlow variables, which the converter recognizes as constants.
     holder.weights = list(function.variables)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
     if quantize is not None:
@@ -199,7 +197,7 @@ def _converted(
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if quantize == "int8":
-        refuse_loops(graph, function)
+        check_no_loops(graph, function)
         sets = tf.lite.OpsSet
         converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8, sets.TFLITE_BUILTINS]
         converter.representative_dataset = lambda: _one_by_one(graph, batches)
@@ -207,34 +205,17 @@ def _converted(
             converter.inference_input_type = converter.inference_output_type = tf.int8
     try:
         with warnings.catch_warnings():
-            # The calibration has no other interpreter than the one that is to be removed.
+            # TensorFlow's calibrator itself uses the deprecated interpreter.
             warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
             return converter.convert()
-    except Exception as error:  # of any kind: the converter has several
-        raise refusal("LiteRT", graph, function, error) from error
+    except Exception as error:  # the converter raises several types
+        raise conversion_error("LiteRT", graph, function, error) from error
 
 
-def _one_by_one(graph: Graph, batches: Sequence[Arrays]) -> Iterator[dict[str, np.ndarray]]:
+def _one_by_one(graph: ExportGraph, batches: Sequence[Arrays]) -> Iterator[dict[str, np.ndarray]]:
     for batch in batches:
         for index in range(len(batch[0])):
             yield {
                 spec.name: array[index : index + 1]
                 for spec, array in zip(graph.specs, batch, strict=True)
             }
-
-
-def _runner(interpreter: Any, graph: Graph) -> Runner:
-    try:
-        interpreter.allocate_tensors()
-    except RuntimeError as error:
-        raise ValueError(
-            f"The interpreter cannot run what {graph.model.name!r} was converted into: {error}"
-        ) from error
-    signature = interpreter.get_signature_runner(SIGNATURE)
-    into, out = signature.get_input_details(), signature.get_output_details()
-    run = litert_runner(
-        interpreter,
-        [into[spec.name] for spec in graph.specs],
-        [out[name] for name in graph.outputs],
-    )
-    return lambda arrays: dict(zip(graph.outputs, run(arrays), strict=True))

@@ -1,4 +1,4 @@
-"""Names of inputs and outputs, the same for the same tensors in every kind of artifact."""
+"""Names of inputs and outputs, the same in every kind of artifact."""
 
 import functools
 import keyword
@@ -12,26 +12,28 @@ import numpy as np
 
 from sepconv_layers.graph_edit import input_structure
 
+NamedArrays = dict[str, np.ndarray]
+
 
 def leaves(structure: Any, values: Any) -> list[Any]:
-    """Returns the values at the leaves of `structure`, in the order of Keras.
+    """Returns the values at the leaves of `structure`, in the order in which Keras flattens it.
 
-    The two may differ in the order of keys: Keras sorts those of a dictionary, but not those of an
-    `OrderedDict`, and a SavedModel returns a plain dictionary for either.
+    The keys of the two may be in different orders: Keras sorts the keys of a dictionary but not of
+    an `OrderedDict`, and a SavedModel returns a plain dictionary for either.
     """
     paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
     return [functools.reduce(operator.getitem, path, values) for path in paths]
 
 
 def keys_of(structure: Any) -> list[Any] | None:
-    """The keys of a flat dictionary, in the order of its leaves; `None` for other structures."""
+    """Returns the keys of a flat dictionary in the order of its leaves, or else `None`."""
     paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
     is_flat = isinstance(structure, Mapping) and all(len(path) == 1 for path in paths)
     return [key for (key,) in paths] if is_flat else None
 
 
 def input_names(model: keras.Model) -> list[str]:
-    """The keys of a dictionary of inputs, or the names that the user gave, or `inputs`."""
+    """Returns the keys of a dictionary of inputs, or the names of the inputs, or `inputs`."""
     keys = keys_of(input_structure(model))
     if keys is not None:
         return argument_names(keys)
@@ -45,19 +47,19 @@ def input_names(model: keras.Model) -> list[str]:
 
 
 def default_names(count: int) -> list[str]:
-    """Default names for `count` unnamed inputs."""
+    """Returns names for `count` unnamed inputs."""
     return ["inputs"] if count == 1 else [f"inputs_{i}" for i in range(count)]
 
 
 def output_names(model: keras.Model) -> list[str]:
-    """The keys of a dictionary of outputs, or the names of the layers that they come from."""
+    """Returns the keys of a dictionary of outputs, or the names of the layers that made them."""
     layers = [tensor._keras_history.operation.name for tensor in model.outputs]
     keys = None if isinstance(model, keras.Sequential) else keys_of(model.output)
     return unique([_identifier(name) or "output" for name in (layers if keys is None else keys)])
 
 
 def output_structure(model: keras.Model) -> Any:
-    """The structure that a call of the model returns: Keras unpacks a list of one."""
+    """Returns the structure of a call's result: Keras unpacks a list of one output."""
     if isinstance(model, keras.Sequential):  # has no `output` until it is called
         structure = model.compute_output_spec(model.inputs[0])
     else:
@@ -66,13 +68,13 @@ def output_structure(model: keras.Model) -> Any:
     return structure[0] if is_list_of_one else structure
 
 
-def named_arrays(names: Sequence[str], structure: Any, values: Any) -> dict[str, np.ndarray]:
-    """Returns the results of a call as arrays by name.
+def named_arrays(names: Sequence[str], structure: Any, values: Any) -> NamedArrays:
+    """Returns the result of a call as arrays by name.
 
     Args:
         names: A name for each leaf.
-        structure: What the model returns.
-        values: What the call returned, whose keys may be in another order.
+        structure: The model's output structure.
+        values: The result of the call, whose keys may be in another order.
     """
     found = leaves(structure, values)
     return {
@@ -81,7 +83,7 @@ def named_arrays(names: Sequence[str], structure: Any, values: Any) -> dict[str,
 
 
 def argument_names(names: Sequence[Any]) -> list[str]:
-    """Valid, distinct argument names for TensorFlow, which ignores case."""
+    """Returns distinct names that are valid for arguments of TensorFlow, which ignores case."""
     found = [re.sub(r"[^0-9a-zA-Z]", "_", str(name)) for name in names]
     found = [name if name[:1].isalpha() else f"arg_{name}" for name in found]
     found = [f"{name}_" if keyword.iskeyword(name) or name == "self" else name for name in found]
@@ -89,7 +91,7 @@ def argument_names(names: Sequence[Any]) -> list[str]:
 
 
 def _identifier(name: Any) -> str:
-    """A name that TensorFlow leaves unchanged."""
+    """Replaces the characters that TensorFlow would replace."""
     return re.sub(r"^(?=\d)|\W", "_", str(name))
 
 

@@ -1,4 +1,4 @@
-"""Models as ONNX files."""
+"""Exports models to ONNX files."""
 
 import os
 from collections.abc import Sequence
@@ -7,26 +7,17 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.export.artifact import (
-    Arrays,
-    Artifact,
-    Named,
-    Runner,
-    check_labels,
-    check_model,
-    export_checked,
-    require_tensorflow,
-    sample_for,
-)
-from sepconv_layers.export.graph import Graph
-from sepconv_layers.export.loading import onnx_runner
-from sepconv_layers.export.names import unique
-from sepconv_layers.export.operators import frozen, handlers, quiet_converter, rename
-from sepconv_layers.export.refusal import refusal
+from sepconv_layers.export.artifact import TOLERANCE, Artifact, Runner, export_checked
+from sepconv_layers.export.checks import Arrays, check_arguments, sample_for
+from sepconv_layers.export.errors import conversion_error
+from sepconv_layers.export.graph import ExportGraph
+from sepconv_layers.export.names import NamedArrays, unique
+from sepconv_layers.export.runtimes import checked_runner
+from sepconv_layers.export.tf2onnx_extensions import freeze, handlers, quiet_converter, rename
 from sepconv_layers.extras import require
 
 OPSET, OLDEST_OPSET = 18, 13
-LABELS = "labels"
+LABELS_KEY = "labels"
 
 
 def to_onnx(
@@ -35,33 +26,33 @@ def to_onnx(
     sample: Any = None,
     labels: Sequence[str] | None = None,
     opset: int = OPSET,
-    tolerance: float | None = 1e-3,
+    tolerance: float | None = TOLERANCE,
 ) -> Artifact:
-    """Writes a model as an ONNX file, usually named `.onnx`.
+    """Exports a model to an ONNX file, usually named `.onnx`.
 
-    Batch normalization is folded into the convolutions, and the file has operators of the ONNX
-    standard only, for sequences and volumes too. The batch and all sizes that the model leaves open
-    are open in the file. Inputs and outputs bear the names of the model's.
+    Batch normalization is folded into the convolutions. The file has operators of the ONNX standard
+    only, also for sequences and volumes. The batch size and all open sizes of the model are open in
+    the file. Inputs and outputs have the names of the model's.
 
     Args:
-        model: The model. In the file it computes in float32, whatever it was trained in.
-        path: The file to write. An older one is replaced, once the new one is found to be good.
-        sample: A batch of inputs to try the artifact with; by default random numbers, which only a
+        model: The model. The file computes in float32, whatever the model was trained in.
+        path: The file to write. An older one is replaced only if the new one passes the check.
+        sample: A batch of inputs to run the artifact with. By default random numbers, which only a
             model without open sizes can take.
         labels: Names of the classes, in the order of the outputs. They become the entry `labels` of
-            the file's metadata, one in each line.
-        opset: Version of the operators.
-        tolerance: Largest difference to allow between the model and the artifact, over the largest
-            absolute output (or over 1, if that is less); `None` for any.
+            the file's metadata, one per line.
+        opset: Version of the operator set.
+        tolerance: Largest difference to allow between the model and the artifact, relative to the
+            largest absolute output (or to 1, if that is less); `None` for any. By default 0.001.
 
     Returns:
         An `Artifact`.
 
     Raises:
-        ImportError: If one of the packages `onnx`, `onnxruntime` and `tf2onnx` is missing.
-        ValueError: If an argument is not of the kind described, the backend is not TensorFlow, an
-            operation of the model has no ONNX operator, or the artifact differs by more than the
-            tolerance; what was at `path` is left there.
+        ImportError: If the package `onnx`, `onnxruntime` or `tf2onnx` is missing.
+        ValueError: If an argument is invalid, the backend is not TensorFlow, an operation of the
+            model has no ONNX operator, or the artifact differs by more than the tolerance. An older
+            file at `path` then stays.
 
     Example:
         >>> import os, tempfile
@@ -75,12 +66,10 @@ def to_onnx(
     Reference:
         [Open Neural Network Exchange](https://onnx.ai).
     """
-    require_tensorflow("export.to_onnx")
-    onnx, runtime, converter = (
+    names = check_arguments("export.to_onnx", model, labels)
+    onnx, _, converter = (
         require(module, "export", "export.to_onnx") for module in ("onnx", "onnxruntime", "tf2onnx")
     )
-    check_model(model)
-    names = check_labels(labels, model)
     newest = max(converter.constants.OPSET_TO_IR_VERSION)
     if opset not in range(OLDEST_OPSET, newest + 1):
         raise ValueError(
@@ -88,47 +77,37 @@ def to_onnx(
             f"opset={opset!r}"
         )
     sample = sample_for(model, sample)
-    graph = Graph(model, [tensor.shape for tensor in model.inputs])
-
-    # Inputs and outputs have their names from the same list here.
-    taken = [spec.name for spec in graph.specs]
-    outputs = unique([f"{name}_output" if name in taken else name for name in graph.outputs])
+    graph = ExportGraph(model, [tensor.shape for tensor in model.inputs])
+    # In ONNX, inputs and outputs share one namespace.
+    inputs = [spec.name for spec in graph.specs]
+    outputs = unique([f"{name}_output" if name in inputs else name for name in graph.outputs])
+    model_names = dict(zip(outputs, graph.outputs, strict=True))
 
     def write(beside: Path) -> None:
         proto = _converted(graph, outputs, opset)
         if names:
-            onnx.helper.set_model_props(proto, {LABELS: "\n".join(names)})
+            onnx.helper.set_model_props(proto, {LABELS_KEY: "\n".join(names)})
         beside.write_bytes(proto.SerializeToString())
 
     def load(beside: Path) -> Runner:
-        def run(arrays: Arrays) -> Named:
-            try:
-                return dict(zip(graph.outputs, call(arrays), strict=True))
-            except Exception as error:
-                raise _cannot_run(model, error) from error
+        run = checked_runner("onnx", beside, model.name, inputs)
 
-        try:
-            session = runtime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
-        except Exception as error:  # of any kind: the runtime has one for each of its codes
-            raise _cannot_run(model, error) from error
-        call = onnx_runner(session, [spec.name for spec in graph.specs], outputs)
-        return run
+        def run_with_model_names(arrays: Arrays) -> NamedArrays:
+            return {model_names[name]: array for name, array in run(arrays).items()}
+
+        return run_with_model_names
 
     return export_checked("onnx", path, graph.reference, sample, write, load, tolerance)
 
 
-def _cannot_run(model: keras.Model, error: Exception) -> ValueError:
-    return ValueError(f"ONNX Runtime cannot run what {model.name!r} was converted into: {error}")
-
-
-def _converted(graph: Graph, outputs: Sequence[str], opset: int) -> Any:
-    """The ONNX model, whose open sizes have names."""
+def _converted(graph: ExportGraph, outputs: Sequence[str], opset: int) -> Any:
+    """Returns the ONNX model, with names for its open sizes."""
     import onnx
     import tensorflow as tf
     import tf2onnx
 
     traced = graph.trace(volumes_as_images=False)
-    # Names for the converter, which spells some of its own way, and must not find one twice.
+    # Placeholder names: the converter changes the spelling of some, and all must be distinct.
     inner = [f"input_{i}" for i in range(len(graph.specs))]
     specs = [
         tf.TensorSpec(spec.shape, spec.dtype, name)
@@ -138,13 +117,13 @@ def _converted(graph: Graph, outputs: Sequence[str], opset: int) -> Any:
 
     with quiet_converter():
         try:
-            # The converter takes tensors that a layer holds, such as those of a normalization of
-            # inputs, for inputs of the model: here they become constants, as the weights do.
-            constant = frozen(traced)
+            # The converter mistakes tensors that a layer holds, such as the mean of a
+            # `Normalization`, for inputs of the model. Freezing makes them constants.
+            constant = freeze(traced)
 
             @tf.function(input_signature=specs)
             def function(*tensors: Any) -> dict[str, Any]:
-                # In the order of their names, as of any dictionary.
+                # A concrete function returns its dictionary sorted by name.
                 found = zip(order, constant(*tensors), strict=True)
                 return {f"output_{i}": output for i, output in found}
 
@@ -152,8 +131,8 @@ def _converted(graph: Graph, outputs: Sequence[str], opset: int) -> Any:
                 function, input_signature=specs, opset=opset, custom_op_handlers=handlers()
             )
             onnx.checker.check_model(proto, full_check=True)
-        except Exception as error:  # of any kind: converter and checker have several
-            raise refusal("ONNX", graph, traced, error) from error
+        except Exception as error:  # converter and checker raise several types
+            raise conversion_error("ONNX", graph, traced, error) from error
     names = dict(zip(inner, (spec.name for spec in graph.specs), strict=True))
     names.update((f"output_{i}", name) for i, name in enumerate(outputs))
     rename(proto.graph, names)

@@ -1,4 +1,4 @@
-"""Keras layers: depthwise, separable and standard convolutions, and what blocks add to them."""
+"""Keras layers: depthwise, separable and standard convolutions, and the parts of blocks."""
 
 from sepconv_layers.layers.batch_normalization import BatchNormalization
 from sepconv_layers.layers.conv import Conv1D, Conv2D, Conv3D

@@ -1,4 +1,4 @@
-"""What all convolution layers share: arguments, shapes, bias, activation and configuration."""
+"""Base class of all convolution layers: arguments, shapes, bias, activation, configuration."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,20 +18,20 @@ _WEIGHT_OPTIONS = {
 
 
 def channels_of(layer: Any, input_shape: Sequence[int | None]) -> int:
-    """The channels of a layer's input, or a `ValueError` where rank or channels are not right."""
+    """Returns the input channels of a layer, or raises a `ValueError` for a wrong input shape."""
     axis = 1 if layer.data_format == "channels_first" else layer.rank + 1
     channels = input_shape[axis] if len(input_shape) == layer.rank + 2 else None
     if not channels:
         raise ValueError(
-            f"{type(layer).__name__} expects inputs with {layer.rank} spatial dimensions, so of "
-            f"rank {layer.rank + 2}, and a known, positive number of channels in axis {axis} "
+            f"{type(layer).__name__} expects inputs with {layer.rank} spatial dimensions, of rank "
+            f"{layer.rank + 2}, with a known, positive number of channels in axis {axis} "
             f"(data_format={layer.data_format!r}). Received: input_shape={tuple(input_shape)}"
         )
     return channels
 
 
 class BaseConv(keras.layers.Layer):
-    """A convolution layer without its kernels, of which a subclass makes its own."""
+    """A convolution layer without kernels, which its subclasses create."""
 
     rank: int  # set by the 1D, 2D and 3D subclasses
 
@@ -67,7 +67,7 @@ class BaseConv(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2)
 
     def _add_weight(self, name: str, shape: tuple[int, ...], options: str) -> keras.Variable:
-        """Adds a weight by the initializer, regularizer and constraint of that prefix."""
+        """Adds a weight with the initializer, regularizer and constraint of that prefix."""
         return self.add_weight(
             name=name,
             shape=shape,
@@ -75,7 +75,7 @@ class BaseConv(keras.layers.Layer):
         )
 
     def _finish_build(self, input_shape: Sequence[int | None], filters: int) -> None:
-        """Adds the bias, and holds later inputs to the shape that the layer was built for."""
+        """Adds the bias, and restricts later inputs to the number of channels seen here."""
         self.bias = self._add_weight("bias", (filters,), "bias") if self.use_bias else None
         self.input_spec = keras.layers.InputSpec(
             ndim=self.rank + 2, axes={self.geometry.channel_axis: channels_of(self, input_shape)}
@@ -110,17 +110,17 @@ class BaseConv(keras.layers.Layer):
         return math.prod(last_kernel.shape) <= filters * positions
 
     def _output_shape(self, input_shape: Sequence[int | None], filters: int) -> tuple:
-        """The shape of the output, or a `ValueError` where it would be empty."""
+        """Returns the shape of the output, or raises a `ValueError` if it would be empty."""
         return self.geometry.output_shape(input_shape, filters)
 
     def _run(self, operation: type[Conv], tensors: tuple, bias: Any) -> Any:
-        """Runs an operation of `ops` with the layer's arguments."""
+        """Runs an operation of `ops` with the arguments of the layer."""
         if bias is not None:
             bias = keras.ops.cast(bias, self.compute_dtype)
         return cached_operation(operation, *self._arguments().values()).run(*tensors, bias=bias)
 
     def _arguments(self) -> dict[str, Any]:
-        """How `ops` names where and how the kernel moves."""
+        """The arguments of the operation in `ops`."""
         return {
             "strides": self.strides,
             "padding": self.padding,

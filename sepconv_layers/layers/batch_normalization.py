@@ -1,7 +1,7 @@
 """Batch normalization that costs little beside a separable convolution."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -111,9 +111,19 @@ class BatchNormalization(keras.layers.BatchNormalization):
         ]
 
     def scale_and_shift(self) -> tuple[Any, Any]:
-        """What inference multiplies each channel with, and then adds."""
-        scale = keras.ops.rsqrt(self.moving_variance + self.epsilon)
-        if self.scale:
-            scale = scale * self.gamma
-        shift = -self.moving_mean * scale
-        return scale, shift + self.beta if self.center else shift
+        """Per-channel scale and shift used at inference."""
+        return scale_and_shift(self, lambda weight: weight.value)
+
+
+def scale_and_shift(norm: Any, read: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Per-channel scale and shift that a batch normalization uses at inference.
+
+    Args:
+        norm: A batch normalization of this package or of Keras.
+        read: Returns the value of a weight, as a tensor or as an array.
+    """
+    scale = (read(norm.moving_variance) + norm.epsilon) ** -0.5
+    if norm.gamma is not None:
+        scale = scale * read(norm.gamma)
+    shift = -read(norm.moving_mean) * scale
+    return scale, shift if norm.beta is None else shift + read(norm.beta)

@@ -1,4 +1,4 @@
-"""Base class of layers that are made of other layers."""
+"""Base class of layers that contain other layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -6,15 +6,15 @@ from typing import Any
 
 import keras
 
-_CHANGES = "changes"  # in the configuration to build from
+_CHANGES = "changes"  # key in the build configuration
 
 
 class Composite(keras.layers.Layer):
-    """A layer that creates others in `build`, and saves later changes to them.
+    """A layer that creates inner layers in `build`, and saves later changes to them.
 
-    Keras saves only the outer layer's configuration. Changes to an inner layer, by
-    `model.quantize`, `enable_lora` or a new `dtype_policy`, are not arguments of the outer one, so
-    they go into its build configuration.
+    Keras saves only the configuration of the outer layer. Changes to an inner layer by
+    `model.quantize`, `enable_lora` or a new `dtype_policy` are not arguments of the outer layer, so
+    they are saved in its build configuration.
     """
 
     # For the next build. Keras and TensorFlow do not search this type for weights.
@@ -34,10 +34,10 @@ class Composite(keras.layers.Layer):
         super().build_from_config(config)
 
     def _build_inner(self, layer: Any, shape: Sequence[int | None]) -> None:
-        """Builds an inner layer as it was when this layer was saved."""
+        """Builds an inner layer in the state in which this layer was saved."""
         change = self._to_change.get(layer.name, {})
         policy = keras.dtype_policies.get(change.get("dtype", layer.dtype_policy))
-        if policy.quantization_mode is not None:  # which has other weights
+        if policy.quantization_mode is not None:  # it has other weights
             layer.dtype_policy = policy
         if "quantization_config" in change:
             config = change["quantization_config"]
@@ -54,7 +54,7 @@ class Composite(keras.layers.Layer):
         if not layer.built:
             layer.build(shape)
         if policy.quantization_mode is None and "dtype" in change:
-            layer.dtype_policy = policy  # of the same weights, as they were
+            layer.dtype_policy = policy  # the weights stay as they are
         if "lora" in change:
             layer.enable_lora(**change["lora"])
 

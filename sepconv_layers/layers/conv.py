@@ -1,4 +1,4 @@
-"""Standard convolution layers: the pointwise step of the blocks, and the body of their twins."""
+"""Standard convolution layers: the pointwise step of blocks, and the spatial one of twins."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,21 +11,21 @@ from sepconv_layers.ops import operations
 
 
 class Conv(BaseConv):
-    """A standard convolution with the reach of the separable one, to compare like with like.
+    """A standard convolution with all options of the separable one, for fair comparisons.
 
-    The arguments and weights are those of the `keras.layers` class of the same name. It adds
-    causal padding in any rank, any strides with any dilation, and computes a kernel of size 1, the
-    pointwise convolution, as a matrix product, and `groups` on every backend in training too.
+    Arguments and weights are those of the `keras.layers` class of the same name. In addition, it
+    supports causal padding in any rank, strides combined with dilation, and `groups` on every
+    backend in training. A pointwise convolution (kernel size 1) is computed as a matrix product.
 
     Args:
         filters: Number of output channels.
-        kernel_size: Size of the kernel, for all or for each spatial dimension.
-        strides: Step between outputs, in input positions, for all or for each dimension.
+        kernel_size: Size of the kernel: one integer, or one per spatial dimension.
+        strides: Stride of the convolution: one integer, or one per spatial dimension.
         padding: `"valid"`, `"same"` or `"causal"` (the first spatial dimension is time).
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
-        dilation_rate: Step between kernel elements, in input positions.
-        groups: Number of equal groups of channels, of which each has its own filters.
-        activation: Activation function of the output, or its name.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
+        dilation_rate: Spacing between kernel elements, in input positions.
+        groups: Number of groups of channels, each with its own filters.
+        activation: Activation function or its name.
         use_bias: Whether to add a bias to each output channel.
         kernel_initializer: Initializer of the kernel.
         bias_initializer: Initializer of the bias.
@@ -34,7 +34,7 @@ class Conv(BaseConv):
         activity_regularizer: Regularizer of the output.
         kernel_constraint: Constraint on the kernel.
         bias_constraint: Constraint on the bias.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
@@ -43,8 +43,8 @@ class Conv(BaseConv):
         `(batch, *new_spatial, filters)`, or `(batch, filters, *new_spatial)` for channels first.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the layer, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the layer, or the output would be empty.
 
     Example:
         >>> import numpy as np

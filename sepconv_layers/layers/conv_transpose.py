@@ -1,6 +1,7 @@
-"""Transposed depthwise and separable convolution layers, which enlarge their input."""
+"""Transposed depthwise and separable convolution layers, which upsample their input."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -13,12 +14,32 @@ from sepconv_layers.ops.geometry import standardize_output_padding
 from sepconv_layers.ops.transposed import output_shape
 
 
-class Transposed(BaseConv):
-    """What is transposed about a layer, before the class that it is a transposed form of."""
+def _with_output_padding(init: Callable[..., None]) -> Callable[..., None]:
+    """Returns a constructor that also takes `output_padding`, after `padding`."""
+    parameters = list(inspect.signature(init).parameters.values())
+    index = [parameter.name for parameter in parameters].index("padding") + 1
+    new = inspect.Parameter(
+        "output_padding",
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=None,
+        annotation=int | Sequence[int] | None,
+    )
+    signature = inspect.Signature([*parameters[:index], new, *parameters[index:]])
 
-    def __init__(self, *args: Any, output_padding: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = signature.bind(self, *args, **kwargs).arguments
+        output_padding = given.pop("output_padding", None)
+        init(**given.pop("kwargs", {}), **given)
         self.output_padding = standardize_output_padding(output_padding, self.strides)
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    return __init__
+
+
+class BaseConvTranspose(BaseConv):
+    """The transposed form of a convolution layer, to list before that layer in the bases."""
+
+    output_padding: tuple[int, ...] | None
 
     def _arguments(self) -> dict[str, Any]:
         return {**super()._arguments(), "output_padding": self.output_padding}
@@ -27,47 +48,47 @@ class Transposed(BaseConv):
         return output_shape(input_shape, filters, self.geometry, self.output_padding)
 
 
-class DepthwiseConvTranspose(Transposed, DepthwiseConv):
-    """Enlarges each channel by its own `depth_multiplier` kernels.
+class DepthwiseConvTranspose(BaseConvTranspose, DepthwiseConv):
+    """Upsamples each channel with its own `depth_multiplier` kernels.
 
     The transposed form of `DepthwiseConv`, for decoders and generators, where `Conv2DTranspose`
     would mix all channels. Arguments are those of `keras.layers.Conv2DTranspose` and
-    `keras.layers.DepthwiseConv2D`. No multiplication by the zeros between inputs is done.
+    `keras.layers.DepthwiseConv2D`. It computes no products with the zeros between inputs.
 
     Args:
-        kernel_size: Size of the kernel, for all or for each spatial dimension.
-        strides: How much larger the output is, for all or for each dimension.
+        kernel_size: Size of the kernel: one integer, or one per spatial dimension.
+        strides: Upsampling factor: one integer, or one per spatial dimension.
         padding: `"valid"`, `"same"` (the output has `strides` times the size of the input), or
-            `"causal"` (that size, and no output in the first spatial dimension, which is time,
-            depends on a later input).
-        output_padding: How much longer the output is than the shortest one, for all or for each
-            dimension, and less than the stride; by default such that the sizes are as above.
-        depth_multiplier: Number of output channels for each input channel.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
-        dilation_rate: Step between kernel elements, in output positions.
-        activation: Activation function, or its name.
+            `"causal"` (the same size, and no output depends on a later input along the first
+            spatial dimension, which is time).
+        output_padding: Positions that the output has beyond its shortest size: one integer, or
+            one per spatial dimension, each less than the stride. Defaults to the sizes above.
+        depth_multiplier: Number of output channels per input channel.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
+        dilation_rate: Spacing between kernel elements, in output positions.
+        activation: Activation function or its name.
         use_bias: Whether to add a bias to each output channel.
-        depthwise_initializer: Initializer of the kernel; by default `DepthwiseVarianceScaling()`.
+        depthwise_initializer: Initializer of the kernel; defaults to `DepthwiseVarianceScaling()`.
         bias_initializer: Initializer of the bias.
         depthwise_regularizer: Regularizer of the kernel.
         bias_regularizer: Regularizer of the bias.
         activity_regularizer: Regularizer of the output.
         depthwise_constraint: Constraint on the kernel.
         bias_constraint: Constraint on the bias.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
 
     Output shape:
-        `(batch, *new_spatial, channels * depth_multiplier)`, or the same for channels first. A new
-        size is `strides * size` with `"same"` and `"causal"`, and
-        `strides * (size - 1) + max(extent, strides)` with `"valid"`, where the dilated kernel
-        extends over `dilation_rate * (kernel_size - 1) + 1` outputs.
+        `(batch, *new_spatial, channels * depth_multiplier)`, or with the channels in axis 1 for
+        channels first. A new size is `strides * size` with `"same"` and `"causal"`, and
+        `strides * (size - 1) + max(extent, strides)` with `"valid"`, where
+        `extent = dilation_rate * (kernel_size - 1) + 1` is the size of the dilated kernel.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the layer, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the layer, or the output would be empty.
 
     Example:
         >>> import numpy as np
@@ -82,50 +103,11 @@ class DepthwiseConvTranspose(Transposed, DepthwiseConv):
     """
 
     _operation = operations.DepthwiseConvTranspose
-
-    def __init__(
-        self,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: str = "valid",
-        output_padding: int | Sequence[int] | None = None,
-        depth_multiplier: int = 1,
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        activation: Any = None,
-        use_bias: bool = True,
-        depthwise_initializer: Any = None,
-        bias_initializer: Any = "zeros",
-        depthwise_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        depthwise_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            depth_multiplier=depth_multiplier,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            activation=activation,
-            use_bias=use_bias,
-            depthwise_initializer=depthwise_initializer,
-            bias_initializer=bias_initializer,
-            depthwise_regularizer=depthwise_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            depthwise_constraint=depthwise_constraint,
-            bias_constraint=bias_constraint,
-            output_padding=output_padding,
-            **kwargs,
-        )
+    __init__ = _with_output_padding(DepthwiseConv.__init__)
 
 
-class SeparableConvTranspose(Transposed, SeparableConv):
-    """Enlarges each channel by its own kernels, then mixes channels.
+class SeparableConvTranspose(BaseConvTranspose, SeparableConv):
+    """Upsamples each channel with its own kernels, then mixes the channels.
 
     The transposed form of `SeparableConv`, for decoders and generators: `Conv2DTranspose` in two
     factors. Arguments are those of `keras.layers.Conv2DTranspose` and
@@ -133,19 +115,19 @@ class SeparableConvTranspose(Transposed, SeparableConv):
 
     Args:
         filters: Number of output channels.
-        kernel_size: Size of the depthwise kernel, for all or for each spatial dimension.
-        strides: How much larger the output is, for all or for each dimension.
+        kernel_size: Size of the depthwise kernel: one integer, or one per spatial dimension.
+        strides: Upsampling factor: one integer, or one per spatial dimension.
         padding: `"valid"`, `"same"` (the output has `strides` times the size of the input), or
-            `"causal"` (that size, and no output in the first spatial dimension, which is time,
-            depends on a later input).
-        output_padding: How much longer the output is than the shortest one, for all or for each
-            dimension, and less than the stride; by default such that the sizes are as above.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
-        dilation_rate: Step between kernel elements, in output positions.
-        depth_multiplier: Number of depthwise outputs for each input channel.
-        activation: Activation function of the output, or its name.
+            `"causal"` (the same size, and no output depends on a later input along the first
+            spatial dimension, which is time).
+        output_padding: Positions that the output has beyond its shortest size: one integer, or
+            one per spatial dimension, each less than the stride. Defaults to the sizes above.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
+        dilation_rate: Spacing between kernel elements, in output positions.
+        depth_multiplier: Number of depthwise output channels per input channel.
+        activation: Activation function or its name.
         use_bias: Whether to add a bias to each output channel.
-        depthwise_initializer: Initializer of the depthwise kernel; by default
+        depthwise_initializer: Initializer of the depthwise kernel; defaults to
             `DepthwiseVarianceScaling()`.
         pointwise_initializer: Initializer of the pointwise kernel.
         bias_initializer: Initializer of the bias.
@@ -156,18 +138,18 @@ class SeparableConvTranspose(Transposed, SeparableConv):
         depthwise_constraint: Constraint on the depthwise kernel.
         pointwise_constraint: Constraint on the pointwise kernel.
         bias_constraint: Constraint on the bias.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
 
     Output shape:
         `(batch, *new_spatial, filters)`, or `(batch, filters, *new_spatial)` for channels first,
-        with the sizes of `DepthwiseConvTranspose`.
+        with sizes as for `DepthwiseConvTranspose`.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the layer, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the layer, or the output would be empty.
 
     Example:
         >>> import numpy as np
@@ -178,54 +160,7 @@ class SeparableConvTranspose(Transposed, SeparableConv):
     """
 
     _operation = operations.SeparableConvTranspose
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: str = "valid",
-        output_padding: int | Sequence[int] | None = None,
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        depth_multiplier: int = 1,
-        activation: Any = None,
-        use_bias: bool = True,
-        depthwise_initializer: Any = None,
-        pointwise_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        depthwise_regularizer: Any = None,
-        pointwise_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        depthwise_constraint: Any = None,
-        pointwise_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            filters=filters,
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            depth_multiplier=depth_multiplier,
-            activation=activation,
-            use_bias=use_bias,
-            depthwise_initializer=depthwise_initializer,
-            pointwise_initializer=pointwise_initializer,
-            bias_initializer=bias_initializer,
-            depthwise_regularizer=depthwise_regularizer,
-            pointwise_regularizer=pointwise_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            depthwise_constraint=depthwise_constraint,
-            pointwise_constraint=pointwise_constraint,
-            bias_constraint=bias_constraint,
-            output_padding=output_padding,
-            **kwargs,
-        )
+    __init__ = _with_output_padding(SeparableConv.__init__)
 
 
 @keras.saving.register_keras_serializable("sepconv_layers")

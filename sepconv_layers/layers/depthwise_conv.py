@@ -14,37 +14,38 @@ from sepconv_layers.ops import operations
 class DepthwiseConv(BaseConv):
     """Convolves each channel with its own `depth_multiplier` kernels.
 
-    A drop-in for the `keras.layers` class of the same name: same arguments, same weights. It adds
-    causal padding, any strides with any dilation, an initializer with the right fans, and runs in
-    the fastest form that the backend has.
+    A drop-in replacement for the `keras.layers` class of the same name: same arguments, same
+    weights. In addition, it supports causal padding, strides combined with dilation, and an
+    initializer with the correct fan-in, and it runs in the fastest form that the backend has.
 
     Args:
-        kernel_size: Size of the kernel, for all or for each spatial dimension.
-        strides: Step between outputs, in input positions, for all or for each dimension.
+        kernel_size: Size of the kernel: one integer, or one per spatial dimension.
+        strides: Stride of the convolution: one integer, or one per spatial dimension.
         padding: `"valid"`, `"same"` or `"causal"` (the first spatial dimension is time).
-        depth_multiplier: Number of output channels for each input channel.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
-        dilation_rate: Step between kernel elements, in input positions.
-        activation: Activation function, or its name.
+        depth_multiplier: Number of output channels per input channel.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
+        dilation_rate: Spacing between kernel elements, in input positions.
+        activation: Activation function or its name.
         use_bias: Whether to add a bias to each output channel.
-        depthwise_initializer: Initializer of the kernel; by default `DepthwiseVarianceScaling()`.
+        depthwise_initializer: Initializer of the kernel; defaults to `DepthwiseVarianceScaling()`.
         bias_initializer: Initializer of the bias.
         depthwise_regularizer: Regularizer of the kernel.
         bias_regularizer: Regularizer of the bias.
         activity_regularizer: Regularizer of the output.
         depthwise_constraint: Constraint on the kernel.
         bias_constraint: Constraint on the bias.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
 
     Output shape:
-        `(batch, *new_spatial, channels * depth_multiplier)`, or the same for channels first.
+        `(batch, *new_spatial, channels * depth_multiplier)`, or with the channels in axis 1 for
+        channels first.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the layer, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the layer, or the output would be empty.
 
     Example:
         >>> import numpy as np

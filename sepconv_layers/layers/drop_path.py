@@ -10,21 +10,21 @@ from sepconv_layers.arguments import check_number
 
 @keras.saving.register_keras_serializable("sepconv_layers")
 class DropPath(keras.layers.Layer):
-    """Drops a whole sample of the batch, so that a residual branch is skipped in training.
+    """Drops whole samples of the batch, so that training skips a residual branch for them.
 
-    Put it at the end of a branch, before the addition. What stays is scaled by `1 / (1 - rate)`;
-    outside training the layer does nothing.
+    Put it at the end of a branch, before the addition. The samples that remain are scaled by
+    `1 / (1 - rate)`. Outside training, the layer does nothing.
 
     Args:
-        rate: Share of samples to drop, in `[0, 1)`.
-        seed: Integer, to draw the same samples again.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        rate: Probability of dropping a sample, in `[0, 1)`.
+        seed: Integer seed, for reproducible drops.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, ...)`, of any rank.
 
     Output shape:
-        The same as the input's.
+        Same as the input shape.
 
     Raises:
         ValueError: If `rate` is outside `[0, 1)`.
@@ -50,7 +50,7 @@ class DropPath(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        """There are no weights to make."""
+        """Creates no weights."""
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         if not training or self.rate == 0:

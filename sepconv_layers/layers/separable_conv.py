@@ -12,24 +12,25 @@ from sepconv_layers.ops import operations
 
 
 class SeparableConv(BaseConv):
-    """A depthwise convolution, then a pointwise one that mixes its channels into `filters`.
+    """A depthwise convolution followed by a pointwise one that mixes the channels.
 
-    Use it in place of a standard convolution, of which it needs `1/filters + 1/prod(kernel_size)`
-    of the multiply-accumulates. A drop-in for the `keras.layers` class of the same name: same
-    arguments, same weights. It adds causal padding, any strides with any dilation, a depthwise
-    initializer with the right fans, and runs in the fastest form that the backend has.
+    Use it in place of a standard convolution: it needs `1/filters + 1/prod(kernel_size)` of the
+    multiply-accumulates. It is a drop-in replacement for the `keras.layers` class of the same name:
+    same arguments, same weights. In addition, it supports causal padding, strides combined with
+    dilation, and a depthwise initializer with the correct fan-in, and it runs in the fastest form
+    that the backend has.
 
     Args:
         filters: Number of output channels.
-        kernel_size: Size of the depthwise kernel, for all or for each spatial dimension.
-        strides: Step between outputs, in input positions, for all or for each dimension.
+        kernel_size: Size of the depthwise kernel: one integer, or one per spatial dimension.
+        strides: Stride of the convolution: one integer, or one per spatial dimension.
         padding: `"valid"`, `"same"` or `"causal"` (the first spatial dimension is time).
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
-        dilation_rate: Step between kernel elements, in input positions.
-        depth_multiplier: Number of depthwise outputs for each input channel.
-        activation: Activation function of the output, or its name.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
+        dilation_rate: Spacing between kernel elements, in input positions.
+        depth_multiplier: Number of depthwise output channels per input channel.
+        activation: Activation function or its name.
         use_bias: Whether to add a bias to each output channel.
-        depthwise_initializer: Initializer of the depthwise kernel; by default
+        depthwise_initializer: Initializer of the depthwise kernel; defaults to
             `DepthwiseVarianceScaling()`.
         pointwise_initializer: Initializer of the pointwise kernel.
         bias_initializer: Initializer of the bias.
@@ -40,7 +41,7 @@ class SeparableConv(BaseConv):
         depthwise_constraint: Constraint on the depthwise kernel.
         pointwise_constraint: Constraint on the pointwise kernel.
         bias_constraint: Constraint on the bias.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
@@ -49,8 +50,8 @@ class SeparableConv(BaseConv):
         `(batch, *new_spatial, filters)`, or `(batch, filters, *new_spatial)` for channels first.
 
     Raises:
-        ValueError: If an argument is not of the kind described, the input has another rank or
-            number of channels than the layer, or the output would be empty.
+        ValueError: If an argument is invalid, the input does not have the rank or the number of
+            channels of the layer, or the output would be empty.
 
     Example:
         >>> import numpy as np

@@ -12,27 +12,27 @@ from sepconv_layers.ops.geometry import standardize_data_format
 
 
 class SqueezeExcite(Composite):
-    """Weighs each channel by what all channels are on average over space.
+    """Scales each channel by a gate computed from the spatial means of all channels.
 
     Two dense layers, a narrow one and one that restores the width, turn the channel means into
-    gates in `[0, 1]`. The input must be whole: nothing that streams can use it.
+    gates in `[0, 1]`. It needs the whole input, so a streaming model cannot use it.
 
     Args:
-        ratio: Width of the narrow layer over the number of channels, in `(0, 1]`.
+        ratio: Width of the narrow layer relative to the number of channels, in `(0, 1]`.
         activation: Activation of the narrow layer.
         gate_activation: Activation of the gates: `"sigmoid"`, or `"hard_sigmoid"` on small devices.
-        divisor: The width of the narrow layer is rounded to a multiple of it, at least once it.
-        data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
-        **kwargs: `name`, `dtype` and `trainable`, as for every Keras layer.
+        divisor: The width of the narrow layer is rounded to a positive multiple of it.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras configuration.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
         `(batch, *spatial, channels)`, or `(batch, channels, *spatial)` for channels first.
 
     Output shape:
-        The same as the input's.
+        Same as the input shape.
 
     Raises:
-        ValueError: If an argument is not of the kind described, or the input has another rank.
+        ValueError: If an argument is invalid, or the input does not have the rank of the layer.
 
     Example:
         >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Weights of `keras.applications` for the nets of the same kind."""
+"""Pretrained weights from `keras.applications`."""
 
 import keras
 import numpy as np
@@ -7,15 +7,15 @@ from sepconv_layers.models.classifier import TOP
 
 
 def load_keras_application(model: keras.Model, source: keras.Model) -> keras.Model:
-    """Copies the weights of a net of `keras.applications` into ours of the same kind.
+    """Copies the weights of a `keras.applications` model into the same net of this package.
 
-    `mobilenet`, `mobilenet_v2` and `mobilenet_v3` take those of `MobileNet`, `MobileNetV2` and
-    `MobileNetV3Small` or `MobileNetV3Large` of the same width, and then have the same outputs, but
-    for the softmax: logits, not probabilities. Inputs are pixels scaled to `[-1, 1]`. The input
-    sizes of the two may differ.
+    `mobilenet`, `mobilenet_v2` and `mobilenet_v3` take the weights of `MobileNet`, `MobileNetV2`
+    and `MobileNetV3Small` or `MobileNetV3Large` of the same width. The outputs are then the same,
+    except that they are logits and not probabilities. Inputs are pixels scaled to `[-1, 1]`. The
+    two models may have different input sizes.
 
-    Without a top in `source`, the classifier of `model` keeps its weights, and its classes may be
-    other ones: that is how to fine-tune a net that knows ImageNet.
+    If `source` has no top, the classifier of `model` keeps its weights and may have other classes:
+    use this to fine-tune a net pretrained on ImageNet.
 
     Args:
         model: The model to copy to, with separable convolutions.
@@ -25,7 +25,7 @@ def load_keras_application(model: keras.Model, source: keras.Model) -> keras.Mod
         `model`.
 
     Raises:
-        ValueError: If the weights do not fit, with the first that does not. Then none is copied.
+        ValueError: If the weights do not match. It names the first mismatch, and nothing is copied.
 
     Example:
         >>> import keras
@@ -50,7 +50,7 @@ def load_keras_application(model: keras.Model, source: keras.Model) -> keras.Mod
 
 
 def _kind(weight: keras.Variable) -> tuple:
-    """What two weights must have in common: a pointwise kernel may be that of a dense layer."""
+    """Equal for weights that match: a pointwise kernel may be the kernel of a dense layer."""
     sizes = [size for size in weight.shape if size != 1]
     return weight.name, *sizes
 
@@ -61,9 +61,9 @@ def _words(weight: keras.Variable) -> str:
 
 def _misfit(model: keras.Model, source: keras.Model, difference: str) -> ValueError:
     return ValueError(
-        "The `source` argument must be a net of `keras.applications` of the kind and width of the "
-        "`model`, with as many classes or without a top, and the `model` must have separable "
-        f"convolutions. Received: source={source.name!r} for model={model.name!r}: the `source` "
-        f"has {difference}. No weight was copied. To keep the classifier of the `model`, make the "
-        "`source` with include_top=False."
+        "The `source` argument must be a `keras.applications` model of the same architecture and "
+        "width as `model`, with the same number of classes or no top, and `model` must have "
+        f"separable convolutions. Received: source={source.name!r} for model={model.name!r}: "
+        f"`source` has {difference}. No weight was copied. To keep the classifier of `model`, "
+        "create `source` with include_top=False."
     )

@@ -1,4 +1,4 @@
-"""Nets that find keywords in spectrograms: DS-CNN, MatchboxNet and BC-ResNet, and their twins."""
+"""Keyword spotting on spectrograms: DS-CNN, MatchboxNet and BC-ResNet, and their twins."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,10 +42,10 @@ def ds_cnn(
     padding: str = "same",
     name: str | None = None,
 ) -> keras.Model:
-    """DS-CNN of "Hello Edge", small, medium or large: what MLPerf Tiny spots keywords with.
+    """DS-CNN of "Hello Edge", small, medium or large: the keyword-spotting net of MLPerf Tiny.
 
-    At 49 frames of 10 MFCCs and 12 classes, millions of MACs: small 2.66, medium 9.82, large 28.33;
-    the paper has 5.4, 19.8 and 56.9 million operations, of which a MAC is two.
+    With 49 frames of 10 MFCCs and 12 classes, in millions of MACs: small 2.66, medium 9.82, large
+    28.33. The paper has 5.4, 19.8 and 56.9 million operations, two per MAC.
 
     Args:
         input_shape: Shape of a spectrogram: `(time, frequency, 1)`, or channels first if the Keras
@@ -53,18 +53,18 @@ def ds_cnn(
         classes: Number of classes.
         size: `"s"`, `"m"` or `"l"`.
         conv: `"separable"`, or `"standard"` for the twin.
-        width: Multiplier of the number of filters.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of the pooled features that training drops.
-        padding: `"same"`, or `"causal"` for a net that `streaming.to_streaming` takes.
+        width: Width multiplier of all layers.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
+        padding: `"same"`, or `"causal"` for a net that can stream (`streaming.to_streaming`).
         name: Name of the model.
 
     Returns:
-        A model from spectrograms to logits, with `include_top=False` to features.
+        A model from spectrograms to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models
@@ -105,27 +105,27 @@ def matchboxnet(
 ) -> keras.Model:
     """MatchboxNet 3×R×64: residual blocks of long separable convolutions over time.
 
-    With two convolutions in each block, 64 MFCCs and the 30 classes of Speech Commands v1 it has
-    92,766 trainable parameters; the paper has 93 thousand.
+    With two convolutions per block, 64 MFCCs and the 30 classes of Speech Commands v1, it has
+    92,766 trainable parameters. The paper has 93 thousand.
 
     Args:
         input_shape: Shape of a spectrogram: `(time, frequency)`, or frequency first if the Keras
             configuration says channels first. Time may be `None`.
         classes: Number of classes.
-        repeats: Number of convolutions in each of the three blocks, `R` in the paper.
+        repeats: Number of convolutions per block, `R` in the paper.
         conv: `"separable"`, or `"standard"` for the twin.
-        width: Multiplier of all numbers of filters, which are then multiples of 8.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of the pooled features that training drops.
-        padding: `"same"`, or `"causal"` for a net that `streaming.to_streaming` takes.
+        width: Width multiplier of all layers. Numbers of filters are rounded to multiples of 8.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
+        padding: `"same"`, or `"causal"` for a net that can stream (`streaming.to_streaming`).
         name: Name of the model.
 
     Returns:
-        A model from spectrograms to logits, with `include_top=False` to features.
+        A model from spectrograms to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models
@@ -188,30 +188,30 @@ def bc_resnet(
     dropout: float = 0.1,
     name: str | None = None,
 ) -> keras.Model:
-    """BC-ResNet: convolutions over frequency, and over time of their average, broadcast back.
+    """BC-ResNet: 2D convolutions over frequency, 1D over time on the average, broadcast back.
 
-    BC-ResNet-1 is `width=1`, with 9,232 trainable parameters at 12 classes (the paper: 9.2
-    thousand); BC-ResNet-8 is `width=8`. In the twin a standard kernel over frequency takes the
-    place of each depthwise one, and a standard kernel over time that of a depthwise and pointwise
+    BC-ResNet-1 is `width=1`, with 9,232 trainable parameters for 12 classes (the paper has 9.2
+    thousand), and BC-ResNet-8 is `width=8`. In the twin, a standard kernel over frequency replaces
+    each depthwise kernel, and a standard kernel over time replaces each depthwise and pointwise
     pair.
 
     Args:
-        input_shape: Shape of a spectrogram: `(frequency, time, 1)`, with a multiple of 40 of
-            frequencies. Time may be `None`. Channels are last, whatever the Keras configuration
-            says.
+        input_shape: Shape of a spectrogram: `(frequency, time, 1)`, where the number of frequencies
+            is a multiple of 40. Time may be `None`. Channels come last whatever the Keras
+            configuration says.
         classes: Number of classes.
         conv: `"separable"`, or `"standard"` for the twin.
-        width: Multiplier of all numbers of filters, `tau` in the paper.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of channels that training drops in each block.
+        width: Width multiplier of all layers, `tau` in the paper.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Rate of the channel dropout in each block.
         name: Name of the model.
 
     Returns:
-        A model from spectrograms to logits, with `include_top=False` to features.
+        A model from spectrograms to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models
@@ -230,9 +230,9 @@ def bc_resnet(
     multiple = BANDS * FREQUENCY_STRIDE
     if not isinstance(frequencies, int) or frequencies <= 0 or frequencies % multiple:
         raise ValueError(
-            "The `input_shape` argument must be (frequency, time, 1), without the batch, with a "
-            f"multiple of {multiple} of frequencies, which are halved three times and normalized "
-            f"in {BANDS} bands. Received: input_shape={input_shape!r}"
+            "The `input_shape` argument must be (frequency, time, 1), without the batch, and the "
+            f"number of frequencies a multiple of {multiple}: it is halved three times and split "
+            f"into {BANDS} bands. Received: input_shape={input_shape!r}"
         )
 
     def scaled(filters: int) -> int:
@@ -282,7 +282,7 @@ def _broadcasted_residual(
     conv: str,
     name: str,
 ) -> Any:
-    """A block: over frequency in two dimensions, over time in one, and what is added to that."""
+    """A block: a 2D branch over frequency, a 1D branch over time, and the shortcut."""
     shortcut = x if channels == filters and max(strides) == 1 else None
     if shortcut is None:
         x = layers.Conv2D(filters, 1, name=f"{name}_widen", **PLAIN)(x)
@@ -315,7 +315,7 @@ def _broadcasted_residual(
 
 
 def _sub_spectral_norm(x: Any, name: str) -> Any:
-    """Batch normalization with statistics and weights for each band of frequencies."""
+    """Batch normalization with separate statistics and weights for each frequency band."""
     _, frequencies, _, channels = x.shape
     size = frequencies // BANDS
     x = keras.layers.Reshape((BANDS, size, -1, channels), name=f"{name}_bands")(x)

@@ -1,4 +1,4 @@
-"""What all reference nets share: checks of their arguments, and how they begin and end."""
+"""Shared by all reference nets: checks of arguments, rounding of widths, and the classifier."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,13 +19,13 @@ MAXIMUM = {
 }
 FEATURES = "features"
 LOGITS = "logits"
-TOP = (FEATURES, LOGITS)  # the layers behind pooling
+TOP = (FEATURES, LOGITS)  # the layers after the pooling
 
 
 def check_input_shape(input_shape: Any, axes: Sequence[str]) -> tuple[int | None, ...]:
-    """Returns the shape of one sample, or a `ValueError` that names the axes that it must have.
+    """Returns the shape of one sample, or raises a `ValueError` that names the expected axes.
 
-    All sizes but that of the channels may be `None`.
+    Every size may be `None`, except the number of channels.
     """
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
     is_last = keras.config.image_data_format() == "channels_last"
@@ -38,18 +38,18 @@ def check_input_shape(input_shape: Any, axes: Sequence[str]) -> tuple[int | None
     order = axes if is_last else (axes[-1], *axes[:-1])
     raise ValueError(
         f"The `input_shape` argument must be ({', '.join(order)}), without the batch: positive "
-        "integers, or None for a size, but for that of the channels, that is left open. "
+        "integers, or None for any size except the number of channels. "
         f"Received: input_shape={input_shape!r}"
     )
 
 
 def round_down(filters: float) -> int:
-    """A whole number of filters, as MobileNet V1 rounds: down, but to one at least."""
+    """Rounds a number of filters down, to at least one, as MobileNet V1 does."""
     return max(1, int(filters))
 
 
 def make_divisible(filters: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, as MobileNet V2 and V3 round: not a tenth below."""
+    """Rounds to a multiple of `divisor`, not down by over 10 %, as MobileNet V2 and V3 do."""
     rounded = max(divisor, int(filters + divisor / 2) // divisor * divisor)
     return rounded + divisor * (rounded < 0.9 * filters)
 
@@ -65,18 +65,18 @@ def classifier(
     name: str,
     hidden: Sequence[Any] = (),
 ) -> keras.Model:
-    """The model from inputs to logits; without a top, to features, pooled if that is asked for.
+    """Completes a net: pooling and classifier, or the features if there is no top.
 
     Args:
         inputs: The symbolic input.
-        features: What the body of the net makes of it.
+        features: The output of the body of the net.
         rank: Number of spatial dimensions.
         classes: Number of logits.
         include_top: Whether to pool and classify.
-        pooling: What to do with the features without a top: `None`, `"avg"` or `"max"`.
-        dropout: Share of the pooled features that training drops.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
         name: Name of the model.
-        hidden: Layers between pooling and logits.
+        hidden: Layers between the pooling and the logits.
     """
     poolings = {None: None, "avg": AVERAGE[rank], "max": MAXIMUM[rank]}
     if pooling not in poolings:

@@ -1,4 +1,4 @@
-"""A net for texts: stacked 1D separable convolutions, and its standard twin."""
+"""A text classifier: stacked 1D separable convolutions, and its standard twin."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,28 +36,28 @@ def sep_cnn(
 ) -> keras.Model:
     """Residual separable convolutions with growing dilation over embedded tokens.
 
-    Token 0 is padding, and never changes an output: what stands there is set to zero before each
-    convolution, as beyond the ends of a text, and has no part in pooling, which is the average and
-    the maximum over the tokens. Nothing is normalized: the statistics of a batch would depend on
-    the padding, and so few layers train well without.
+    Token 0 is padding and never changes the output: padded positions are set to zero before each
+    convolution, like the positions beyond the ends of a text, and left out of the average and the
+    maximum over tokens that pool the features. There is no normalization: batch statistics would
+    depend on the padding, and a net this shallow trains well without.
 
     Args:
         input_shape: Shape of a text: `(length,)`, where `(None,)` takes any length.
         classes: Number of classes.
-        vocabulary_size: Number of different tokens, with the one for padding.
-        embedding: Length of the vector that stands for a token.
+        vocabulary_size: Number of different tokens, including the padding token.
+        embedding: Size of the embedding vectors.
         conv: `"separable"`, or `"standard"` for the twin.
-        width: Multiplier of all numbers of filters, which are then multiples of 8.
-        include_top: Whether to classify; else the output is the pooled features.
-        dropout: Share of the embedded tokens' and of the pooled features that training drops.
+        width: Width multiplier of all layers. Numbers of filters are rounded to multiples of 8.
+        include_top: Whether to classify. Otherwise the output is the pooled features.
+        dropout: Dropout rate of the pooled features. The embedded tokens use half of it.
         name: Name of the model.
 
     Returns:
-        A model from integer tokens, of shape `(batch, length)`, to logits, with
-        `include_top=False` to features.
+        A model from integer tokens of shape `(batch, length)` to logits, or to features with
+        `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> import numpy as np
@@ -107,7 +107,7 @@ def sep_cnn(
 
 
 def _pool(x: Any, mask: Any) -> Any:
-    """Average and maximum over the tokens, of activations that are never below zero."""
+    """Average and maximum over the tokens. Activations must not be negative."""
     x = x * mask
     number = keras.ops.maximum(keras.ops.sum(mask, axis=1), 1)
     return keras.ops.concatenate([keras.ops.sum(x, axis=1) / number, keras.ops.max(x, axis=1)], -1)

@@ -1,4 +1,4 @@
-"""Nets for images: MobileNet V1, V2 and V3, and their twins of standard convolutions."""
+"""Image classifiers: MobileNet V1, V2 and V3, and their twins with standard convolutions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -46,12 +46,12 @@ def mobilenet(
     dropout: float = 1e-3,
     name: str | None = None,
 ) -> keras.Model:
-    """MobileNet V1: a standard convolution, then 13 separable ones.
+    """MobileNet V1: a standard convolution followed by 13 separable ones.
 
     At 224×224 and 1000 classes: 568.7 million MACs and 4.2 million parameters; with
     `conv="standard"` 4,867 million and 29.3 million, as in Table 4 of the paper. It equals
-    `keras.applications.MobileNet` where every strided block meets an even size, as with multiples
-    of 32: `load_keras_application` copies its weights.
+    `keras.applications.MobileNet` where the input of every strided block has an even size, as for
+    multiples of 32. `load_keras_application` copies its weights.
 
     Args:
         input_shape: Shape of an image: `(height, width, channels)`, or channels first if the Keras
@@ -59,17 +59,17 @@ def mobilenet(
             `[-1, 1]`.
         classes: Number of classes.
         conv: `"separable"`, or `"standard"` for the twin.
-        width: Multiplier of all numbers of filters, `alpha` in the paper.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of the pooled features that training drops.
+        width: Width multiplier of all layers, `alpha` in the paper.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
         name: Name of the model.
 
     Returns:
-        A model from images to logits, with `include_top=False` to features.
+        A model from images to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models, profile
@@ -113,27 +113,27 @@ def mobilenet_v2(
     dropout: float = 0.2,
     name: str | None = None,
 ) -> keras.Model:
-    """MobileNet V2: inverted bottlenecks with linear outputs and shortcuts between them.
+    """MobileNet V2: inverted bottlenecks with linear outputs, connected by shortcuts.
 
-    At 224×224 and 1000 classes: 300.8 million MACs and 3.5 million parameters. In the twin one
-    standard convolution does what expansion and depthwise convolution do. It equals
-    `keras.applications.MobileNetV2`: `load_keras_application` copies its weights.
+    At 224×224 and 1000 classes: 300.8 million MACs and 3.5 million parameters. In the twin, one
+    standard convolution replaces the expansion and the depthwise convolution. The net equals
+    `keras.applications.MobileNetV2`. `load_keras_application` copies its weights.
 
     Args:
         input_shape: Shape of an image, as for `mobilenet`.
         classes: Number of classes.
         conv: `"separable"`, or `"standard"` for the twin.
-        width: Multiplier of all numbers of filters, which are then multiples of 8.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of the pooled features that training drops.
+        width: Width multiplier of all layers. Numbers of filters are rounded to multiples of 8.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
         name: Name of the model.
 
     Returns:
-        A model from images to logits, with `include_top=False` to features.
+        A model from images to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models
@@ -165,7 +165,7 @@ def mobilenet_v2(
 
 
 class V3(NamedTuple):
-    """A block of MobileNet V3: how wide it is inside, at which width its output."""
+    """A block of MobileNet V3, at a width multiplier of 1."""
 
     kernel_size: int
     expansion: float
@@ -175,7 +175,7 @@ class V3(NamedTuple):
     strides: int
 
 
-# The numbers of filters between pooling and logits, and the blocks.
+# Units of the hidden layer after the pooling, and the blocks.
 MOBILENET_V3 = {
     "small": (
         1024,
@@ -223,27 +223,27 @@ def mobilenet_v3(
 ) -> keras.Model:
     """MobileNet V3, small or large: inverted bottlenecks with squeeze-excite and hard swish.
 
-    At 224×224 and 1000 classes, MACs and parameters in millions: large 216.6 and 5.5 (the paper
-    has 219 and 5.4), small 56.5 and 2.6 (the paper: 56 and 2.5). It equals
-    `keras.applications.MobileNetV3Large` and `MobileNetV3Small` behind their rescaling of pixels to
-    `[-1, 1]`: `load_keras_application` copies their weights.
+    At 224×224 and 1000 classes, in millions of MACs and parameters: large 216.6 and 5.5 (the paper
+    has 219 and 5.4), small 56.5 and 2.6 (the paper has 56 and 2.5). It equals
+    `keras.applications.MobileNetV3Large` and `MobileNetV3Small` after their rescaling of pixels to
+    `[-1, 1]`. `load_keras_application` copies their weights.
 
     Args:
         input_shape: Shape of an image, as for `mobilenet`.
         classes: Number of classes.
         size: `"small"` or `"large"`.
         conv: `"separable"`, or `"standard"` for the twin.
-        width: Multiplier of the numbers of filters, which are then multiples of 8.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of the last features that training drops.
+        width: Width multiplier. Numbers of filters are rounded to multiples of 8.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate before the classifier.
         name: Name of the model.
 
     Returns:
-        A model from images to logits, with `include_top=False` to features.
+        A model from images to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models

@@ -1,4 +1,4 @@
-"""A net for volumes and clips: MobileNet in three dimensions, and its standard twin."""
+"""A classifier of volumes and video clips: MobileNet in 3D, and its standard twin."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def mobilenet_3d(
     dropout: float = 0.2,
     name: str | None = None,
 ) -> keras.Model:
-    """MobileNet in three dimensions, for volumes, or for clips with time as depth.
+    """MobileNet in 3D, for volumes, or for video clips with time as the depth.
 
     At 16×112×112: 233.0 million MACs, and 3.3 million parameters without the classifier, as in the
     paper. The standard twin has 2,560 million MACs.
@@ -48,17 +48,17 @@ def mobilenet_3d(
             Keras configuration says so. Depth, height and width may be `None`.
         classes: Number of classes.
         conv: `"separable"`, or `"standard"` for the twin.
-        width: Multiplier of all numbers of filters.
-        include_top: Whether to pool and classify; else the output is the last feature map.
-        pooling: Without a top: `"avg"` or `"max"` for pooled features.
-        dropout: Share of the pooled features that training drops.
+        width: Width multiplier of all layers.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
         name: Name of the model.
 
     Returns:
-        A model from volumes to logits, with `include_top=False` to features.
+        A model from volumes to logits, or to features with `include_top=False`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> from sepconv_layers import models

@@ -1,17 +1,18 @@
-"""A causal model chunk by chunk: what it must remember of the past comes in and goes out.
+"""Runs a causal model chunk by chunk, with explicit state.
 
-`to_streaming` walks the graph of a model once. For each kind of layer there is one rule, a function
-that puts the layer's step into a new graph: most layers treat each frame alone, a convolution joins
-the last frames of the past to the chunk, a global pooling keeps its result so far. `RULES` is the
-table of them.
+`to_streaming` walks the graph of a model once. Each kind of layer has a rule, a function that adds
+the streaming form of the layer to a new graph: most layers treat each frame independently, a
+convolution prepends past frames to the chunk, and a global pooling keeps a running result. `RULES`
+is the table of these rules.
 """
 
 import keras
 
 from sepconv_layers.arguments import positive_int
+from sepconv_layers.graph_edit import is_graph
 from sepconv_layers.streaming.frames import Frames, Pace
 from sepconv_layers.streaming.rules import RULES, rule_of
-from sepconv_layers.streaming.step import Step, is_graph
+from sepconv_layers.streaming.step import Step
 from sepconv_layers.streaming.stream import Stream, Streaming
 
 __all__ = ["RULES", "Frames", "Pace", "Stream", "Streaming", "to_streaming"]
@@ -20,29 +21,29 @@ __all__ = ["RULES", "Frames", "Pace", "Stream", "Streaming", "to_streaming"]
 def to_streaming(
     model: keras.Model, chunk_size: int | None = None, time_axis: int | None = None
 ) -> Streaming:
-    """Makes the streaming form of a causal model, with the same outputs for any chunks.
+    """Returns the streaming form of a causal model, whose outputs do not depend on the chunking.
 
-    Build the model with `padding="causal"` or `"valid"`, and use its streaming form where the input
-    has no end or the answer may not wait for it: no frame is computed twice. Layers may be
-    convolutions, pools and blocks of this library and of Keras, zeros before the first frame,
-    croppings, repetitions, batch and layer normalization, activations, dense layers, merging
+    Build the model with `padding="causal"` or `"valid"`, and stream it if the input is endless or
+    the answer must not wait for its end. No frame is computed twice. Supported layers are
+    convolutions, pooling and blocks of this package and of Keras, zero padding before the first
+    frame, cropping, upsampling, batch and layer normalization, activations, dense layers, merging
     layers, `TimeDistributed`, LSTM and GRU, and global pooling, which becomes the pooling of all
-    frames so far: at the end of the input that is the original output. A layer that needs later
+    frames so far and equals the original output at the end of the input. A layer that needs later
     frames is refused. The new model has copies of the weights, and is for inference.
 
     Args:
-        model: Functional or sequential model with one input, which stays as it is.
-        chunk_size: Number of frames of each chunk, to export a model of fixed shapes; by default
-            any.
-        time_axis: The axis of the input that is time; by default the first one that is neither the
-            batch nor, with channels first in the Keras configuration, the channels.
+        model: A functional or sequential model with one input. It is not changed.
+        chunk_size: Number of frames per chunk, to export a model with fixed shapes. Defaults to any
+            number.
+        time_axis: The time axis of the input. Defaults to the first axis that is neither the batch
+            nor, with channels first in the Keras configuration, the channels.
 
     Returns:
         A `Streaming`, whose `model` takes and returns the states.
 
     Raises:
-        ValueError: If a layer cannot run in chunks, an argument is not of the kind described, or
-            `chunk_size` is no multiple of the model's stride in time.
+        ValueError: If a layer cannot run in chunks, an argument is invalid, or `chunk_size` is not
+            a multiple of the stride of the model in time.
 
     Example:
         >>> import keras, numpy as np
@@ -63,7 +64,7 @@ def to_streaming(
         [Rybakov et al., "Streaming keyword spotting on mobile devices", 2020](
         https://arxiv.org/abs/2005.06720).
     """
-    if not is_graph(model) or not getattr(model, "inputs", None) or len(model.inputs) != 1:
+    if not is_graph(model) or len(model.inputs) != 1:
         raise ValueError(
             "The `model` argument must be a built functional or sequential model with one input. "
             f"Received: model={model!r}"
@@ -74,8 +75,8 @@ def to_streaming(
     shape = list(declared.shape)
     if time_axis not in range(1, len(shape)):
         raise ValueError(
-            "The `time_axis` argument must be an axis of the input after that of the batch. "
-            f"Received: time_axis={time_axis!r} for an input of the shape {tuple(shape)}."
+            "The `time_axis` argument must be an axis of the input after the batch axis. "
+            f"Received: time_axis={time_axis!r} for an input of shape {tuple(shape)}."
         )
     shape[time_axis] = None if chunk_size is None else positive_int(chunk_size, "chunk_size")
     chunk = keras.Input(batch_shape=shape, dtype=declared.dtype, name="chunk")

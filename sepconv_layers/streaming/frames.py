@@ -1,4 +1,4 @@
-"""Which frames of a tensor are available after each chunk of the input."""
+"""The timing of signals: which frames of a tensor are available after each chunk of the input."""
 
 import dataclasses
 import math
@@ -11,13 +11,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """How many frames there are behind so many frames of the input.
+    """The number of frames of a signal for each number of input frames.
 
     Attributes:
-        due: That number after 0, 1, 2, ... input frames, up to one period, after which it repeats.
-            A frame is due with the last input it depends on.
-        made: How many frames the model of a step makes of a chunk of that length. Where the chunk
-            ends in the middle of a period, those behind the ones that are due wait for later input.
+        due: Number of frames due after 0, 1, 2, ... input frames, for one period; then it repeats.
+            A frame is due with the last input frame that it depends on.
+        made: Number of frames that a step computes from a chunk of 0, 1, 2, ... input frames. If a
+            chunk ends within a period, the frames that are not due yet need later input.
     """
 
     due: tuple[int, ...] = (0, 1)
@@ -61,17 +61,17 @@ class Pace:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frames:
-    """Which frames of a tensor of the step are frames of the original model.
+    """Says which frames of a tensor are frames of the original model.
 
     Attributes:
-        axis: The axis that is time; `None` where time is pooled, and the tensor is the result for
-            all frames so far.
-        pace: How many frames there are behind so many frames of the input.
-        skip: The number of frames at the beginning of the stream that the original model does not
-            have, because its kernels were not yet filled: leave them out. Where it is negative, so
-            many frames come before the first one of the step. Where time is pooled, it counts
-            results behind one, two, ... frames of the input.
-        lead: These frames that come before, for a batch of one, or `None`.
+        axis: The time axis, or `None` if time is pooled and the tensor is the result for all frames
+            so far.
+        pace: Number of frames for each number of input frames.
+        skip: Number of frames to drop at the beginning of the stream: the original model does not
+            have them, because its kernels are not yet filled. A negative number says that the
+            original model has that many frames before the first one of the stream. If time is
+            pooled, it counts results after one, two, ... input frames.
+        lead: The frames before the first one, for a batch of one, or `None`.
     """
 
     axis: int | None
@@ -106,15 +106,15 @@ class Signal:
         return self.frames.lead
 
     def replace(self, tensor: Any, **changes: Any) -> "Signal":
-        """Another tensor, with changes to its timing."""
+        """Returns another tensor with this timing, and changes to it."""
         return Signal(tensor, dataclasses.replace(self.frames, **changes))
 
 
-def array_of(tensor: Any) -> np.ndarray:
+def to_numpy(tensor: Any) -> np.ndarray:
     """The values of a concrete tensor."""
     return keras.ops.convert_to_numpy(tensor)
 
 
-def along(axis: int, start: int | None, stop: int | None = None) -> tuple[slice, ...]:
+def slice_along(axis: int, start: int | None, stop: int | None = None) -> tuple[slice, ...]:
     """The index of a slice along one axis."""
     return (slice(None),) * axis + (slice(start, stop),)

@@ -1,4 +1,4 @@
-"""Rules: the streaming form of a call, for each kind of layer."""
+"""The streaming form of each kind of layer."""
 
 import functools
 import math
@@ -8,13 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.blocks.base import Block, ShortcutBlock
+from sepconv_layers.blocks.base import Block, Chain, Walker
 from sepconv_layers.class_table import by_class
-from sepconv_layers.streaming.frames import Frames, Signal, array_of
+from sepconv_layers.streaming.frames import Frames, Signal, to_numpy
 from sepconv_layers.streaming.step import Rule, Step, is_signal, tensors
 from sepconv_layers.streaming.windows import (
     cropping,
-    moved,
+    moving_window,
     spatial_index,
     up_sampling,
     window,
@@ -26,12 +26,12 @@ def _refusal(why: str) -> Rule:
     return lambda step, layer, *args: step.refuse(layer, why)
 
 
-def _nothing(step: Step, layer: Any, signal: Signal) -> Signal:
+def _identity(step: Step, layer: Any, signal: Signal) -> Signal:
     return signal
 
 
 def _each_frame(step: Step, layer: Any, *args: Any) -> Signal:
-    """For layers that treat every frame alike, with one signal or several in step."""
+    """For layers that treat each frame independently, with one or several synchronized signals."""
     leaves = keras.tree.flatten(args)
     signals = [leaf for leaf in leaves if is_signal(leaf)]
     kinds = [_kind(signal) for signal in signals]
@@ -39,11 +39,13 @@ def _each_frame(step: Step, layer: Any, *args: Any) -> Signal:
         step.refuse(
             layer,
             "its inputs must have the same rank, time in the same axis and the same stride in "
-            f"time, and begin with the same frame. They have {kinds}, where None says that time "
-            "is pooled.",
+            f"time, and begin with the same frame. Their timing is {kinds}, where None means that "
+            "time is pooled.",
         )
     if any(not is_signal(leaf) and np.ndim(leaf) > 0 for leaf in leaves):
-        step.refuse(layer, "an array among its inputs may differ from time to time.")
+        step.refuse(
+            layer, "an array among its inputs may have different values for different frames."
+        )
     first, rank = signals[0], len(signals[0].tensor.shape)
     if first.axis in _axes(layer, rank):
         step.refuse(layer, f"it runs along axis {first.axis}, which is time.")
@@ -51,11 +53,11 @@ def _each_frame(step: Step, layer: Any, *args: Any) -> Signal:
     if first.lead is None:
         return first.replace(outputs)
     before = keras.tree.map_structure(lambda leaf: leaf.lead if is_signal(leaf) else leaf, args)
-    return first.replace(outputs, lead=array_of(step.call(layer, before)))
+    return first.replace(outputs, lead=to_numpy(step.call(layer, before)))
 
 
 def _kind(signal: Signal) -> tuple:
-    """Equal for signals whose frames arrive and belong together."""
+    """Equal for synchronized signals."""
     frames = signal.frames
     return len(signal.tensor.shape), frames.axis, frames.pace.stride, frames.skip, frames.pace.due
 
@@ -70,7 +72,7 @@ def _axes(layer: Any, rank: int) -> set[int]:
 
 def _embedding(step: Step, layer: Any, signal: Signal) -> Signal:
     if layer.mask_zero:
-        step.refuse(layer, "it makes a mask, which is not kept. Use mask_zero=False.")
+        step.refuse(layer, "it computes a mask, which is not passed on. Use mask_zero=False.")
     return _each_frame(step, layer, signal)
 
 
@@ -80,46 +82,55 @@ def _time_distributed(step: Step, layer: Any, signal: Signal) -> Signal:
     return _each_frame(step, layer, signal)
 
 
+class _StreamWalker(Walker):
+    """Adds the streaming form of a block to a step."""
+
+    def __init__(self, step: Step, block: Block) -> None:
+        self.step, self.block = step, block
+
+    def run(self, chain: Chain, x: Signal) -> Signal:
+        outputs = self.step.run_chain(chain, x)
+        if outputs.tensor.dtype == self.block.compute_dtype:
+            return outputs
+        return self.step.map_frames(lambda x: keras.ops.cast(x, self.block.compute_dtype), outputs)
+
+    def merge(self, function: Callable[..., Any], *values: Signal) -> Signal:
+        first = values[0]
+        if any(_kind(value) != _kind(first) for value in values):
+            self.step.refuse(self.block, "its branches do not keep step.")
+        lead = None
+        if first.lead is not None:
+            lead = to_numpy(function(*(value.lead for value in values)))
+        return first.replace(function(*(value.tensor for value in values)), lead=lead)
+
+    def window(
+        self,
+        function: Callable[[Any], Any],
+        x: Signal,
+        reach: Sequence[int],
+        strides: Sequence[int],
+    ) -> Signal:
+        index = spatial_index(self.step, self.block, x, self.block.rank)
+        return moving_window(self.step, self.block, x, reach[index], strides[index], function)
+
+
 def _block(step: Step, block: Block, signal: Signal) -> Signal:
-    outputs = step.fold(block.stages, signal)
-    if outputs.tensor.dtype == block.compute_dtype:
-        return outputs
-    return step.each(lambda x: keras.ops.cast(x, block.compute_dtype), outputs)
-
-
-def _shortcut_block(step: Step, block: ShortcutBlock, signal: Signal) -> Signal:
-    outputs = _block(step, block, signal)
-    if block.shortcut is not None:
-        index = spatial_index(step, block, signal, block.rank)
-        beside = moved(
-            step,
-            block,
-            signal,
-            block.shortcut_reach[index],
-            block.strides[index],
-            block._shortcut_input,
-        )
-        beside = step.fold(block.shortcut, beside)
-        if _kind(beside) != _kind(outputs):
-            step.refuse(block, "its shortcut and its convolutions do not keep step.")
-        lead = None if outputs.lead is None else outputs.lead + beside.lead
-        outputs = outputs.replace(outputs.tensor + beside.tensor, lead=lead)
-    return step.fold(block.tail, outputs)
+    return block.walk(signal, block.chains(), _StreamWalker(step, block))
 
 
 def _recurrent(step: Step, layer: Any, signal: Signal) -> Signal:
-    """For recurrent layers: their own states become states of the step."""
+    """For recurrent layers: their states become states of the step."""
     if signal.axis != 1 or layer.go_backwards or layer.stateful:
         step.refuse(
             layer, "it must run forwards over axis 1, as time, with go_backwards=stateful=False."
         )
     changes = {"return_state": True, "unroll": signal.tensor.shape[1] is not None}
-    # Where the last output is asked for, frames that are not due must not be behind it.
+    # The last output must not depend on frames that are not due.
     is_frame = step.is_frame(signal, in_chunk=not layer.return_sequences)
     lead: np.ndarray | None = None
     first: Sequence[np.ndarray | None] = [None, None]
     if signal.lead is not None:
-        made = list(map(array_of, step.call(layer, [signal.lead], **changes)))
+        made = list(map(to_numpy, step.call(layer, [signal.lead], **changes)))
         lead, first = made[0], made[1:]
     shapes = [state.shape for state in keras.tree.flatten(layer.get_initial_state(1))]
     states = [
@@ -129,22 +140,22 @@ def _recurrent(step: Step, layer: Any, signal: Signal) -> Signal:
     how = {"initial_state": states} | ({} if is_frame is None else {"mask": is_frame[..., 0]})
     outputs, *new = step.call(layer, [signal.tensor], how, **changes)
     if is_frame is not None:
-        outputs = keras.ops.copy(outputs)  # Keras has put the mask on it, for layers behind
-    step.hand_on(*new)
+        outputs = keras.ops.copy(outputs)  # without the mask that Keras attached for later layers
+    step.set_next_states(*new)
     if layer.return_sequences:
         return signal.replace(outputs, lead=lead)
-    return Signal(new[0], _so_far(signal))
+    return Signal(new[0], _results_so_far(signal))
 
 
-def _so_far(signal: Signal) -> Frames:
-    """Where time is pooled: the results behind one, two, ... frames of the input."""
+def _results_so_far(signal: Signal) -> Frames:
+    """The timing of results that are pooled over time, one after each input frame."""
     return Frames(None, skip=max(signal.frames.first - 1, 0))
 
 
 def _pooled(
     step: Step, layer: Any, signal: Signal, pool: Rule, join: Rule, neutral: float
 ) -> Signal:
-    """For global pooling: the states are the result so far and its number of positions."""
+    """For global pooling: the states are the result so far and the number of positions."""
     rank = len(signal.tensor.shape) - 2
     spatial_index(step, layer, signal, rank)
     first, channels = (2, 1) if layer.data_format == "channels_first" else (1, -1)
@@ -164,44 +175,46 @@ def _pooled(
     now, now_number = result_and_number(signal.tensor, is_frame)
     earlier: tuple = None, None
     if signal.lead is not None:
-        result, number = map(array_of, result_and_number(signal.lead))
-        earlier = result / number if join is _average else result, number
+        result, number = map(to_numpy, result_and_number(signal.lead))
+        earlier = result / number if join is _running_average else result, number
     before = step.add_state(layer, now.shape, dtype, earlier[0])
     number = step.add_state(layer, now_number.shape, dtype, earlier[1])
     result, total = join(before, number, now, now_number), number + now_number
     if is_frame is not None:
         result = keras.ops.where(total > 0, result, 0.0)
-    step.hand_on(result, total)
-    return Signal(keras.ops.cast(result, layer.compute_dtype), _so_far(signal))
+    step.set_next_states(result, total)
+    return Signal(keras.ops.cast(result, layer.compute_dtype), _results_so_far(signal))
 
 
-def _average(before: Any, number: Any, now: Any, more: Any) -> Any:
-    # An average stays exact where a sum would outgrow its type.
+def _running_average(before: Any, number: Any, now: Any, more: Any) -> Any:
+    # A running average stays exact where a sum would exceed the range of its dtype.
     return before + (now - before * more) / (number + more)
 
 
-def _largest(before: Any, number: Any, now: Any, more: Any) -> Any:
+def _running_maximum(before: Any, number: Any, now: Any, more: Any) -> Any:
     return keras.ops.where(number > 0, keras.ops.maximum(before, now), now)
 
 
 def _permute(step: Step, layer: Any, signal: Signal) -> Signal:
     axis = 1 + layer.dims.index(signal.axis)
-    return step.each(_calling(step, layer), signal, axis=axis)
+    return step.map_frames(_calling(step, layer), signal, axis=axis)
 
 
 def _reshape(step: Step, layer: Any, signal: Signal) -> Signal:
-    """For a reshaping that leaves time as one axis, with the same axes before and after it."""
+    """For a reshape that keeps time as an axis of its own, between the same sizes."""
     source, target = signal.tensor.shape[1:], layer.target_shape
     before, after = source[: signal.axis - 1], source[signal.axis :]
     for index in range(len(target)):
         parts = (target[:index], before), (target[index + 1 :], after)
         if all(_are_as_many(new, old) for new, old in parts):
             shape = (*target[:index], -1, *target[index + 1 :])
-            return step.each(_calling(step, layer, target_shape=shape), signal, axis=1 + index)
+            return step.map_frames(
+                _calling(step, layer, target_shape=shape), signal, axis=1 + index
+            )
     step.refuse(
         layer,
-        f"it mixes time with other axes, or leaves another size than that of time open. It makes "
-        f"{tuple(target)} of {tuple(source)}, where axis {signal.axis - 1} is time.",
+        "it mixes time with other axes, or another size than the number of frames is unknown. It "
+        f"reshapes {tuple(source)} to {tuple(target)}, where axis {signal.axis - 1} is time.",
     )
 
 
@@ -217,10 +230,10 @@ RULES: dict[str, Rule] = {
     "Conv?D DepthwiseConv?D SeparableConv?D": window,
     "AveragePooling?D MaxPooling?D": window,
     "GlobalAveragePooling?D": functools.partial(
-        _pooled, pool=keras.ops.sum, join=_average, neutral=0.0
+        _pooled, pool=keras.ops.sum, join=_running_average, neutral=0.0
     ),
     "GlobalMaxPooling?D": functools.partial(
-        _pooled, pool=keras.ops.max, join=_largest, neutral=-math.inf
+        _pooled, pool=keras.ops.max, join=_running_maximum, neutral=-math.inf
     ),
     "Activation ELU LeakyReLU PReLU ReLU Softmax": _each_frame,
     "BatchNormalization LayerNormalization RMSNormalization UnitNormalization": _each_frame,
@@ -234,7 +247,7 @@ RULES: dict[str, Rule] = {
     "GRU LSTM SimpleRNN": _recurrent,
     "Permute": _permute,
     "Reshape": _reshape,
-    "ActivityRegularization *Dropout SpatialDropout?D DropPath GaussianNoise Identity": _nothing,
+    "ActivityRegularization *Dropout SpatialDropout?D DropPath GaussianNoise Identity": _identity,
     "SqueezeExcite?D": _refusal(
         "its gates come from an average over all time. Use se_ratio=0, or leave it out."
     ),
@@ -242,26 +255,25 @@ RULES: dict[str, Rule] = {
         "it normalizes over all time. Use normalization='batch' or 'layer'."
     ),
     "Flatten": _refusal("it mixes time with the channels. Use a global pooling."),
-    "*Conv?DTranspose": _refusal("it has several outputs for a frame, which it adds up over time."),
+    "*Conv?DTranspose": _refusal("it adds up the outputs of several frames."),
     "Bidirectional ConvLSTM?D RNN": _refusal(
-        "it is recurrent, and its states are its own. Use LSTM, GRU or causal convolutions."
+        "it is recurrent, with states of its own. Use LSTM, GRU or causal convolutions."
     ),
-    "*Attention": _refusal("it looks at all frames at once. Use causal convolutions."),
+    "*Attention": _refusal("it attends to all frames at once. Use causal convolutions."),
 }
-"""Rule by names, or patterns of names, of `keras.layers` and of this library's layers.
+"""Rules by names, or patterns of names, of the layers of Keras and of this package.
 
-A subclass has the rule of its nearest base class, unless it has a `call` of its own. Behind a
-global pooling, where no time is left, any layer may stand.
+A subclass has the rule of its nearest base class, unless it overrides `call`. After a global
+pooling, which removes time, any layer is supported.
 """
 
 _RULES_BY_CLASS: dict[type, Rule] = {
     Block: _block,
-    ShortcutBlock: _shortcut_block,
     **by_class(RULES),
 }
 
-# The nodes that `keras.ops` and operators make in a functional model: classes without a public
-# name. These treat all positions alike, or have an `axis`.
+# The operations that `keras.ops` and Python operators add to a functional model: classes without
+# a public name. These treat all positions alike, or have an `axis`.
 _OPERATIONS = set(
     "Abs Absolute Add Cast Concatenate Divide Elu Exp Gelu HardSigmoid HardSilu LeakyRelu Log1p "
     "Maximum Minimum Multiply Negative Relu Relu6 Sigmoid Silu Softplus Sqrt Square Subtract Tanh "
@@ -276,7 +288,7 @@ _ALONG_THE_LAST_AXIS = (
 
 
 def rule_of(step: Step, layer: Any, signals: Sequence[Signal], kwargs: dict) -> Rule:
-    """Finds the rule for a layer, one or more of whose inputs have time."""
+    """Returns the rule for a layer with at least one input over time."""
     given = [name for name, value in kwargs.items() if value is not None and value is not False]
     if given:
         step.refuse(layer, f"it is called with the arguments {given}.")
@@ -290,6 +302,6 @@ def rule_of(step: Step, layer: Any, signals: Sequence[Signal], kwargs: dict) -> 
         if base in _RULES_BY_CLASS and cls.call is base.call:
             return _RULES_BY_CLASS[base]
     return _refusal(
-        "there is no rule for it. Use layers for which `streaming.RULES` has one, or put it "
-        "behind a global pooling."
+        "there is no rule for it. Use layers in `streaming.RULES`, or put it after a global "
+        "pooling."
     )

@@ -1,4 +1,4 @@
-"""Builds the model of one step: its graph, and the states between steps."""
+"""Builds the model of one step: its graph and its states."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 import keras
 import numpy as np
 
-from sepconv_layers.graph_edit import clone_layer
-from sepconv_layers.streaming.frames import Frames, Signal, array_of
+from sepconv_layers.graph_edit import clone_layer, is_graph
+from sepconv_layers.streaming.frames import Frames, Signal, to_numpy
 
-# What stands for one call of a layer: called with the step, the layer and the arguments, in which
-# signals stand for tensors; it returns a signal.
+# The streaming form of a layer call: a function of the step, the layer and its arguments, with
+# signals in place of tensors, that returns a signal.
 Rule = Callable[..., Any]
 
 
@@ -21,8 +21,8 @@ class Step:
 
     Args:
         chunk: The symbolic tensor of a chunk.
-        time_axis: The axis of it that is time.
-        rule_of: Finds the rule for a layer, of which one or more signals have time.
+        time_axis: Its time axis.
+        rule_of: Returns the rule for a layer with at least one input over time.
     """
 
     def __init__(self, chunk: Any, time_axis: int, rule_of: Callable[..., Rule]) -> None:
@@ -30,11 +30,11 @@ class Step:
         self.stride = 1
         self.states: list[Any] = []
         self.new_states: list[Any] = []
-        self._waiting: list[int] = []  # the states of which the next value is not yet known
+        self._waiting: list[int] = []  # states without a next value so far
         self._rule_of = rule_of
         self._seen: Any = None
         self._seen_at = 0
-        self._must_see = 1
+        self._count_until = 1
         self._path: list[str] = []
         self._names: set[str] = set()
         self._copies: dict[tuple, Any] = {}
@@ -42,10 +42,10 @@ class Step:
     def run(self, model: keras.Model, signals: Sequence[Signal]) -> Any:
         """Walks a model."""
         if isinstance(model, keras.Sequential):
-            return self.fold(model.layers, *signals)
+            return self.run_chain(model.layers, *signals)
         return model._run_through_graph(signals, operation_fn=lambda layer: partial(self, layer))
 
-    def fold(self, chain: Sequence[keras.layers.Layer], signal: Signal) -> Any:
+    def run_chain(self, chain: Sequence[keras.layers.Layer], signal: Signal) -> Any:
         """Walks a chain of layers."""
         for layer in chain:
             signal = self(layer, signal)
@@ -70,11 +70,11 @@ class Step:
         return result
 
     def call(self, layer: Any, args: Sequence[Any], kwargs: Any = None, **changes: Any) -> Any:
-        """Calls a copy of the layer with `changes`; a shared layer has one copy."""
+        """Calls a copy of the layer with `changes`. A shared layer has one copy."""
         key = (id(layer), *changes.items())
         is_new = key not in self._copies
         if is_new:
-            # No name that Keras gives bears the prefix, so none comes twice.
+            # Keras generates no name with this prefix, so the names are unique.
             name = wanted = "_".join(["stream", *self._path])
             while name in self._names:
                 name = f"{wanted}_{len(self._names)}"
@@ -83,17 +83,17 @@ class Step:
         copy = self._copies[key]
         outputs = copy(*args, **(kwargs or {}))
         if is_new and isinstance(layer, keras.layers.Layer):
-            copy.set_weights(layer.get_weights())  # which the call has built
+            copy.set_weights(layer.get_weights())  # the call has built it
             if isinstance(layer, keras.layers.Normalization):
-                copy.finalize_state()  # it computes with what is made of its weights
+                copy.finalize_state()  # it computes with values derived from its weights
             if not any(map(keras.backend.is_keras_tensor, keras.tree.flatten(outputs))):
                 return copy(*args, **(kwargs or {}))
         return outputs
 
-    def each(self, function: Callable[[Any], Any], signal: Signal, **changes: Any) -> Signal:
-        """Applies a per-frame function, also to the frames before the first one."""
+    def map_frames(self, function: Callable[[Any], Any], signal: Signal, **changes: Any) -> Signal:
+        """Applies a function to each frame, including those before the first one."""
         made = function(signal.tensor)
-        lead = None if signal.lead is None else array_of(function(signal.lead))
+        lead = None if signal.lead is None else to_numpy(function(signal.lead))
         return signal.replace(made, **{"lead": lead, **changes})
 
     # States.
@@ -101,19 +101,19 @@ class Step:
     def add_state(
         self, layer: Any, shape: Sequence[int | None], dtype: str, first: np.ndarray | None = None
     ) -> Any:
-        """Adds a state, whose next value `hand_on` must be given.
+        """Adds a state. Its next value must be set with `set_next_states`.
 
         Args:
-            layer: What needs it.
-            shape: Its shape.
-            dtype: Its type.
-            first: What to return in the first step, if not zeros, which all states then are.
+            layer: The layer that needs the state.
+            shape: Shape of the state.
+            dtype: Dtype of the state.
+            first: Value to use in the first step, in place of the initial zeros.
         """
         if None in shape[1:]:
             self.refuse(
                 layer,
-                f"its state has the shape {tuple(shape)}, with sizes that are not known. Give the "
-                "input of the model all sizes but those of batch and time.",
+                f"its state has the shape {tuple(shape)}, with unknown sizes. Specify all sizes of "
+                "the model input except batch and time.",
             )
         name = f"state_{len(self.states)}"
         state = keras.Input(batch_shape=shape, dtype=dtype, name=name)
@@ -125,38 +125,38 @@ class Step:
         seen = keras.ops.reshape(self.seen(), (-1, *(1,) * (len(shape) - 1)))
         return keras.ops.where(seen > 0, state, keras.ops.convert_to_tensor(first, dtype))
 
-    def hand_on(self, *values: Any) -> None:
-        """Sets the next values of the states added last."""
+    def set_next_states(self, *values: Any) -> None:
+        """Sets the next values of the states, in the order in which they were added."""
         for value in values:
             self.new_states[self._waiting.pop(0)] = value
 
     def seen(self) -> Any:
-        """The number of input frames before this chunk, per sequence.
+        """The number of input frames before this chunk, for each sequence.
 
-        It is a state like any other, and saturates where no larger number matters.
+        It is a state like any other, and saturates at the largest number that matters.
         """
         if self._seen is None:
             self._seen_at = len(self.states)
             self._seen = self.add_state(None, (self.chunk.tensor.shape[0], 1), "float32")
-            self._waiting.remove(self._seen_at)  # its next value follows in `finish`
+            self._waiting.remove(self._seen_at)  # `finish` sets its next value
         return self._seen
 
     def finish(self) -> None:
-        """Completes the states; nothing can be added afterwards."""
+        """Completes the states. Nothing can be added afterwards."""
         if self._seen is None:
             return
         known = positions(self.chunk.tensor, self.chunk.axis)[:, -1:]
-        most = -(-self._must_see // self.stride) * self.stride
+        most = -(-self._count_until // self.stride) * self.stride
         self.new_states[self._seen_at] = keras.ops.minimum(self._seen + known, float(most))
 
-    # Frames that are none of the original model's.
+    # Frames that the original model does not have.
 
     def is_frame(self, signal: Signal, in_chunk: bool = False) -> Any:
-        """Mask of the frames that the original model has too; `None` if it has all of them.
+        """Mask of the frames that the original model has, or `None` if it has all of them.
 
         Args:
             signal: The signal.
-            in_chunk: Whether to exclude frames that wait for input after the chunk.
+            in_chunk: Whether to exclude frames that need input after the chunk.
         """
         pace, skip = signal.frames.pace, signal.frames.skip
         waits = in_chunk and self.chunk.tensor.shape[self.chunk.axis] is None
@@ -166,7 +166,7 @@ class Step:
         number = positions(signal.tensor, signal.axis)  # 1, 2, ... for each sequence
         tests = []
         if skip > 0:
-            self._must_see = max(self._must_see, -(-skip // pace.due[-1]) * pace.period)
+            self._count_until = max(self._count_until, -(-skip // pace.due[-1]) * pace.period)
             tests.append(
                 number * float(pace.period) + self.seen() * float(pace.due[-1])
                 > float(skip * pace.period)
@@ -182,39 +182,33 @@ class Step:
             found = found if axis == signal.axis else keras.ops.expand_dims(found, axis)
         return found
 
-    def only_frames(self, signal: Signal, else_: float = 0, in_chunk: bool = False) -> Any:
-        """The signal's tensor, with a constant in frames that the original model does not have."""
+    def mask_frames(self, signal: Signal, fill: float = 0, in_chunk: bool = False) -> Any:
+        """The tensor of a signal, with `fill` in frames that the original model does not have."""
         found = self.is_frame(signal, in_chunk)
         if found is None:
             return signal.tensor
-        return keras.ops.where(found, signal.tensor, keras.ops.cast(else_, signal.tensor.dtype))
+        return keras.ops.where(found, signal.tensor, keras.ops.cast(fill, signal.tensor.dtype))
 
     def refuse(self, layer: keras.Operation, why: str) -> NoReturn:
         raise ValueError(
-            "A layer must need no later frames to run in chunks. Received: the layer "
+            "To run in chunks, a layer must not need later frames. Received: the layer "
             f"{'/'.join(self._path)!r} ({type(layer).__name__}): {why}"
         )
 
 
 def positions(tensor: Any, axis: int) -> Any:
-    """Frame numbers, counted from one, of shape `(batch, frames)`."""
+    """Frame numbers from one on, of shape `(batch, frames)`."""
     at = tuple(slice(None) if n in (0, axis) else 0 for n in range(len(tensor.shape)))
     return keras.ops.cumsum(keras.ops.ones_like(tensor[at], dtype="float32"), axis=1)
 
 
-def is_graph(layer: Any) -> bool:
-    """Whether a layer is a model that only runs its graph."""
-    is_graph = isinstance(layer, keras.Function | keras.Sequential)
-    return is_graph and type(layer).call.__module__.startswith("keras.")
-
-
 def is_signal(leaf: Any) -> bool:
-    """Whether a leaf is a signal, not an array or a number."""
+    """Whether a leaf is a signal, as opposed to an array or a number."""
     return isinstance(leaf, Signal)
 
 
 def tensors(structure: Any) -> Any:
-    """Replaces the signals of a structure by their tensors."""
+    """Replaces the signals of a structure with their tensors."""
     return keras.tree.map_structure(
         lambda leaf: leaf.tensor if is_signal(leaf) else leaf, structure
     )

@@ -1,4 +1,4 @@
-"""A streaming model, and the stream that feeds it chunks of any length."""
+"""A streaming model, and a stream that feeds it chunks of any length."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,23 +9,23 @@ import keras
 import numpy as np
 
 from sepconv_layers.arguments import positive_int
-from sepconv_layers.streaming.frames import Frames, along
+from sepconv_layers.streaming.frames import Frames, slice_along
 
 
 @dataclasses.dataclass(frozen=True)
 class Streaming:
-    """A model that takes one chunk of its input at a time, and the states between chunks.
+    """A model that takes one chunk of its input at a time, with explicit states.
 
-    The model is a functional one, to save and to export like any other. Its inputs are the list
-    `[chunk, state_0, state_1, ...]`, its outputs the list `[*outputs, new_state_0, new_state_1,
-    ...]`: those of the original model for the frames of the chunk, and what to pass as the states
-    together with the next chunk.
+    The model is functional, to save and to export like any other. Its inputs are the list
+    `[chunk, state_0, state_1, ...]`. Its outputs are the list `[*outputs, new_state_0, new_state_1,
+    ...]`: the outputs of the original model for the frames of the chunk, and the states to pass in
+    with the next chunk.
 
     Attributes:
         model: The model of one step.
-        stride: Input frames for each frame where time is coarsest. The length of each chunk but
-            the last must be a multiple of it; `stream` takes any.
-        time_axis: The axis of the input that is time.
+        stride: Largest stride of the model in time. The length of every chunk except the last must
+            be a multiple of it. `stream` takes chunks of any length.
+        time_axis: The time axis of the input.
         outputs: For each output, which of its frames are frames of the original model.
     """
 
@@ -36,22 +36,22 @@ class Streaming:
 
     @property
     def output_axes(self) -> tuple[int | None, ...]:
-        """For each output the axis that is time, or `None` where time is pooled."""
+        """The time axis of each output, or `None` if time is pooled."""
         return tuple(output.axis for output in self.outputs)
 
     @property
     def output_strides(self) -> tuple[int | Fraction, ...]:
-        """For each output the number of input frames for each of its frames."""
+        """The number of input frames per frame of each output."""
         return tuple(output.pace.stride for output in self.outputs)
 
     def initial_states(self, batch_size: int = 1) -> list[np.ndarray]:
-        """The states before the first chunk: all of them zeros.
+        """Returns the states before the first chunk, which are zeros.
 
         Args:
-            batch_size: Number of inputs that run side by side.
+            batch_size: Number of sequences in a batch.
 
         Returns:
-            An array for each input of the model but the first.
+            An array for each input of the model except the first.
 
         Raises:
             ValueError: If `batch_size` is not a positive integer.
@@ -63,17 +63,17 @@ class Streaming:
         ]
 
     def stream(self, batch_size: int = 1) -> "Stream":
-        """Begins a stream that takes chunks of any length.
+        """Returns a stream that takes chunks of any length.
 
         Args:
-            batch_size: Number of inputs that run side by side.
+            batch_size: Number of sequences in a batch.
 
         Returns:
             A `Stream`.
 
         Raises:
-            ValueError: If `batch_size` is not a positive integer, or the model takes chunks of one
-                length only.
+            ValueError: If `batch_size` is not a positive integer, or the model has a fixed chunk
+                size.
         """
         return Stream(self, batch_size)
 
@@ -81,18 +81,18 @@ class Streaming:
 class Stream:
     """Feeds chunks of any length to a streaming model and keeps its states.
 
-    After each call, the outputs of all calls together are what the original model gives for all
-    frames so far. Where time has strides, an output is due with the first of its frames; the frames
-    after the last multiple of the stride are kept, and run again with the next chunk. This is the
-    convenient form, and runs layer by layer: a device loops over the exported model instead.
+    The concatenated outputs of all calls equal the output of the original model for all frames so
+    far. With strides in time, frames after the last multiple of the stride are kept and run again
+    with the next chunk, so that an output is available as soon as it is due. This form is
+    convenient, and runs layer by layer. On a device, loop over the exported model instead.
 
     Args:
-        streaming: What `to_streaming` returns for `chunk_size=None`.
-        batch_size: Number of inputs that run side by side.
+        streaming: The result of `to_streaming` with `chunk_size=None`.
+        batch_size: Number of sequences in a batch.
 
     Raises:
-        ValueError: If `batch_size` is not a positive integer, the model takes chunks of one length
-            only, or a chunk does not fit.
+        ValueError: If `batch_size` is not a positive integer, the model has a fixed chunk size, or
+            a chunk has the wrong shape.
 
     Example:
         >>> import keras, numpy as np
@@ -110,21 +110,21 @@ class Stream:
         length = frames.shape[streaming.time_axis]
         if length is not None:
             raise ValueError(
-                "A stream of chunks of any length needs a model that takes them. Received: a model "
-                f"for chunks of {length} frames. Use `to_streaming(model, chunk_size=None)`."
+                "A stream needs a model that takes chunks of any length. Received: a model for "
+                f"chunks of {length} frames. Use `to_streaming(model, chunk_size=None)`."
             )
         self.streaming = streaming
         self._states = streaming.initial_states(batch_size)
         self._shape = (batch_size, *frames.shape[1:])
         self._dtype = keras.backend.standardize_dtype(frames.dtype)
-        self._rest: list[np.ndarray] = []  # what came after the last multiple of the stride
-        self._run, self._known = 0, 0  # frames up to it, and all of them
+        self._rest: list[np.ndarray] = []  # frames after the last multiple of the stride
+        self._run, self._known = 0, 0  # number of frames up to it, and of all frames
 
     def __call__(self, chunk: Any) -> Any:
-        """Returns the outputs that are new, as a NumPy array, or as a list of several.
+        """Returns the new outputs as a NumPy array, or as a list if there are several.
 
-        Along time an output may be empty. An output that is pooled over time is the one for all
-        frames so far, and not a number while there is none.
+        An output over time may have no new frames. An output that is pooled over time is the
+        result for all frames so far, and NaN before the first frame.
         """
         axis, stride = self.streaming.time_axis, self.streaming.stride
         frames = np.concatenate([*self._rest, self._check(chunk)], axis)
@@ -135,7 +135,7 @@ class Stream:
         if now.shape[axis]:
             outputs, self._states = self._step(now)
             steps.append(outputs)
-        for rest in self._rest:  # without its states, as it will come again
+        for rest in self._rest:  # without its states, as these frames run again
             outputs, _ = self._step(rest)
             steps.append(outputs)
         before, known = self._known, self._run + frames.shape[axis]
@@ -149,21 +149,21 @@ class Stream:
     def _new(
         self, parts: Sequence[np.ndarray], output: Frames, before: int, known: int
     ) -> np.ndarray:
-        """What the frames between two numbers of known ones add to an output."""
+        """The frames of an output that are due between two numbers of input frames."""
         axis, pace, skip = output.axis, output.pace, output.skip
         if axis is None:
             is_there = known >= output.first
             return parts[-1] if is_there else np.full_like(parts[-1], np.nan)
         made = pace.after(self._run)
         first, last = max(pace.after(before), skip), max(pace.after(known), skip)
-        new = np.concatenate(parts, axis)[along(axis, max(first, made) - made, last - made)]
+        new = np.concatenate(parts, axis)[slice_along(axis, max(first, made) - made, last - made)]
         if output.lead is None or before:
             return new
         lead = np.repeat(output.lead, len(new), 0)
         return np.concatenate([lead, new], axis)
 
     def _step(self, frames: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        # Keras takes a list of one array for the array.
+        # Keras treats a list of one array as the array.
         inputs = [keras.ops.convert_to_tensor(array) for array in (frames, *self._states)]
         results = keras.tree.flatten(self.streaming.model(inputs, training=False))
         arrays = [keras.ops.convert_to_numpy(result) for result in results]

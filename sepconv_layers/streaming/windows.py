@@ -1,4 +1,4 @@
-"""Rules for layers that move along time: kernels, pools, padding, cropping and upsampling."""
+"""Rules for layers that act along time: kernels, pooling, padding, cropping and upsampling."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,18 +7,18 @@ import keras
 import numpy as np
 
 from sepconv_layers.ops.geometry import Geometry
-from sepconv_layers.streaming.frames import Signal, along, array_of
+from sepconv_layers.streaming.frames import Signal, slice_along, to_numpy
 from sepconv_layers.streaming.step import Step
 
 
 def window(step: Step, layer: Any, signal: Signal) -> Signal:
-    """For kernels and pools that move along time: the state is the past frames they need."""
+    """For convolutions and pooling: the state holds the past frames that they need."""
     size = getattr(layer, "kernel_size", None) or layer.pool_size
     dilation_rate = getattr(layer, "dilation_rate", (1,) * len(size))
     index = spatial_index(step, layer, signal, len(size))
     extent, stride = (size[index] - 1) * dilation_rate[index], layer.strides[index]
     if extent == 0:
-        return moved(step, layer, signal, 0, stride, lambda x: step.call(layer, [x]))
+        return moving_window(step, layer, signal, 0, stride, lambda x: step.call(layer, [x]))
     if layer.padding == "same" or (layer.padding == "causal" and index > 0):
         step.refuse(
             layer,
@@ -30,7 +30,7 @@ def window(step: Step, layer: Any, signal: Signal) -> Signal:
     def unpadded(frames: Any) -> Any:
         how = (layer.strides, layer.padding, layer.data_format, dilation_rate)
         widths = Geometry.of(size, len(size), *how).pad_widths(frames.shape)
-        widths[index] = (0, 0)  # the state is what stands there
+        widths[index] = (0, 0)  # the state takes the place of the padding
         if any(map(any, widths)):
             first = signal.axis - index
             pad_width: list[tuple[int, int]] = [(0, 0)] * len(frames.shape)
@@ -39,11 +39,11 @@ def window(step: Step, layer: Any, signal: Signal) -> Signal:
         return step.call(layer, [frames], padding="valid")
 
     if layer.padding == "causal":
-        signal = behind_zeros(step, layer, signal, extent)
-    return moved(step, layer, signal, extent, stride, unpadded)
+        signal = prepend_zeros(step, layer, signal, extent)
+    return moving_window(step, layer, signal, extent, stride, unpadded)
 
 
-def moved(
+def moving_window(
     step: Step,
     layer: Any,
     signal: Signal,
@@ -51,27 +51,27 @@ def moved(
     stride: int,
     function: Callable[[Any], Any],
 ) -> Signal:
-    """Applies a function of windows of `extent + 1` frames, without padding.
+    """Applies a function of unpadded windows of `extent + 1` frames.
 
-    The first window of the original model begins with its first frame, and this says which frames
-    of a chunk the windows end with: one, and each `stride`-th one behind it.
+    The first window of the original model begins with its first frame. That determines the frames
+    of a chunk at which windows end: one frame, and every `stride`-th frame after it.
     """
     frames, axis = signal.frames, signal.axis
     skip, phase = divmod(frames.skip + extent, stride)
     needed = max(extent - phase, 0)
     x = _with_past(step, layer, signal, needed) if needed else signal.tensor
     if phase and signal.tensor.shape[axis] is None:
-        # A chunk may end before its last window does: what that gives is not due, but is there.
+        # A chunk may end within a window, whose result is then computed but not due.
         rank = len(x.shape)
         x = keras.ops.pad(x, [(0, phase if n == axis else 0) for n in range(rank)])
     if phase > extent:
-        x = x[along(axis, phase - extent)]
+        x = x[slice_along(axis, phase - extent)]
     lead = frames.lead if skip < 0 else None
     return signal.replace(
         function(x),
         pace=frames.pace.strided(stride, phase),
         skip=skip,
-        lead=lead if lead is None else array_of(function(lead)),
+        lead=lead if lead is None else to_numpy(function(lead)),
     )
 
 
@@ -80,17 +80,17 @@ def _with_past(step: Step, layer: Any, signal: Signal, length: int) -> Any:
     frames, axis, lead = signal.tensor, signal.axis, signal.lead
     shape = [length if n == axis else size for n, size in enumerate(frames.shape)]
     if lead is not None:
-        lead = lead[along(axis, -length)]
+        lead = lead[slice_along(axis, -length)]
         missing = length - lead.shape[axis]
         lead = np.pad(lead, [(missing if n == axis else 0, 0) for n in range(lead.ndim)])
     state = step.add_state(layer, shape, frames.dtype, lead)
     frames = keras.ops.concatenate([state, frames], axis)
-    step.hand_on(frames[along(axis, -length)])
+    step.set_next_states(frames[slice_along(axis, -length)])
     return frames
 
 
-def behind_zeros(step: Step, layer: Any, signal: Signal, number: int) -> Signal:
-    """Puts `number` zeros before the first frame."""
+def prepend_zeros(step: Step, layer: Any, signal: Signal, number: int) -> Signal:
+    """Adds `number` frames of zeros before the first frame."""
     if number == 0:
         return signal
     skip = signal.frames.skip - number
@@ -102,14 +102,13 @@ def behind_zeros(step: Step, layer: Any, signal: Signal, number: int) -> Signal:
         if None in shape:
             step.refuse(
                 layer,
-                f"what it puts before the first frame has the shape {tuple(shape)}, with sizes "
-                "that are not known. Give the input of the model all sizes but those of batch and "
-                "time.",
+                f"its padding before the first frame has the shape {tuple(shape)}, with unknown "
+                "sizes. Specify all sizes of the model input except batch and time.",
             )
-        lead = array_of(keras.ops.zeros(shape, signal.tensor.dtype))
+        lead = to_numpy(keras.ops.zeros(shape, signal.tensor.dtype))
         if signal.lead is not None:
             lead = np.concatenate([lead, signal.lead], signal.axis)
-    return signal.replace(step.only_frames(signal), skip=skip, lead=lead)
+    return signal.replace(step.mask_frames(signal), skip=skip, lead=lead)
 
 
 def zero_padding(step: Step, layer: Any, signal: Signal) -> Signal:
@@ -118,32 +117,34 @@ def zero_padding(step: Step, layer: Any, signal: Signal) -> Signal:
     if after:
         step.refuse(
             layer,
-            f"it puts {after} zeros behind the last frame, and none is known to be the last. Pad "
-            f"before the first frame only: it has padding={layer.padding}.",
+            f"it adds {after} zeros after the last frame, but a stream has no known last frame. "
+            f"Pad only before the first frame. It has padding={layer.padding}.",
         )
-    return behind_zeros(step, layer, signal, before)
+    return prepend_zeros(step, layer, signal, before)
 
 
 def cropping(step: Step, layer: Any, signal: Signal) -> Signal:
-    """Frames at the beginning are skipped; each one waits until it is none of the last."""
+    """Skips frames at the beginning, and delays each frame until it is not among the last."""
     (before, after), signal = _widths(step, layer, signal, "cropping")
     axis, skip = signal.axis, signal.frames.skip + before
-    lead = signal.lead[along(axis, before)] if signal.lead is not None and skip < 0 else None
+    lead = signal.lead[slice_along(axis, before)] if signal.lead is not None and skip < 0 else None
     signal = signal.replace(signal.tensor, skip=skip, lead=lead)
     if after == 0:
         return signal
-    return moved(step, layer, signal, after, 1, lambda x: x[along(axis, None, -after)])
+    return moving_window(
+        step, layer, signal, after, 1, lambda x: x[slice_along(axis, None, -after)]
+    )
 
 
 def _widths(step: Step, layer: Any, signal: Signal, name: str) -> tuple[tuple[int, int], Signal]:
-    """A layer's widths along time, and the signal with the layer applied along other axes."""
+    """The widths of a layer along time, and the signal after the layer acted on other axes."""
     value = getattr(layer, name)
     widths = [value] if isinstance(value[0], int) else list(value)
     index = spatial_index(step, layer, signal, len(widths))
     along_time, widths[index] = widths[index], (0, 0)
-    if any(map(any, widths)):  # so there are several
+    if any(map(any, widths)):  # there are other axes
         change = {name: tuple(widths)}
-        signal = step.each(lambda x: step.call(layer, [x], **change), signal)
+        signal = step.map_frames(lambda x: step.call(layer, [x], **change), signal)
     return along_time, signal
 
 
@@ -154,7 +155,7 @@ def up_sampling(step: Step, layer: Any, signal: Signal) -> Signal:
     if times > 1 and getattr(layer, "interpolation", "nearest") != "nearest":
         step.refuse(layer, "it needs later frames. It must have interpolation='nearest'.")
     frames = signal.frames
-    return step.each(
+    return step.map_frames(
         lambda x: step.call(layer, [x]),
         signal,
         pace=frames.pace.repeated(times),
@@ -163,13 +164,13 @@ def up_sampling(step: Step, layer: Any, signal: Signal) -> Signal:
 
 
 def spatial_index(step: Step, layer: Any, signal: Signal, rank: int) -> int:
-    """Which of the spatial axes of a layer is time."""
+    """The index of the time axis among the spatial axes of a layer."""
     data_format = getattr(layer, "data_format", "channels_last")  # some have none in 1D
     first = 2 if data_format == "channels_first" else 1
     if signal.axis not in range(first, first + rank):
         step.refuse(
             layer,
-            f"time, axis {signal.axis} of its input, is no spatial axis with data_format="
+            f"time, axis {signal.axis} of its input, is not a spatial axis with data_format="
             f"{data_format!r}. Check the `time_axis` argument.",
         )
     return signal.axis - first

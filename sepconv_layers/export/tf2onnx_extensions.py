@@ -7,41 +7,42 @@ from typing import Any
 
 import numpy as np
 
-COMPILED = "_XlaMustCompile"
+XLA_MARK = "_XlaMustCompile"
 
 Handler = Callable[[Any, Any, str, Any], None]
 
 
 def handlers() -> dict[str, tuple[Handler, list]]:
-    """Handlers for TensorFlow operators that tf2onnx lacks or converts wrongly.
+    """Returns handlers for TensorFlow operators that tf2onnx lacks or converts wrongly.
 
     Each takes a graph, the node, its name and an unused list.
     """
+    methods = ("Bilinear", "NearestNeighbor", "Bicubic")
     found: dict[str, Handler] = {"Erfc": _erfc, "Expm1": _expm1}
-    found.update({f"Resize{way}": _resize for way in ("Bilinear", "NearestNeighbor", "Bicubic")})
+    found.update({f"Resize{method}": _resize for method in methods})
     return {name: (handler, []) for name, handler in found.items()}
 
 
 def _erfc(graph: Any, node: Any, name: str, _: Any) -> None:
-    _in_place(graph, node, "Sub", _one(graph, node), graph.make_node("Erf", node.input).output[0])
+    _replace(graph, node, "Sub", _one(graph, node), graph.make_node("Erf", node.input).output[0])
 
 
 def _expm1(graph: Any, node: Any, name: str, _: Any) -> None:
-    _in_place(graph, node, "Sub", graph.make_node("Exp", node.input).output[0], _one(graph, node))
+    _replace(graph, node, "Sub", graph.make_node("Exp", node.input).output[0], _one(graph, node))
 
 
 def _resize(graph: Any, node: Any, name: str, _: Any) -> None:
-    """Keeps every pixel: the converter's scales, rounded to float32, may be too small."""
+    """Keeps every pixel: the converter rounds the scales to float32, which may be too small."""
     from tf2onnx.onnx_opset.nn import Resize
 
     kind, sizes, target = node.type, graph.get_shape(node.input[0])[1:3], node.inputs[1]
     if min(sizes) < 0 or not target.is_const():
-        Resize.version_11(graph, node)  # by the new sizes
+        Resize.version_11(graph, node)  # which passes the new sizes, not scales
         return
     new = target.get_tensor_value(as_list=False)
     is_small = np.floor((new / sizes).astype("float32").astype("float64") * sizes) < new
     if is_small.any() and kind == "ResizeNearestNeighbor":
-        # A scale that is a bit too large could choose another pixel: as if the sizes were open.
+        # A slightly larger scale could select another pixel, so pass the sizes, as for open ones.
         unknown = graph.make_node("Identity", [node.input[1]])
         graph.replace_input(node, node.input[1], unknown.output[0], 1)
     Resize.version_11(graph, node)
@@ -60,7 +61,7 @@ def _one(graph: Any, node: Any) -> str:
     return graph.make_const(utils.make_name("one"), np.ones((), dtype)).output[0]
 
 
-def _in_place(graph: Any, node: Any, kind: str, *inputs: str) -> None:
+def _replace(graph: Any, node: Any, kind: str, *inputs: str) -> None:
     """Replaces a node by another operator with the same outputs."""
     shapes, dtypes = node.output_shapes, node.output_dtypes
     graph.remove_node(node.name)
@@ -70,7 +71,7 @@ def _in_place(graph: Any, node: Any, kind: str, *inputs: str) -> None:
 
 
 def rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Renames tensors of an ONNX graph in place, including those read by its subgraphs."""
+    """Renames tensors of an ONNX graph and its subgraphs in place."""
     for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         value.name = names.get(value.name, value.name)
     for node in graph.node:
@@ -81,10 +82,10 @@ def rename(graph: Any, names: Mapping[str, str]) -> None:
                 rename(part, names)
 
 
-def frozen(function: Any) -> Any:
-    """A concrete function with constants for variables and all calls inlined.
+def freeze(function: Any) -> Any:
+    """Returns the concrete function with constants for variables and all calls inlined.
 
-    Functions marked for XLA, such as those of a loaded SavedModel, are only inlined once the mark
+    Functions marked for XLA, such as those of a loaded SavedModel, are inlined only after the mark
     is removed.
     """
     import tensorflow as tf
@@ -94,15 +95,15 @@ def frozen(function: Any) -> Any:
     graph_def = constant.graph.as_graph_def()
     functions = graph_def.library.function
     nodes = (*graph_def.node, *(node for function in functions for node in function.node_def))
-    compiled = [part for part in (*nodes, *functions) if COMPILED in part.attr]
+    compiled = [part for part in (*nodes, *functions) if XLA_MARK in part.attr]
     if not compiled:
         return constant
     for part in compiled:
-        del part.attr[COMPILED]
+        del part.attr[XLA_MARK]
     callers = (attr for node in nodes for attr in node.attr.values())
     called = (part for attr in callers for part in (attr.func, *attr.list.func) if part.name)
     for name in (*called, *(function.signature for function in functions)):
-        name.name += "_uncompiled"  # a process has one function of a name
+        name.name += "_uncompiled"  # function names are unique in a process
     names = [tensor.name for tensor in constant.inputs], [out.name for out in constant.outputs]
 
     @tf.function(input_signature=[tf.TensorSpec(t.shape, t.dtype) for t in constant.inputs])
@@ -117,11 +118,11 @@ def frozen(function: Any) -> Any:
 
 @contextlib.contextmanager
 def quiet_converter() -> Iterator[None]:
-    """Holds back what tf2onnx logs, such as tracebacks of skipped optimizations.
+    """Holds back the log of tf2onnx, such as tracebacks of skipped optimizations.
 
     If the conversion fails, the records are logged after all.
     """
-    logger, keeping = logging.getLogger("tf2onnx"), _Keeping()
+    logger, keeping = logging.getLogger("tf2onnx"), _RecordKeeper()
     handlers, propagate = logger.handlers[:], logger.propagate
     logger.handlers[:], logger.propagate = [keeping], False
     failed = True
@@ -135,7 +136,7 @@ def quiet_converter() -> Iterator[None]:
                 logger.handle(record)
 
 
-class _Keeping(logging.Handler):
+class _RecordKeeper(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.records: list[logging.LogRecord] = []
