@@ -179,7 +179,7 @@ def _check_sizes(sizes: Any) -> dict[str, tuple[str, float]]:
         for size in family:
             if not isinstance(size, numbers.Real) or not 0 < float(size) < math.inf:
                 raise _bad_sizes(sizes)
-            nets[net_name(conv, size)] = conv, float(size)
+            nets[net_name(conv, float(size))] = conv, float(size)
         if len(family) < FEWEST_SIZES or len(set(family)) < len(family):
             raise _bad_sizes(sizes)
     return nets

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from sepconv_layers.arguments import positive_int
 from sepconv_layers.export.checks import Arrays, check_keys, has_sizes
-from sepconv_layers.export.runtimes import LOADERS, ArrayFunction, Tensor
+from sepconv_layers.export.runtimes import ArrayFunction, Tensor, load_parts
 
 SUFFIXES = {".tflite": "litert", ".onnx": "onnx"}
 
@@ -83,7 +84,7 @@ def _described(tensor: Tensor) -> str:
     return f"{tensor.name!r} of shape {tensor.shape} and dtype {dtype}"
 
 
-def load(path: str | os.PathLike) -> LoadedArtifact:
+def load(path: str | os.PathLike, threads: int | None = None) -> LoadedArtifact:
     """Loads an artifact of `to_hub`, `to_litert` or `to_onnx`, or another one of these formats.
 
     It needs neither the model nor its code, works on every Keras backend, and runs no Python code
@@ -94,6 +95,8 @@ def load(path: str | os.PathLike) -> LoadedArtifact:
     Args:
         path: The folder of a SavedModel with the signature `serving_default`, a `.tflite` file, or
             an `.onnx` file.
+        threads: The number of threads to run a LiteRT or ONNX file on; by default 2 for LiteRT, and
+            as many as there are cores for ONNX. TensorFlow sets its own for the whole process.
 
     Returns:
         A `LoadedArtifact`, a function from a batch of inputs to a list of output arrays. Pass one
@@ -117,6 +120,8 @@ def load(path: str | os.PathLike) -> LoadedArtifact:
         >>> outputs.shape
         (3, 9, 8)
     """
+    if threads is not None:
+        threads = positive_int(threads, "threads")
     path = Path(path)
     kind = "hub" if path.is_dir() else SUFFIXES.get(path.suffix.lower())
     expected = "the folder of a SavedModel, a .tflite file or an .onnx file"
@@ -127,7 +132,7 @@ def load(path: str | os.PathLike) -> LoadedArtifact:
             f"{'none of these' if os.path.lexists(path) else 'not there'}.{fix}"
         )
     try:
-        inputs, outputs, run = LOADERS[kind](path)
+        inputs, outputs, run = load_parts(kind, path, threads)
     except ImportError:
         raise
     except Exception as error:  # each runtime has several types

@@ -38,9 +38,9 @@ class Tensor:
 Parts = tuple[Sequence[Tensor], Sequence[str], ArrayFunction]  # inputs, outputs, function
 
 
-def _load_litert(path: Path) -> Parts:
+def _load_litert(path: Path, threads: int) -> Parts:
     module = require("ai_edge_litert.interpreter", "export", "export.load")
-    interpreter = module.Interpreter(str(path), num_threads=LITERT_THREADS)
+    interpreter = module.Interpreter(str(path), num_threads=threads)
     interpreter.allocate_tensors()
     if SIGNATURE in interpreter.get_signature_list():
         signature = interpreter.get_signature_runner(SIGNATURE)
@@ -114,9 +114,11 @@ def _dequantize(array: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
 ONNX_TYPES: dict[str, Any] = {"float": "float32", "double": "float64", "string": object}
 
 
-def _load_onnx(path: Path) -> Parts:
+def _load_onnx(path: Path, threads: int | None) -> Parts:
     runtime = require("onnxruntime", "export", "export.load")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0: all cores
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = [_onnx_tensor(node) for node in sorted(session.get_inputs(), key=lambda x: x.name)]
     outputs = sorted(node.name for node in session.get_outputs())
 
@@ -164,11 +166,18 @@ def signature_parts(loaded: Any) -> Parts:
     return inputs, outputs, run
 
 
-LOADERS: dict[str, Callable[[Path], Parts]] = {
-    "hub": _load_hub,
-    "litert": _load_litert,
-    "onnx": _load_onnx,
-}
+def load_parts(kind: str, path: Path, threads: int | None = None) -> Parts:
+    """Loads a SavedModel ("hub"), a LiteRT file or an ONNX file.
+
+    Args:
+        kind: "hub", "litert" or "onnx".
+        path: The folder or file.
+        threads: The number of threads; by default that of `LITERT_THREADS` for LiteRT, and all
+            cores for ONNX. TensorFlow has one pool of threads for the whole process.
+    """
+    if kind == "litert":
+        return _load_litert(path, threads or LITERT_THREADS)
+    return _load_onnx(path, threads) if kind == "onnx" else _load_hub(path)
 
 
 def run_by_name(parts: Parts, inputs: Sequence[str]) -> Callable[[Arrays], NamedArrays]:
@@ -203,7 +212,7 @@ def checked_runner(
         ValueError: If the runtime cannot load or run the file.
     """
     try:
-        run = run_by_name(LOADERS[kind](path), inputs)
+        run = run_by_name(load_parts(kind, path), inputs)
     except Exception as error:  # each runtime has several types
         raise _cannot_run(kind, model, error) from error
 
