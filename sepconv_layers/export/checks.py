@@ -66,8 +66,8 @@ def _checked_labels(labels: Sequence[str] | None, model: keras.Model) -> list[st
     fits = all(isinstance(name, str) and "\n" not in name for name in names)
     if len(model.outputs) > 1 or len(names) != classes or not fits:
         raise ValueError(
-            f"The `labels` argument must be {classes} single-line strings, one for each class of "
-            f"the model's only output. Received: labels={labels!r}"
+            f"The `labels` argument must be {classes} strings without newlines, one for each class "
+            f"of the model's only output. Received: labels={labels!r}"
         )
     return names
 
