@@ -140,7 +140,7 @@ def test_what_is_lost_of_several_deep_channels_is_said(tmp_path, capsys, color_t
     write_png(tmp_path / "cat" / "deep.png", color_type, values)
     dataset = data.load(folder=tmp_path)
     assert sum(sizes(dataset)) == 21 and max(getattr(dataset, part)[0].max() for part in PARTS)
-    said = "1 image of several channels with 16 bits: Pillow reads the upper 8." in (
+    said = "1 image with several 16-bit channels: Pillow reads the upper 8 bits." in (
         capsys.readouterr().out
     )
     assert said == (channels > 1)

@@ -88,8 +88,8 @@ def read_headers(
     _warn_of(skipped)
     if halved:
         print(
-            f"{halved:,} image{'s' * (halved > 1)} with 16 bits per color channel: Pillow reads "
-            "the upper 8. Convert images that use a small part of the range: they would be almost "
+            f"{halved:,} image{'s' * (halved > 1)} with several 16-bit channels: Pillow reads the "
+            "upper 8 bits. Convert images that use a small part of the range: they would be almost "
             "black."
         )
     size = (8, 8)
