@@ -1,6 +1,5 @@
 """The pointwise step: a 1x1 convolution mixes channels, and that is a matrix product."""
 
-import math
 from typing import Any
 
 import keras
@@ -11,7 +10,6 @@ from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.per_channel import add_bias
 
 MANY = 8192  # positions, from which on PyTorch convolves faster than it multiplies
-MANY_OF_A_SAMPLE, FEW_CHANNELS = 400, 64  # where a TensorFlow graph does
 
 
 def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) -> Any:
@@ -29,8 +27,6 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
     channels, filters = kernel.shape[-2:]
     matrix = keras.ops.reshape(kernel, (channels, filters))
     if geometry.data_format == "channels_last":
-        if bias is not None and _is_better_convolved(inputs):
-            return _tensorflow_graph(inputs, kernel, bias)
         sizes = keras.ops.shape(inputs)[:-1]
         # `keras.ops` would round float64 to float32. Rows have no spatial axes.
         rows = keras.ops.reshape(inputs, (-1, channels)) @ matrix
@@ -43,53 +39,6 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
     columns = keras.ops.reshape(inputs, (batch, channels, positions))
     outputs = keras.ops.transpose(matrix) @ columns
     return add_bias(keras.ops.reshape(outputs, (batch, filters, *spatial)), bias, geometry)
-
-
-def _is_better_convolved(inputs: Any) -> bool:
-    """Whether a TensorFlow graph on a CPU adds a bias for less in a convolution, forward.
-
-    It does for few channels and many positions. Of these only those of a sample are known.
-    """
-    if keras.backend.backend() != "tensorflow" or context.device() != "cpu":
-        return False
-    import tensorflow as tf
-
-    *positions, channels = inputs.shape[1:]
-    return (
-        not (tf.executing_eagerly() or context.compiled())
-        and inputs.dtype == tf.float32
-        and channels <= FEW_CHANNELS
-        and None not in positions
-        and math.prod(positions) >= MANY_OF_A_SAMPLE
-    )
-
-
-def _tensorflow_graph(inputs: Any, kernel: Any, bias: Any) -> Any:
-    """Convolves all positions as those of one row, and has the gradients of a matrix product."""
-    import tensorflow as tf
-
-    *positions, channels = inputs.shape[1:]
-
-    @tf.custom_gradient
-    def mix(inputs: Any, kernel: Any, bias: Any) -> tuple:
-        def gradients(upstream: Any) -> tuple:
-            rows, matrix = tf.reshape(inputs, (-1, channels)), tf.reshape(kernel, (channels, -1))
-            upstream = tf.reshape(upstream, (-1, matrix.shape[1]))
-            to_inputs = tf.matmul(upstream, matrix, transpose_b=True)
-            to_kernel = tf.matmul(rows, upstream, transpose_a=True)
-            to_bias = tf.reduce_sum(upstream, axis=0)
-            return (
-                tf.reshape(to_inputs, tf.shape(inputs)),
-                tf.reshape(to_kernel, kernel.shape),
-                to_bias,
-            )
-
-        row = tf.reshape(inputs, (1, -1, 1, channels))
-        outputs = tf.nn.conv2d(row, tf.reshape(kernel, (1, 1, *kernel.shape[-2:])), 1, "VALID")
-        outputs = tf.nn.bias_add(outputs, bias)
-        return tf.reshape(outputs, (-1, *positions, kernel.shape[-1])), gradients
-
-    return mix(inputs, kernel, bias)
 
 
 def _torch(inputs: Any, kernel: Any, geometry: Geometry, bias: Any) -> Any:
