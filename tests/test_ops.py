@@ -437,9 +437,10 @@ def test_auto_takes_the_lowering_of_the_table(mode, rank, monkeypatch):
 
 @only_tensorflow
 @pytest.mark.parametrize("shape", [(8, 2, 6), (8, 1, 1, 6), (8, 4, 1, 6), (8, 2, 1, 1, 6)])
-def test_a_graph_multiplies_a_few_numbers_without_a_kernel(shape):
+def test_a_graph_with_onednn_multiplies_a_few_numbers_without_a_kernel(shape, monkeypatch):
     import tensorflow as tf
 
+    monkeypatch.setattr(context, "has_onednn", lambda: True)
     rank, rng = len(shape) - 2, np.random.default_rng(0)
     x, kernel = rng.normal(size=shape), rng.normal(size=(*(3,) * rank, 6, 2))
     function = tf.function(lambda x: ops.depthwise_conv(x, kernel, padding="same"))

@@ -94,8 +94,10 @@ def lowering(name: str) -> Iterator[None]:
 
 
 def _is_tiny(geometry: Geometry, inputs: Any, kernel: Any) -> bool:
-    """Whether a TensorFlow graph multiplies a few numbers in less time than it starts a kernel."""
+    """Whether a TensorFlow graph multiplies a few numbers faster than oneDNN starts a kernel."""
     if keras.backend.backend() != "tensorflow" or context.device() != "cpu":
+        return False
+    if not context.has_onednn():
         return False
     import tensorflow as tf
 
