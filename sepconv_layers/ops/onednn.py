@@ -42,7 +42,7 @@ def _runs(inputs: Any, geometry: Geometry) -> bool:
 
 
 def _twice(values: Any) -> Any:
-    """Repeats each channel: as both halves of an integer, in half the time of `tf.repeat`."""
+    """Repeats each channel: as both parts of a complex number, faster than `tf.repeat`."""
     import tensorflow as tf
 
     @tf.custom_gradient
@@ -52,8 +52,7 @@ def _twice(values: Any) -> Any:
         def gradient(upstream: Any) -> Any:
             return tf.add(*tf.unstack(tf.reshape(upstream, (*sizes, channels, 2)), axis=-1))
 
-        bits = tf.cast(tf.bitcast(values, tf.uint32), tf.uint64)
-        pairs = tf.bitcast(bits * tf.constant(2**32 + 1, tf.uint64), tf.float32)
+        pairs = tf.bitcast(tf.complex(values, values), tf.float32)
         return tf.reshape(pairs, (*sizes, 2 * channels)), gradient
 
     return repeat(values)
