@@ -96,7 +96,7 @@ def test_recordings_of_other_endings_are_read_or_counted(tmp_path, capsys):
     dataset = data.load(folder=folder)
     assert sum(sizes(dataset).values()) == 12
     said = capsys.readouterr().out
-    assert "2 files .m4a, 1 file .webm" in said
+    assert "2 .m4a files, 1 .webm file" in said
 
 
 @pytest.mark.parametrize("ending", [".m4a", ".WMA"])
@@ -524,7 +524,7 @@ def test_recordings_with_any_name_are_read_and_heard(tmp_path, capsys):
     except OSError:
         pytest.skip("names of files are UTF-8 here")
     (folder / "low" / os.fsdecode(b"caf\xe9_1.wav")).write_bytes(b"no sound")
-    with pytest.warns(UserWarning, match=r"Skipped 1 recordings: low/caf\\xe9_1.wav"):
+    with pytest.warns(UserWarning, match=r"Skipped 1 recording: low/caf\\xe9_1.wav"):
         assert sum(sizes(data.load(folder=folder)).values()) == 13
     for stream in ([], ["--stream", "--threshold", "0"]):
         predict.main([write_model(tmp_path), str(folder / "low" / name), *stream])
