@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sepconv_layers.arguments import positive_int
-from sepconv_layers.export.checks import Arrays, check_keys, has_sizes
+from sepconv_layers.export.inputs import Arrays, check_keys, has_sizes
 from sepconv_layers.export.runtimes import ArrayFunction, Tensor, load_parts
 
 SUFFIXES = {".tflite": "litert", ".onnx": "onnx"}
