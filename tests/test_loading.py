@@ -277,7 +277,7 @@ def test_what_is_truncated_or_foreign_is_refused(kind, paths, tmp_path):
 
 def test_what_is_no_artifact_is_refused(model, tmp_path):
     model.save(tmp_path / "net.keras")
-    with pytest.raises(ValueError, match=r"Load it by `keras\.saving\.load_model`"):
+    with pytest.raises(ValueError, match=r"Load it with `keras\.saving\.load_model`"):
         export.load(tmp_path / "net.keras")
     with pytest.raises(ValueError, match="which is not there"):
         export.load(tmp_path / "nothing.onnx")

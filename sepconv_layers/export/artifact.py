@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sepconv_layers.export.checks import Arrays
+from sepconv_layers.export.inputs import Arrays
 from sepconv_layers.export.names import NamedArrays
 from sepconv_layers.files import write
 

@@ -40,7 +40,7 @@ class ExportGraph:
         import tensorflow as tf
 
         self.model = model
-        self.folded = fold(model, "float32", _remade)
+        self.folded = fold(model, "float32", _cloned)
         self.specs = [
             tf.TensorSpec(shape, tensor.dtype, name)
             for shape, tensor, name in zip(shapes, model.inputs, input_names(model), strict=True)
@@ -72,7 +72,7 @@ def uses_half_precision(model: keras.Model) -> bool:
     return any(layer.compute_dtype in HALF_PRECISION for layer in model._flatten_layers())
 
 
-def _remade(layer: Any, **changes: Any) -> Any:
+def _cloned(layer: Any, **changes: Any) -> Any:
     """A new layer, or a copy if it is a loaded SavedModel, whose folder may have changed since."""
     if not isinstance(layer, keras.layers.TFSMLayer):
         return clone_layer(layer, **changes)

@@ -17,8 +17,9 @@ from sepconv_layers.export.artifact import (
     compare_outputs,
     export_checked,
 )
-from sepconv_layers.export.checks import Arrays, check_arguments, sample_for
+from sepconv_layers.export.checks import check_arguments
 from sepconv_layers.export.graph import uses_half_precision
+from sepconv_layers.export.inputs import Arrays, sample_for
 from sepconv_layers.export.names import (
     NamedArrays,
     argument_names,

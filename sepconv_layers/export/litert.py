@@ -11,10 +11,11 @@ import keras
 import numpy as np
 
 from sepconv_layers.export.artifact import TOLERANCE, Artifact, Runner, export_checked, latency_ms
-from sepconv_layers.export.checks import Arrays, check_arguments, sample_for
+from sepconv_layers.export.checks import check_arguments
 from sepconv_layers.export.errors import check_no_loops, conversion_error
 from sepconv_layers.export.flatbuffer import finalize
 from sepconv_layers.export.graph import ExportGraph
+from sepconv_layers.export.inputs import Arrays, sample_for
 from sepconv_layers.export.runtimes import checked_runner
 from sepconv_layers.extras import require
 

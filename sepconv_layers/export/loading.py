@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sepconv_layers.export.checks import Arrays, check_keys, has_sizes
+from sepconv_layers.export.inputs import Arrays, check_keys, has_sizes
 from sepconv_layers.export.runtimes import LOADERS, ArrayFunction, Tensor
 
 SUFFIXES = {".tflite": "litert", ".onnx": "onnx"}

@@ -8,9 +8,10 @@ from typing import Any
 import keras
 
 from sepconv_layers.export.artifact import TOLERANCE, Artifact, Runner, export_checked
-from sepconv_layers.export.checks import Arrays, check_arguments, sample_for
+from sepconv_layers.export.checks import check_arguments
 from sepconv_layers.export.errors import conversion_error
 from sepconv_layers.export.graph import ExportGraph
+from sepconv_layers.export.inputs import Arrays, sample_for
 from sepconv_layers.export.names import NamedArrays, unique
 from sepconv_layers.export.runtimes import checked_runner
 from sepconv_layers.export.tf2onnx_extensions import freeze, handlers, quiet_converter, rename
