@@ -235,7 +235,9 @@ def test_a_gpu_that_keras_does_not_use_decides_nothing(monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the other backends cache it before they trace")
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated", "ignore:Converting a tensor")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated")
+@pytest.mark.filterwarnings("ignore:Converting a tensor")
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_a_trace_may_be_the_first_to_ask_for_the_device(monkeypatch):
     import torch
 
