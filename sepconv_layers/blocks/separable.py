@@ -102,7 +102,7 @@ class SeparableConvBlock(BaseSeparableBlock):
 class ConvBlock(BaseSeparableBlock):
     """Standard convolution, normalization and activation: the twin of `SeparableConvBlock`.
 
-    Arguments, shapes and errors are those of `SeparableConvBlock`, but `depth_multiplier` has no
+    Arguments, shapes and errors are the same as for `SeparableConvBlock`, but `depth_multiplier` has no
     effect.
 
     Example:
