@@ -94,7 +94,12 @@ def files_by_class(
 
 def counted(left_out: Counter[str]) -> str:
     """Returns the number of files of each kind, the most frequent first, in words."""
-    return ", ".join(f"{n:,} file{'s' * (n > 1)} {kind}" for kind, n in left_out.most_common())
+
+    def words(kind: str, n: int) -> str:
+        files = "files" if n > 1 else "file"
+        return f"{n:,} {kind} {files}" if kind.startswith(".") else f"{n:,} {files} {kind}"
+
+    return ", ".join(words(kind, n) for kind, n in left_out.most_common())
 
 
 def expect_classes(

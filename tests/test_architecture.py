@@ -1,6 +1,7 @@
 """Which module may import which, and what an import of the package brings with it."""
 
 import ast
+import graphlib
 import importlib
 import pathlib
 import pkgutil
@@ -15,28 +16,33 @@ import sepconv_layers as sl
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "sepconv_layers"
 
-# What each part of the package is built on; what these are built on comes with them.
-BUILT_ON = {
-    "arguments": [],
-    "extras": [],
-    "files": [],
-    "tables": [],
-    "timing": [],
-    "ops": ["arguments"],
-    "initializers": [],
-    "layers": ["ops", "initializers"],
-    "blocks": ["layers"],
-    "models": ["blocks"],
-    "class_table": ["blocks"],
-    "cost": ["class_table", "extras", "files", "tables"],
-    "graph_edit": ["layers"],
-    "twins": ["class_table", "graph_edit"],
-    "convert": ["twins", "cost"],
-    "streaming": ["class_table", "graph_edit"],
-    "export": ["convert", "extras", "files"],
-    "comparison": ["cost", "timing"],
-    "cli": ["export", "timing"],
+# The other parts that each part imports: no more, and no fewer.
+IMPORTS: dict[str, set[str]] = {
+    # at the bottom
+    "arguments": set(),
+    "extras": set(),
+    "files": set(),
+    "tables": set(),
+    "timing": set(),
+    # layers, and nets made of them
+    "ops": {"arguments"},
+    "initializers": set(),
+    "layers": {"arguments", "initializers", "ops"},
+    "blocks": {"arguments", "layers", "ops"},
+    "models": {"arguments", "blocks", "layers"},
+    # what can be done with a model
+    "class_table": {"layers"},
+    "graph_edit": {"layers"},
+    "cost": {"arguments", "class_table", "extras", "files", "tables"},
+    "twins": {"blocks", "class_table", "graph_edit", "layers"},
+    "convert": {"arguments", "blocks", "class_table", "cost", "graph_edit", "layers", "twins"},
+    "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops"},
+    "export": {"arguments", "convert", "extras", "files", "graph_edit", "ops"},
+    # on top
+    "comparison": {"arguments", "cost", "extras", "files", "tables", "timing"},
+    "cli": {"convert", "cost", "export", "files", "tables", "timing", "twins"},
 }
+MAX_LINES = 450  # of a file of the package
 # What takes long to import, or is no dependency.
 HEAVY = {
     "ai_edge_litert",
@@ -59,6 +65,10 @@ HEAVY = {
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
+MODULE_NAMES = {
+    path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in MODULES
+}
 USERS = sorted(path for name in ("examples", "benchmarks") for path in (ROOT / name).rglob("*.py"))
 
 
@@ -71,43 +81,101 @@ def part_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def may_import(part):
-    return {part}.union(*map(may_import, BUILT_ON[part]))
-
-
 def imports(tree):
-    """Each imported module, and the names that are taken from it."""
+    """Yields the line, the module and the imported names of each import."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, []) for alias in node.names)
+            yield from ((node.lineno, alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide where a file stands"
-            yield node.module, [alias.name for alias in node.names]
+            yield node.lineno, node.module, [alias.name for alias in node.names]
+
+
+def parts_imported(path):
+    """Yields the line and the part of each import from the package itself."""
+    for line, module, names in imports(parse(path)):
+        top, *below = module.split(".")
+        if top == "sepconv_layers":
+            yield from ((line, part) for part in below[:1] or names)
+
+
+def modules_imported(path):
+    """The files of the package that a file imports when it is itself imported."""
+    found = set()
+    for node in at_import(parse(path).body):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for _, module, names in imports(node):
+                if module.split(".")[0] == "sepconv_layers":
+                    found |= {module, *(f"{module}.{name}" for name in names)}
+    return found & set(MODULE_NAMES.values())
 
 
 def parse(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+def test_every_part_has_a_line_in_the_table():
+    assert {part_of(path) for path in MODULES} - {"__init__"} == set(IMPORTS)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_imports_go_one_way(path):
+def test_a_file_imports_only_what_its_part_may(path):
     part = part_of(path)
     if part == "__init__":
         return
-    for module, names in imports(parse(path)):
-        top, *below = module.split(".")
-        assert top not in ("examples", "benchmarks", "tests")
-        if top == "sepconv_layers":
-            imported = set(below[:1] or names)
-            assert imported and imported <= may_import(part), f"{part} may not import {imported}"
+    wrong = [
+        f"{relative(path)}:{line} imports {imported}, which {part} may not"
+        for line, imported in parts_imported(path)
+        if imported not in IMPORTS[part] | {part}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("part", IMPORTS)
+def test_no_part_may_import_what_it_does_not_use(part):
+    files = [path for path in MODULES if part_of(path) == part]
+    used = {imported for path in files for _, imported in parts_imported(path)}
+    assert not IMPORTS[part] - used, f"{part} does not import {IMPORTS[part] - used}"
+
+
+def test_imports_have_no_circle():
+    graphlib.TopologicalSorter(IMPORTS).prepare()
+    files = {MODULE_NAMES[path]: modules_imported(path) for path in MODULES}
+    # A package that collects the names of its own files comes after them.
+    graphlib.TopologicalSorter(
+        {
+            name: {other for other in others if not name.startswith(f"{other}.")} - {name}
+            for name, others in files.items()
+        }
+    ).prepare()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_no_file_is_too_long_to_read(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_every_threshold_of_the_operations_is_in_the_table_of_choices():
+    found = [
+        f"{relative(path)}:{node.lineno}"
+        for path in sorted((PACKAGE / "ops").glob("*.py"))
+        if path.stem not in ("choice", "geometry", "transposed")
+        for node in parse(path).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        and any(
+            isinstance(leaf, ast.Constant) and type(leaf.value) in (int, float)
+            for leaf in ast.walk(node)
+        )
+    ]
+    assert not found, found
 
 
 @pytest.mark.parametrize("path", USERS, ids=relative)
 def test_examples_and_benchmarks_use_the_public_names_only(path):
-    for module, names in imports(parse(path)):
+    for line, module, names in imports(parse(path)):
         if module.split(".")[0] == "sepconv_layers":
-            assert module == "sepconv_layers"
-            assert set(names) <= set(sl.__all__)
+            assert module == "sepconv_layers", f"{relative(path)}:{line}"
+            assert set(names) <= set(sl.__all__), f"{relative(path)}:{line}"
 
 
 def at_import(nodes):
@@ -124,7 +192,7 @@ def at_import(nodes):
 def test_heavy_modules_are_imported_where_they_are_used(path):
     for node in at_import(parse(path).body):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = {module.split(".")[0] for module, _ in imports(node)}
+            names = {module.split(".")[0] for _, module, _ in imports(node)}
             assert not names & HEAVY
 
 

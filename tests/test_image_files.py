@@ -103,7 +103,9 @@ def test_deep_images_that_are_not_finite_are_skipped(tmp_path):
     for name, value in (("a", np.nan), ("b", np.inf)):
         image = Image.fromarray(np.full((16, 16), value, "float32"))
         image.save(tmp_path / "class0" / f"{name}.tif")
-    with pytest.warns(UserWarning, match="Skipped [12] unreadable images.*must have finite values"):
+    with pytest.warns(
+        UserWarning, match="Skipped [12] unreadable image.*must have finite values"
+    ):
         dataset = data.load(folder=tmp_path)
     assert dataset.ranges == {"F": (1, 2)} and sum(sizes(dataset)) == 18
 
@@ -140,7 +142,7 @@ def test_what_is_lost_of_several_deep_channels_is_said(tmp_path, capsys, color_t
     write_png(tmp_path / "cat" / "deep.png", color_type, values)
     dataset = data.load(folder=tmp_path)
     assert sum(sizes(dataset)) == 21 and max(getattr(dataset, part)[0].max() for part in PARTS)
-    said = "1 image of several channels with 16 bits: Pillow reads the upper 8." in (
+    said = "1 image with several 16-bit channels: Pillow reads the upper 8 bits." in (
         capsys.readouterr().out
     )
     assert said == (channels > 1)

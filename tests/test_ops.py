@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import inspect
-import sys
 from typing import NamedTuple
 
 import keras
@@ -12,6 +11,7 @@ import pytest
 
 from sepconv_layers import ops
 from sepconv_layers.ops import choice, context
+from sepconv_layers.ops.depthwise import LOWERINGS as FUNCTIONS
 from tests import oracle
 from tests.backends import BACKEND, CONFIGURATIONS, MODES, SHORT, run_with_gradients
 
@@ -193,7 +193,7 @@ def test_each_lowering_matches_the_oracle(seed, lowering):
 
 @pytest.mark.parametrize("seed", range(6000, 6000 + CONFIGURATIONS // 15))
 def test_a_large_kernel_is_a_loop_over_its_rows(seed, monkeypatch):
-    monkeypatch.setattr(sys.modules["sepconv_layers.ops.taps"], "WRITTEN_OUT", 3)
+    monkeypatch.setattr(choice, "MAX_UNROLLED_TAPS", 3)
     check(problem(seed), mode_of(seed), lowering="taps")
 
 
@@ -268,7 +268,7 @@ def test_one_channel_and_one_output_along_an_axis_match_the_oracle(strides, oper
 def test_what_meets_nothing_but_padding_is_left_out(size, strides, dilation_rate, left):
     geometry = ops.geometry.Geometry.of(3, 2, strides, "same", "channels_last", dilation_rate)
     inputs, kernel = np.ones((1, size, 9, 4), "float32"), np.ones((3, 3, 4, 1), "float32")
-    _, kernel, geometry = geometry.without_idle(inputs, kernel)
+    _, kernel, geometry = geometry.without_unused_taps(inputs, kernel)
     assert geometry.kernel_size == tuple(kernel.shape[:2]) == (left, 3)
 
 
@@ -422,9 +422,9 @@ def test_auto_takes_the_lowering_of_the_table(mode, rank, monkeypatch):
     if context.device() != "cpu":
         pytest.skip("the table is of CPUs")
     used = []
-    for name, lower in choice.LOWERINGS.items():
+    for name, lower in FUNCTIONS.items():
         monkeypatch.setitem(
-            choice.LOWERINGS,
+            FUNCTIONS,
             name,
             lambda *a, name=name, lower=lower: used.append(name) or lower(*a),
         )
@@ -437,9 +437,10 @@ def test_auto_takes_the_lowering_of_the_table(mode, rank, monkeypatch):
 
 @only_tensorflow
 @pytest.mark.parametrize("shape", [(8, 2, 6), (8, 1, 1, 6), (8, 4, 1, 6), (8, 2, 1, 1, 6)])
-def test_a_graph_multiplies_a_few_numbers_without_a_kernel(shape):
+def test_a_graph_with_onednn_multiplies_a_few_numbers_without_a_kernel(shape, monkeypatch):
     import tensorflow as tf
 
+    monkeypatch.setattr(context, "has_onednn", lambda: True)
     rank, rng = len(shape) - 2, np.random.default_rng(0)
     x, kernel = rng.normal(size=shape), rng.normal(size=(*(3,) * rank, 6, 2))
     function = tf.function(lambda x: ops.depthwise_conv(x, kernel, padding="same"))
@@ -452,7 +453,7 @@ def test_a_graph_multiplies_a_few_numbers_without_a_kernel(shape):
 def test_a_forced_lowering_ends_with_its_block(monkeypatch):
     used = []
     for name in LOWERINGS:
-        monkeypatch.setitem(choice.LOWERINGS, name, lambda x, *_, name=name: used.append(name) or x)
+        monkeypatch.setitem(FUNCTIONS, name, lambda x, *_, name=name: used.append(name) or x)
     x, kernel = np.ones((1, 5, 2)), np.ones((3, 2, 1))
     with ops.lowering("taps"):
         ops.depthwise_conv(x, kernel)
@@ -593,9 +594,7 @@ def test_gradients_of_our_own_on_pytorch_have_gradients(
 ):
     import torch
 
-    from sepconv_layers.ops import torch_gradients
-
-    monkeypatch.setattr(torch_gradients, "MANY", 0)
+    monkeypatch.setattr(choice, "MIN_VALUES_OF_STRIPS", 0)
 
     def convolve(inputs, kernel):
         return ops.depthwise_conv(inputs, kernel, strides, padding, "channels_last", dilation_rate)

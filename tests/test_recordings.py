@@ -96,7 +96,7 @@ def test_recordings_of_other_endings_are_read_or_counted(tmp_path, capsys):
     dataset = data.load(folder=folder)
     assert sum(sizes(dataset).values()) == 12
     said = capsys.readouterr().out
-    assert "2 files .m4a, 1 file .webm" in said
+    assert "2 .m4a files, 1 .webm file" in said
 
 
 @pytest.mark.parametrize("ending", [".m4a", ".WMA"])
@@ -420,7 +420,7 @@ def test_whole_speakers_make_parts_near_their_shares(tmp_path, counts, seed):
 def test_where_no_speakers_do_words_are_split_and_it_is_said(tmp_path, counts):
     clips = clips_of(counts)
     found, how = split_of(clips, tmp_path)
-    assert "word by word, for whole speakers would leave a part far from its share" in how
+    assert "word by word, because whole speakers would leave a part far from its share" in how
     assert 0.15 <= len(found["test"]) / len(clips) <= 0.25
 
 
@@ -505,7 +505,7 @@ def test_a_cache_that_cannot_be_read_is_made_again(tmp_path, damage):
     right = data.load(folder=folder)
     (cache,) = caches(tmp_path)
     damage(cache)
-    with pytest.warns(UserWarning, match="no cache that can be read: spectrograms are computed"):
+    with pytest.warns(UserWarning, match="not a readable cache: spectrograms are computed again"):
         found = data.load(folder=folder)
     np.testing.assert_array_equal(found.train[0], right.train[0])
     with warnings.catch_warnings():
@@ -524,7 +524,7 @@ def test_recordings_with_any_name_are_read_and_heard(tmp_path, capsys):
     except OSError:
         pytest.skip("names of files are UTF-8 here")
     (folder / "low" / os.fsdecode(b"caf\xe9_1.wav")).write_bytes(b"no sound")
-    with pytest.warns(UserWarning, match=r"Skipped 1 recordings: low/caf\\xe9_1.wav"):
+    with pytest.warns(UserWarning, match=r"Skipped 1 recording: low/caf\\xe9_1.wav"):
         assert sum(sizes(data.load(folder=folder)).values()) == 13
     for stream in ([], ["--stream", "--threshold", "0"]):
         predict.main([write_model(tmp_path), str(folder / "low" / name), *stream])

@@ -311,7 +311,7 @@ def test_an_output_that_is_read_only_is_named_before_the_training(tmp_path):
     with (
         no_training(),
         mock.patch.object(tempfile, "TemporaryFile", refuse),
-        pytest.raises(ValueError, match="`output`.*nothing can be written: Read-only file system"),
+        pytest.raises(ValueError, match="`output`.*cannot be written to: Read-only file system"),
     ):
         compare_toy(output=tmp_path)
     assert not contents(tmp_path)

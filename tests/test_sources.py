@@ -81,7 +81,7 @@ def test_what_is_no_file_in_a_folder_is_left_out_and_counted(tmp_path, capsys):
     with within(20):
         assert len(folders.files_by_class({"train": tmp_path}, (".png",), "images")) == 1
     out = capsys.readouterr().out
-    assert "2 files that are no regular files, 1 file .jpg" in out
+    assert "2 files that are no regular files, 1 .jpg file" in out
 
 
 @pytest.mark.parametrize("place", ["x" * 5_000, "~nobody-here/x", "a\0b", "x/" * 3_000])
@@ -249,11 +249,11 @@ def test_a_class_whose_files_end_otherwise_is_an_error(tmp_path, capsys):
     for path in (tmp_path / "eel").iterdir():
         path.rename(path.with_suffix(".heic"))
     said = ends(train.main, capsys, "--data", tmp_path)
-    assert "eel must hold images that can be read. Received 10 files .heic" in said
+    assert "eel must hold images that can be read. Received 10 .heic files" in said
     (tmp_path / "eel").rename(tmp_path / "cat" / "eel")
     found = folders.files_by_class({"train": tmp_path}, (".png",), "images")
     assert {name: len(paths) for name, paths in found["train"].items()} == {"cat": 10, "dog": 10}
-    assert f"Left out of {tmp_path}: 10 files .heic.\n" in capsys.readouterr().out
+    assert f"Left out of {tmp_path}: 10 .heic files.\n" in capsys.readouterr().out
 
 
 def test_files_beside_the_folders_are_counted(tmp_path, capsys):
@@ -261,7 +261,7 @@ def test_files_beside_the_folders_are_counted(tmp_path, capsys):
     for name in ("a.png", "b.PNG", "README.md", ".hidden.png"):
         (tmp_path / name).touch()
     folders.files_by_class({"train": tmp_path}, (".png",), "images")
-    said = f"Left out of {tmp_path}: 2 files .png, in no folder of a class.\n"
+    said = f"Left out of {tmp_path}: 2 .png files, in no folder of a class.\n"
     assert said == capsys.readouterr().out
 
 
@@ -301,11 +301,11 @@ def test_names_that_are_no_utf_8_do_not_stop_a_run(tmp_path, capfd):
     assert sum(len(y) for _, y in (dataset.train, dataset.val, dataset.test)) == 20
     said = [dataset.note, dataset.sizes("images"), command("m", [str(root)])]
     "".join(said).encode("utf-8")
-    assert "caf\\xe9: 1 file .txt" in capfd.readouterr().out
+    assert "caf\\xe9: 1 .txt file" in capfd.readouterr().out
 
 
 def test_counts_are_words():
-    assert folders.counted(Counter({".a": 1, ".b": 1_234})) == "1,234 files .b, 1 file .a"
+    assert folders.counted(Counter({".a": 1, ".b": 1_234})) == "1,234 .b files, 1 .a file"
 
 
 # The sentence at the end of a command

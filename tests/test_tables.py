@@ -217,8 +217,8 @@ def test_quotes_may_follow_blanks(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("".join(f"{text}\n" for _, text in ROWS).replace(",", ""), "give --separator"),
-        ("".join(f"{label}^{text}\n" for label, text in ROWS).replace(",", ""), "give --separator"),
+        ("".join(f"{text}\n" for _, text in ROWS).replace(",", ""), "use --separator"),
+        ("".join(f"{label}^{text}\n" for label, text in ROWS).replace(",", ""), "use --separator"),
         (dumped([("snippet", "y"), *((t, int(k == "ham")) for k, t in ROWS)], ";"), "--text-colu"),
         (dumped([("v1", "v2", "", ""), *((k, t, "", "") for k, t in ROWS)], ","), "--text-column"),
         (dumped([*TABLE, ("so", "ham", "so")], ","), "line 42: there must be 2 columns"),

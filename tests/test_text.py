@@ -183,7 +183,7 @@ DEEP = '{"text": "a", "label": 1, "more": ' + "[" * 10_000 + "]" * 10_000 + "}\n
         ("a.tsv", tsv([("good", text) for _, text in ROWS]), "at least two classes.*'good'"),
         ("a.tsv", tsv([("x", "one"), ("y", "two")] * 2), "'x' must have at least 3"),
         ("a.tsv", "", "must hold texts. Received nothing"),
-        ("a.csv", "id,words,kind\n1,a,b\n", "column for the text.*words.*Give --text-column"),
+        ("a.csv", "id,words,kind\n1,a,b\n", "column for the text.*words.*Use --text-column"),
         ("a.csv", 'text,label\n"open,good\n', "a.csv, line 2: it is not CSV"),
         (
             "a.jsonl",

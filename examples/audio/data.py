@@ -174,7 +174,8 @@ def _cached(
     if skipped := arrays["skipped"].tolist():
         more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
         named = "; ".join(skipped[:NAMED])
-        warnings.warn(f"Skipped {len(skipped)} recordings: {named}{more}.", stacklevel=3)
+        recordings = "recordings" if len(skipped) > 1 else "recording"
+        warnings.warn(f"Skipped {len(skipped)} {recordings}: {named}{more}.", stacklevel=3)
     kept = [clip for clip, good in zip(clips, arrays["is_kept"], strict=True) if good]
     place = {clip: i for i, clip in enumerate(kept)}
     kept = [clip for clip in every if clip in place]

@@ -88,8 +88,8 @@ def read_headers(
     _warn_of(skipped)
     if halved:
         print(
-            f"{halved:,} image{'s' * (halved > 1)} with 16 bits per color channel: Pillow reads "
-            "the upper 8. Convert images that use a small part of the range: they would be almost "
+            f"{halved:,} image{'s' * (halved > 1)} with several 16-bit channels: Pillow reads the "
+            "upper 8 bits. Convert images that use a small part of the range: they would be almost "
             "black."
         )
     size = (8, 8)
@@ -130,7 +130,7 @@ def open_image(file: str | Path):
     expect_file(Path(file))
     with warnings.catch_warnings():  # about images as large as those of good cameras
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file)
+        return Image.open(str(file))
 
 
 def _without(skipped: dict, files: np.ndarray, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -142,7 +142,8 @@ def _warn_of(skipped: dict) -> None:
     if skipped:
         some = "; ".join(f"{file} ({error})" for file, error in list(skipped.items())[:10])
         more = ", the first ten" * (len(skipped) > 10)
-        message = f"Skipped {len(skipped)} unreadable images{more}: {some}."
+        images = "images" if len(skipped) > 1 else "image"
+        message = f"Skipped {len(skipped)} unreadable {images}{more}: {some}."
         warnings.warn(message, stacklevel=4)
 
 

@@ -14,6 +14,7 @@ from sepconv_layers import layers
 from sepconv_layers.arguments import check_number, positive_int
 from sepconv_layers.layers.base import BaseConv, channels_of
 from sepconv_layers.layers.composite import Composite
+from sepconv_layers.ops import on_torch
 from sepconv_layers.ops.geometry import Geometry
 
 Normalization = str | Callable[[], keras.layers.Layer] | None
@@ -30,12 +31,6 @@ SQUEEZE_EXCITE = {1: layers.SqueezeExcite1D, 2: layers.SqueezeExcite2D, 3: layer
 # `benchmarks/batch_norm_momentum.py`.
 BATCH_NORM_MOMENTUM = 0.9
 MAX_GROUPS = 32
-_TORCH_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_hooks",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-)
 
 
 class Walker:
@@ -179,16 +174,14 @@ class Block(Composite):
         return keras.ops.cast(inputs, self.compute_dtype)
 
     def _call_of(self, stage: keras.layers.Layer, training: bool | None) -> Callable:
-        """What runs a stage: on PyTorch its arithmetic alone, where that is known and not hooked.
+        """Returns the function that runs a stage: where it can be, its `call` alone.
 
-        What Keras does around it takes as long there as a small convolution. The block's own call
-        has done it all: the stages have its types, and shapes that follow from those it has
-        checked. Only a normalization that the user makes, or a stage whose type a user has changed,
-        may give another one, for Keras to cast.
+        Keras's checks in `__call__` are then done by the block, whose stages have its dtype and
+        shapes that follow from its own. A normalization that the user passes may return another
+        dtype, which Keras has to cast.
         """
-        is_known = keras.backend.backend() == "torch" and not callable(self.normalization)
-        is_known = is_known and stage.compute_dtype == self.compute_dtype
-        if not is_known or any(getattr(stage, hooks) for hooks in _TORCH_HOOKS):
+        is_known = not callable(self.normalization)
+        if not (is_known and on_torch.can_skip_layer_call(stage, self.compute_dtype)):
             return stage
         if isinstance(stage, layers.BatchNormalization | layers.DropPath):
             return functools.partial(stage.call, training=bool(training))

@@ -6,9 +6,8 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import context
+from sepconv_layers.ops import context, operations
 from sepconv_layers.ops.geometry import Geometry
-from sepconv_layers.ops.operations import Conv, cached_operation
 
 _WEIGHT_OPTIONS = {
     "initializer": keras.initializers,
@@ -113,11 +112,11 @@ class BaseConv(keras.layers.Layer):
         """Returns the shape of the output, or raises a `ValueError` if it would be empty."""
         return self.geometry.output_shape(input_shape, filters)
 
-    def _run(self, operation: type[Conv], tensors: tuple, bias: Any) -> Any:
+    def _run(self, operation: type[operations.Conv], tensors: tuple, bias: Any) -> Any:
         """Runs an operation of `ops` with the arguments of the layer."""
         if bias is not None:
             bias = keras.ops.cast(bias, self.compute_dtype)
-        return cached_operation(operation, *self._arguments().values()).run(*tensors, bias=bias)
+        return operations.run(operation, tuple(self._arguments().values()), tensors, bias)
 
     def _arguments(self) -> dict[str, Any]:
         """The arguments of the operation in `ops`."""

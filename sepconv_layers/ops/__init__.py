@@ -1,4 +1,21 @@
-"""Stateless N-D convolutions: depthwise, separable and standard, each in its fastest form."""
+"""Stateless N-D convolutions: depthwise, separable and standard, in the fastest form everywhere.
+
+From the public functions down to the arithmetic. A file imports only from files below it:
+
+    functions                  public functions
+    operations                 Keras operations: checks, symbolic shapes, one cache
+    depthwise, transposed      depthwise convolution, and its transpose
+    standard, pointwise        standard convolution, and its matrix product
+    normalization              batch normalization in training
+    on_tensorflow              TensorFlow without XLA: oneDNN, missing kernels, slow gradients
+    on_torch                   PyTorch: memory layouts, slow gradients, cheaper calls
+    taps                       XLA: depthwise convolution as a sum of taps, fast sums
+    gradients                  custom gradients that are differentiable themselves
+    choice                     which form runs where: the table, and every threshold
+    rewrites                   exact rewrites that are handed the convolution they call
+    native                     the kernels that Keras calls
+    geometry, context          shapes and padding; device, XLA, tracing
+"""
 
 from sepconv_layers.ops.choice import lowering
 from sepconv_layers.ops.functions import (

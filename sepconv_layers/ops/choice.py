@@ -1,4 +1,8 @@
-"""Which lowering runs where: the one table, and the context manager that overrides it."""
+"""Which form of a convolution runs where: the table of lowerings, and every threshold.
+
+The thresholds separate cases of the benchmarks that are named above them. `results/` has the
+records: `lowerings-*.json`, `layers-*.json`, `nets-*.json` and `compile_time-*.json`.
+"""
 
 import contextlib
 import math
@@ -8,18 +12,9 @@ from typing import Any, NamedTuple
 import keras
 
 from sepconv_layers.ops import context
-from sepconv_layers.ops.geometry import Convolve, Geometry
-from sepconv_layers.ops.native import native
-from sepconv_layers.ops.planes import planes
-from sepconv_layers.ops.portable import portable
-from sepconv_layers.ops.taps import WRITTEN_OUT, taps
+from sepconv_layers.ops.geometry import Geometry
 
-LOWERINGS: dict[str, Convolve] = {
-    "native": native,
-    "taps": taps,
-    "planes": planes,
-    "portable": portable,
-}
+LOWERINGS = ("native", "taps", "planes", "portable")
 
 
 class Where(NamedTuple):
@@ -32,8 +27,9 @@ class Where(NamedTuple):
     strided: bool = False
 
 
-# The fastest lowering at each place; that of strided convolutions is only there if it is another.
-# A place that is not listed was not measured, and takes the backend's own kernel.
+# The fastest lowering at each place, by `benchmarks.lowerings`. A strided entry is listed only
+# where it differs. At a place that is not listed, nothing was measured and the backend's own kernel
+# runs.
 TABLE: dict[Where, str] = {
     Where("tensorflow", "cpu", False, 1): "native",
     Where("tensorflow", "cpu", False, 2): "native",
@@ -56,20 +52,53 @@ TABLE: dict[Where, str] = {
     Where("torch", "gpu", False, 3): "native",
 }
 
-FEW_POSITIONS, FEW_TAPS = 6, 3  # of a map with its padding, where nothing of the table is faster
+# Depthwise, `benchmarks.lowerings`, held-out shapes with a single position: oneDNN starts a kernel
+# in more time than a TensorFlow graph needs to multiply. The positions include the padding.
+MAX_TINY_POSITIONS, MAX_TINY_TAPS = 6, 3
+
+# Depthwise with XLA, `benchmarks.compile_time`, 7×7 and 31×31 kernels: XLA compiles up to 49 taps
+# in reasonable time. A larger kernel is a loop over its rows.
+MAX_UNROLLED_TAPS = 49
+
+# Depthwise with oneDNN, `benchmarks.layers`, the layer with a depth multiplier of 2: repeated
+# channels with one kernel each are faster than oneDNN's fallback for several.
+REPEATED_MULTIPLIERS, MIN_REPEATED_CHANNELS = (2, 4), 16
+
+# Depthwise on TensorFlow with oneDNN, `benchmarks.layers`, kernels of sizes 5, 7 and 13, and 9 and
+# 13 in sequences: the gradient with respect to the kernel is slow above three columns. By rank, the
+# strides up to which pieces of the kernel are faster.
+MAX_ONEDNN_COLUMNS, MAX_STRIDE_OF_PIECES = 3, {1: 1, 2: 2}
+
+# Depthwise on PyTorch and a CPU, `benchmarks.layers`, kernels of sizes 5, 7 and 13: the gradients
+# of a row are slow above three columns. Strips of a kernel need an input of that many values to pay
+# for their calls.
+MAX_TORCH_COLUMNS, MIN_VALUES_OF_STRIPS = 3, 2**17
+
+# Depthwise on PyTorch and a GPU, `benchmarks.lowerings --batches 64`, 5×5 and 7×7 kernels: cuDNN
+# has fast float32 gradients on channels-last memory up to that many taps.
+MAX_CUDNN_TAPS = 25
+
+# Pointwise on PyTorch and a CPU, `benchmarks.nets`: a convolution is faster than a matrix product
+# from that many positions on.
+MIN_POSITIONS_OF_TORCH_CONV = 8192
+
+# Standard, `benchmarks.nets` (the stem) and `benchmarks.layers` (3D): up to how many input channels
+# XLA for a CPU multiplies faster than it convolves, by backend, and TensorFlow without oneDNN
+# convolves volumes faster as images.
+MAX_CHANNELS_OF_XLA_PRODUCT, MAX_CHANNELS_IN_2D = {"jax": 4, "tensorflow": 1}, 4
 
 
 @contextlib.contextmanager
 def lowering(name: str) -> Iterator[None]:
     """Forces one lowering of the depthwise convolution inside a `with` block.
 
-    What is traced inside the block keeps the forced lowering: a model that has been compiled
-    before is not compiled again.
+    A function that is traced inside the block keeps the forced lowering. A model that is already
+    compiled is not compiled again.
 
     Args:
-        name: `"auto"` (the fastest where it runs, by a measured table), `"native"` (the backend's
-            own kernel), `"taps"` (a sum of shifted products, for fusing compilers), `"planes"` (3D
-            as a sum of 2D) or `"portable"` (only what LiteRT and ONNX have as built-in operators).
+        name: `"auto"` (the fastest one, by a measured table), `"native"` (the backend's own
+            kernel), `"taps"` (a sum of shifted products, for fusing compilers), `"planes"` (3D as a
+            sum of 2D) or `"portable"` (only what LiteRT and ONNX have as built-in operators).
 
     Raises:
         ValueError: If there is no lowering of that name.
@@ -93,9 +122,34 @@ def lowering(name: str) -> Iterator[None]:
         context.forced.reset(token)
 
 
+def choose(geometry: Geometry, inputs: Any, kernel: Any) -> str:
+    """Returns the name of the lowering for a convolution that is being run or traced.
+
+    Args:
+        geometry: The geometry of the whole convolution.
+        inputs: The inputs, without those that only dropped taps overlap.
+        kernel: The kernel, without the taps that only overlap padding.
+    """
+    name = context.forced_lowering()
+    if name != "auto":
+        return name
+    if _is_tiny(geometry, inputs, kernel):
+        return "taps"
+    if geometry.has_symbolic_sizes(inputs):
+        return "native"
+    where = Where(keras.backend.backend(), context.device(), context.compiled(), geometry.rank)
+    # TensorFlow has no kernel for volumes.
+    name = TABLE.get(where, "planes" if where.backend == "tensorflow" else "native")
+    if max(geometry.strides) > 1 and math.prod(geometry.kernel_size) <= MAX_UNROLLED_TAPS:
+        name = TABLE.get(where._replace(strided=True), name)
+    return name
+
+
 def _is_tiny(geometry: Geometry, inputs: Any, kernel: Any) -> bool:
-    """Whether a TensorFlow graph multiplies a few numbers in less time than it starts a kernel."""
+    """Whether a TensorFlow graph multiplies a few numbers faster than oneDNN starts a kernel."""
     if keras.backend.backend() != "tensorflow" or context.device() != "cpu":
+        return False
+    if not context.has_onednn():
         return False
     import tensorflow as tf
 
@@ -103,28 +157,28 @@ def _is_tiny(geometry: Geometry, inputs: Any, kernel: Any) -> bool:
     return (
         not tf.executing_eagerly()
         and None not in positions
-        and math.prod(positions) <= FEW_POSITIONS
-        and math.prod(kernel.shape[: geometry.rank]) <= FEW_TAPS
+        and math.prod(positions) <= MAX_TINY_POSITIONS
+        and math.prod(kernel.shape[: geometry.rank]) <= MAX_TINY_TAPS
     )
 
 
-def choose(geometry: Geometry, inputs: Any, kernel: Any) -> Convolve:
-    """The lowering to use for a convolution that is being run or traced now.
+def runs_onednn(inputs: Any, geometry: Geometry) -> bool:
+    """Whether oneDNN kernels run a depthwise convolution, and no compiler or exporter traces it."""
+    return (
+        geometry.data_format == "channels_last"
+        and keras.backend.standardize_dtype(inputs.dtype) == "float32"
+        and context.device() == "cpu"
+        and not (context.compiled() or context.traced_by_torch())
+        and context.forced_lowering() != "portable"
+        and context.has_onednn()
+    )
 
-    Args:
-        geometry: That of the convolution.
-        inputs: What is left of the inputs without what meets nothing but padding.
-        kernel: What is left of the kernel.
-    """
-    name = context.forced_lowering()
-    if name == "auto" and _is_tiny(geometry, inputs, kernel):
-        name = "taps"
-    elif name == "auto" and geometry.is_open(inputs):
-        name = "native"
-    elif name == "auto":
-        where = Where(keras.backend.backend(), context.device(), context.compiled(), geometry.rank)
-        # TensorFlow has no kernel for volumes.
-        name = TABLE.get(where, "planes" if where.backend == "tensorflow" else "native")
-        if max(geometry.strides) > 1 and math.prod(geometry.kernel_size) <= WRITTEN_OUT:
-            name = TABLE.get(where._replace(strided=True), name)
-    return LOWERINGS[name]
+
+def repeats_channels(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
+    """Whether channels are repeated, so that each has a single kernel."""
+    *_, channels, multiplier = kernel.shape
+    return (
+        multiplier in REPEATED_MULTIPLIERS
+        and channels >= MIN_REPEATED_CHANNELS
+        and runs_onednn(inputs, geometry)
+    )

@@ -1,4 +1,4 @@
-"""What is going on: on which kind of device, whether XLA compiles it, and what the user forces."""
+"""Execution context: device, XLA, tracing, the forced lowering, and sizes known while tracing."""
 
 import contextvars
 import functools
@@ -10,34 +10,65 @@ import keras
 forced: contextvars.ContextVar[str] = contextvars.ContextVar("lowering", default="auto")
 
 
+def _constant_to_dynamo(function: Any) -> Any:
+    """Makes PyTorch's compiler call a function while it traces, instead of tracing it.
+
+    Same as `torch.compiler.assume_constant_result`, without an import of PyTorch.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
+@_constant_to_dynamo  # which does not support context variables
 def forced_lowering() -> str:
-    """The name of the lowering that the user forces here, or `"auto"`."""
+    """The name of the lowering that the user forces, or `"auto"`."""
     return forced.get()
 
 
-# As `torch.compiler.assume_constant_result` does: PyTorch's compiler follows no context variables.
-forced_lowering._dynamo_marked_constant = True  # type: ignore[attr-defined]
+@_constant_to_dynamo
+def device() -> str:
+    """The type of device that the backend puts tensors on by default.
+
+    `"cpu"`, `"gpu"` or `"tpu"`; on PyTorch also the name of any other type, such as `"mps"`.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return _tensorflow_device()
+    if backend == "jax":
+        return _jax_device()
+    return _torch_device()
 
 
 @functools.cache
-def device() -> str:
-    """The kind of device that the backend puts tensors on by default: `"cpu"`, `"gpu"`, `"tpu"`."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
+def _tensorflow_device() -> str:
+    import tensorflow as tf
 
-        return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
-    if backend == "jax":
-        import jax
+    return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
 
-        return jax.default_backend()
-    import torch
 
-    return "gpu" if torch.cuda.is_available() else "cpu"
+@functools.cache
+def _jax_device() -> str:
+    import jax
+
+    return jax.default_backend()
+
+
+_torch_devices: list[str] = []  # what `_torch_device` found
+
+
+def _torch_device() -> str:
+    """The device of a tensor that Keras creates: it may have chosen another one than PyTorch."""
+    if _torch_devices:
+        return _torch_devices[0]
+    device_type = keras.ops.zeros(()).device.type
+    if device_type == "meta":  # Keras infers a shape there, so any kernel will do
+        return "cpu"
+    _torch_devices.append("gpu" if device_type == "cuda" else device_type)
+    return _torch_devices[0]
 
 
 def compiled() -> bool:
-    """Whether XLA compiles what is being traced now."""
+    """Whether XLA compiles the function that is being traced."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -49,7 +80,7 @@ def compiled() -> bool:
 
 
 def traced_by_torch() -> bool:
-    """Whether PyTorch traces what runs now, to compile or to export it."""
+    """Whether PyTorch is tracing the current function, to compile or to export it."""
     if keras.backend.backend() != "torch":
         return False
     import torch
@@ -58,10 +89,10 @@ def traced_by_torch() -> bool:
 
 
 def known_sizes(sizes: Sequence[Any]) -> tuple[int | None, ...]:
-    """Sizes, with `None` for those that may differ in later runs of what is being traced.
+    """Returns sizes, with `None` for each one that may differ between runs of a trace.
 
-    No decision may depend on those: the trace only sees a sample of them. TensorFlow gives
-    `None` itself, PyTorch tensors (`torch.jit`) or symbols (`torch.export`), JAX symbols. Where
+    No decision may depend on those: the trace only sees one sample of them. TensorFlow uses `None`
+    itself, PyTorch uses tensors (`torch.jit`) or symbols (`torch.export`), and JAX symbols. Where
     PyTorch rewrites the code that it compiles, its symbols pass for integers.
     """
     if keras.backend.backend() == "torch":
@@ -75,23 +106,23 @@ def known_sizes(sizes: Sequence[Any]) -> tuple[int | None, ...]:
 
 
 def known_shape(tensor: Any, channel_axis: int) -> tuple[int | None, ...]:
-    """The known sizes of a tensor, always with its channels, which the kernel fixes."""
+    """The known sizes of a tensor, always including the channels, which the kernel fixes."""
     sizes = list(tensor.shape)
     known = list(known_sizes(sizes))
-    for size in sizes[channel_axis:][:1]:  # too few axes may have none, for a check to name
+    for size in sizes[channel_axis:][:1]:  # a tensor of too low a rank is reported by a later check
         if known[channel_axis] is None and size is not None:
             known[channel_axis] = int(size)
     return tuple(known)
 
 
 def fixed_sizes(sizes: Sequence[Any]) -> tuple[int, ...]:
-    """Sizes that never change, such as a weight's, as integers: `torch.jit` has tensors."""
+    """Sizes that never change, such as those of a weight, as integers: `torch.jit` has tensors."""
     return tuple(map(int, sizes))
 
 
 @functools.cache
 def has_onednn() -> bool:
-    """Whether the backend runs the kernels of oneDNN, as it does by default on newer CPUs."""
+    """Whether the backend runs oneDNN kernels, as it does by default on newer CPUs."""
     if keras.backend.backend() == "torch":
         import torch
 

@@ -11,7 +11,7 @@ from sepconv_layers.ops.operations import (
     DepthwiseConvTranspose,
     SeparableConv,
     SeparableConvTranspose,
-    cached_operation,
+    call,
 )
 
 
@@ -251,4 +251,4 @@ def _run(operation: type[Conv], tensors: tuple, *arguments: Any) -> Any:
     """Runs an operation, or adds it to a functional model if an input is symbolic."""
     if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
         return operation(*arguments).symbolic_call(*tensors)
-    return cached_operation(operation, *arguments).call(*tensors)
+    return call(operation, arguments, tensors)

@@ -161,7 +161,7 @@ class Geometry:
         pad_width[self.spatial_axes[0] : self.spatial_axes[-1] + 1] = widths
         return pad(inputs, pad_width), self.replace(padding="valid")
 
-    def without_idle(self, inputs: Any, kernel: Any) -> tuple[Any, Any, "Geometry"]:
+    def without_unused_taps(self, inputs: Any, kernel: Any) -> tuple[Any, Any, "Geometry"]:
         """Leaves out what of a kernel meets nothing but padding, along the axes of known size.
 
         On small maps that is much: of 3×3×3 elements, a single position needs one.
@@ -202,7 +202,7 @@ class Geometry:
         left = self.replace(kernel_size=kernel_size, dilation_rate=dilation_rate, padding="valid")
         return inputs, kernel, left
 
-    def is_open(self, inputs: Any) -> bool:
+    def has_symbolic_sizes(self, inputs: Any) -> bool:
         """Whether JAX cannot compare the lengths of slices, because sizes are symbolic."""
         sizes = context.known_sizes([inputs.shape[axis] for axis in self.spatial_axes])
         return keras.backend.backend() == "jax" and self.padding == "valid" and None in sizes

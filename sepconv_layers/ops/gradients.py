@@ -1,4 +1,4 @@
-"""Custom gradients that stay differentiable: higher orders, and forward mode on JAX."""
+"""Custom gradients that are differentiable themselves: higher orders, and forward mode on JAX."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 Function = Callable[..., Any]
-# From the arguments and the upstream gradient to one gradient for each argument.
+# From the arguments and the upstream gradient to one gradient per argument.
 Gradients = Callable[..., Sequence[Any]]
 
 
@@ -40,16 +40,16 @@ def _on_tensorflow(function: Function, gradients: Gradients) -> Function:
 def _on_jax(function: Function, gradients: Gradients) -> Function:
     """Defines forward mode as the transpose of `gradients`, which JAX transposes back.
 
-    A rule for reverse mode alone, as `jax.custom_vjp` takes it, would refuse forward mode.
+    A rule for reverse mode only, as in `jax.custom_vjp`, would not support forward mode.
     """
     import jax
 
     def tangent_of(args: tuple, tangents: dict[int, Any], like: Any) -> Any:
-        def towards_tangents(upstream: Any) -> tuple:
+        def to_tangents(upstream: Any) -> tuple:
             every = gradients(*args, upstream)
             return tuple(every[which] for which in tangents)
 
-        (tangent,) = jax.linear_transpose(towards_tangents, like)(tuple(tangents.values()))
+        (tangent,) = jax.linear_transpose(to_tangents, like)(tuple(tangents.values()))
         return tangent
 
     def rule(args: tuple, tangents: tuple) -> tuple:
@@ -57,7 +57,7 @@ def _on_jax(function: Function, gradients: Gradients) -> Function:
         zero = jax.custom_derivatives.SymbolicZero
         known = {i: tangent for i, tangent in enumerate(tangents) if not isinstance(tangent, zero)}
         like = jax.ShapeDtypeStruct(outputs.shape, outputs.dtype)
-        # Recomputed, as a gradient is: a loop would keep what each tap meets for its way back.
+        # Recomputed, as gradients are: a loop would keep the inputs of each tap for its way back.
         follow = jax.checkpoint(partial(tangent_of, like=like), prevent_cse=False)
         return outputs, follow(args, tangents=known)
 

@@ -1,39 +1,39 @@
-"""Batch normalization in training, by the kernels in which a backend fuses it."""
+"""Batch normalization in training, with the fused kernels of the backends."""
 
 import math
 from typing import Any
 
 import keras
 
-from sepconv_layers.ops import context
+from sepconv_layers.ops import context, on_tensorflow, on_torch
 from sepconv_layers.ops.gradients import with_gradients
-from sepconv_layers.ops.per_channel import sum_per_channel
+from sepconv_layers.ops.taps import sum_per_channel
 
 
 def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any] | None:
     """Normalizes each channel, the last axis, by its mean and variance over all others.
 
-    Keras computes this by a dozen operations on tensors of the size of the input, forward and
-    backward. XLA fuses them but for the sums, which it does slowly on a CPU; elsewhere the
-    backend's own kernel does the work in one.
+    Keras computes this with a dozen operations on tensors of the size of the input, forward and
+    backward. XLA fuses them except for the sums, which it computes slowly on a CPU. Elsewhere, one
+    kernel of the backend does the work.
 
     Returns:
-        The outputs, the mean and the variance, which are of float32 for half-precision inputs;
-        `None` where there is nothing better than Keras.
+        The outputs, the mean and the variance, in float32 for half-precision inputs, or `None`
+        where Keras is at least as fast.
     """
     backend, dtype = keras.backend.backend(), keras.backend.standardize_dtype(inputs.dtype)
     if dtype not in ("float32", "bfloat16", "float16"):
         return None
     gamma, beta = (keras.ops.cast(vector, "float32") for vector in (gamma, beta))
     if backend == "torch":
-        return _torch(inputs, gamma, beta, epsilon)
+        return on_torch.batch_norm(inputs, gamma, beta, epsilon)
     inputs = keras.ops.cast(inputs, "float32")  # as Keras does: squares would overflow
     if not context.compiled():
-        return _tensorflow(inputs, gamma, beta, epsilon)
-    return _xla(inputs, gamma, beta, epsilon) if context.device() == "cpu" else None
+        return on_tensorflow.batch_norm(inputs, gamma, beta, epsilon)
+    return _with_xla(inputs, gamma, beta, epsilon) if context.device() == "cpu" else None
 
 
-def _xla(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
+def _with_xla(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
     ops, axis = keras.ops, len(inputs.shape) - 1
 
     def share() -> Any:
@@ -61,31 +61,3 @@ def _xla(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, 
         return to_inputs, to_gamma, to_beta
 
     return with_gradients(normalize, gradients)(inputs, gamma, beta), *moments(inputs)
-
-
-def _tensorflow(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
-    import tensorflow as tf
-
-    shape = tf.shape(inputs)
-    channels = inputs.shape[-1]
-    images = tf.reshape(inputs, (shape[0], -1, 1, channels))
-    outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-        images, gamma, beta, epsilon=epsilon, is_training=True
-    )
-    # It gives the unbiased estimate, Keras's moving variance is of the batches themselves.
-    count = tf.cast(tf.size(images) // channels, variance.dtype)
-    outputs = tf.reshape(outputs, shape)
-    outputs.set_shape(inputs.shape)
-    return outputs, mean, variance * (count - 1) / count
-
-
-def _torch(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
-    import torch
-
-    batch, *spatial, channels = inputs.shape
-    images = inputs.reshape(batch, math.prod(spatial), 1, channels).permute(0, 3, 1, 2)
-    outputs, mean, inverse_deviation = torch.native_batch_norm(
-        images, gamma, beta, None, None, True, 0.0, epsilon
-    )
-    variance = inverse_deviation.detach() ** -2 - epsilon
-    return outputs.permute(0, 2, 3, 1).reshape(inputs.shape), mean.detach(), variance

@@ -1,4 +1,4 @@
-"""Operations: arguments checked, symbolic inputs handled, work given to a lowering."""
+"""The Keras operations: argument checks, symbolic shapes, and one cache of what was checked."""
 
 import dataclasses
 import functools
@@ -7,27 +7,23 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import context
-from sepconv_layers.ops.choice import choose
-from sepconv_layers.ops.empty_batch import with_a_sample
+from sepconv_layers.ops import context, on_tensorflow, on_torch
+from sepconv_layers.ops.depthwise import depthwise
 from sepconv_layers.ops.geometry import (
     Geometry,
     standardize_data_format,
     standardize_output_padding,
 )
-from sepconv_layers.ops.grouped import grouped
-from sepconv_layers.ops.per_channel import add_bias
-from sepconv_layers.ops.pointwise import pointwise
-from sepconv_layers.ops.standard import standard
-from sepconv_layers.ops.taps import taps
+from sepconv_layers.ops.pointwise import add_bias
+from sepconv_layers.ops.standard import conv, grouped
 from sepconv_layers.ops.transposed import output_shape, transposed
 
-MOST_SHAPES = 64  # that an operation remembers to have checked
-_REAL = ("float", "bfloat", "int", "uint", "bool")  # how the types of real numbers begin
+MAX_CACHED = 4096  # combinations of an operation and the shapes of its inputs
+_REAL = ("float", "bfloat", "int", "uint", "bool")  # prefixes of the dtypes of real numbers
 
 
 class Conv(keras.Operation):
-    """Standard convolution as an operation, so that it can stand in a functional model."""
+    """Standard convolution as an operation, for functional models."""
 
     def __init__(
         self,
@@ -42,31 +38,13 @@ class Conv(keras.Operation):
         self.padding = padding
         self.data_format = data_format
         self.dilation_rate = dilation_rate
-        self._geometries: dict[tuple, Geometry] = {}  # of what has been checked
+
+    @property
+    def _arguments(self) -> tuple:
+        return self.strides, self.padding, self.data_format, self.dilation_rate
 
     def call(self, inputs: Any, *kernels: Any) -> Any:
-        inputs, without_sample = with_a_sample(inputs)
-        return without_sample(self.run(inputs, *kernels))
-
-    def run(self, *tensors: Any, bias: Any = None) -> Any:
-        """Runs with an optional bias, which some backends' kernels can add.
-
-        In a TensorFlow graph, the output for a batch that turns out to be empty may have the wrong
-        shape, as with Keras's own layers: preventing that costs a small layer a tenth of its time.
-        """
-        inputs, *kernels = _as_tensors(*tensors)
-        data_format = standardize_data_format(self.data_format)
-        shapes = (
-            context.known_shape(inputs, 1 if data_format == "channels_first" else -1),
-            *(context.fixed_sizes(kernel.shape) for kernel in kernels),
-        )
-        what = (shapes, data_format)
-        if what not in self._geometries:
-            if len(self._geometries) == MOST_SHAPES:
-                self._geometries.clear()
-            self._geometries[what], _ = self._check(*map(_Shaped, shapes))
-        geometry = self._geometries[what]
-        return self._compute(geometry, self._long_enough(geometry, inputs), *kernels, bias=bias)
+        return call(type(self), self._arguments, (inputs, *kernels))
 
     def compute_output_spec(self, inputs: Any, *kernels: Any) -> keras.KerasTensor:
         _, shape = self._check(inputs, *kernels)
@@ -109,22 +87,22 @@ class Conv(keras.Operation):
         return geometry, self._output_shape(geometry, shape, self._filters(*kernels))
 
     _fitting = (
-        "as many input channels as `inputs`, or in groups a share of them, with filters for each "
-        "group"
+        "as many input channels as `inputs`, or an equal share of them per group, with filters for "
+        "each group"
     )
 
     def _fits(self, kernel_shape: tuple, channels: int | None) -> bool:
-        """Whether the kernel fits so many channels, as one group or several."""
+        """Whether the kernel fits that number of channels, in one group or several."""
         *_, within, filters = kernel_shape
         return bool(channels) and channels % within == 0 and filters % (channels // within) == 0
 
     def _output_shape(self, geometry: Geometry, input_shape: tuple, filters: int) -> tuple:
         return geometry.output_shape(input_shape, filters)
 
-    def _long_enough(self, geometry: Geometry, inputs: Any) -> Any:
-        """The inputs, in a TensorFlow graph with a check of the sizes that only its runs know.
+    def _check_when_run(self, geometry: Geometry, inputs: Any) -> Any:
+        """Returns the inputs, with a check of the sizes that are unknown while tracing.
 
-        XLA leaves the check out, and so do JAX and the form for exporters.
+        There is none with XLA, on JAX and for exporters.
         """
         if geometry.padding != "valid" or context.forced_lowering() == "portable":
             return inputs
@@ -133,33 +111,11 @@ class Conv(keras.Operation):
             for axis, extent in zip(geometry.spatial_axes, geometry.extent, strict=True)
             if context.known_sizes([inputs.shape[axis]]) == (None,) and extent > 0
         ]
-        if not unknown or keras.backend.backend() == "jax":
-            return inputs
-        if keras.backend.backend() == "torch":
-            if any(inputs.shape[axis] <= extent for axis, extent in unknown):
-                raise ValueError(
-                    "The sample that PyTorch traces with must span the kernel. `model.export` of "
-                    "Keras takes a sample of size 1 for each open size. Received: "
-                    f"inputs.shape={tuple(map(int, inputs.shape))}, "
-                    f"kernel_size={geometry.kernel_size}, "
-                    f"dilation_rate={geometry.dilation_rate}, padding={geometry.padding!r}. Give "
-                    "`torch.onnx.export` a larger sample, `model.export` an `input_signature` of "
-                    "known sizes, or the layer padding='same'."
-                )
-            return inputs
-        import tensorflow as tf
-
-        checks = [
-            tf.debugging.assert_greater(
-                tf.shape(inputs)[axis],
-                extent,
-                "Computed output size would be zero or negative. Use a larger input, a smaller "
-                f"kernel or padding='same': axis {axis} of the inputs must be greater than",
-            )
-            for axis, extent in unknown
-        ]
-        with tf.control_dependencies(checks):
-            return tf.identity(inputs)
+        if unknown and keras.backend.backend() == "tensorflow":
+            return on_tensorflow.check_when_run(inputs, unknown)
+        if unknown and keras.backend.backend() == "torch":
+            on_torch.check_sample(inputs, unknown, geometry)
+        return inputs
 
     def _filters(self, *kernels: Any) -> int:
         (kernel,) = kernels
@@ -170,38 +126,13 @@ class Conv(keras.Operation):
         *kernel_size, within, filters = context.fixed_sizes(kernel.shape)
         (channels,) = context.fixed_sizes([inputs.shape[geometry.channel_axis]])
         if within == channels:
-            return _standard(inputs, kernel, geometry, bias)
+            return conv(inputs, kernel, geometry, bias)
         if within > 1:
-            outputs = grouped(inputs, kernel, geometry, channels // within, _standard)
+            outputs = grouped(inputs, kernel, geometry, channels // within)
         else:
             kernel = keras.ops.reshape(kernel, (*kernel_size, channels, filters // channels))
-            outputs = _depthwise(inputs, kernel, geometry)
+            outputs = depthwise(inputs, kernel, geometry)
         return add_bias(outputs, bias, geometry)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shaped:
-    """Stands in for a tensor whose shape is checked."""
-
-    shape: tuple
-
-
-def _standard(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) -> Any:
-    inputs, kernel, geometry = geometry.without_idle(inputs, kernel)
-    # An exporter keeps a convolution quantized channel by channel, a matrix product it may not;
-    # but a convolution of volumes it does not quantize at all, and LiteRT runs it slowly.
-    keeps = context.forced_lowering() == "portable" and geometry.rank < 3
-    if max(geometry.kernel_size) == 1 and not keeps:
-        return pointwise(inputs, kernel, geometry, bias)
-    return standard(inputs, kernel, geometry, bias)
-
-
-def _depthwise(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-    inputs, kernel, left = geometry.without_idle(inputs, kernel)
-    # The oneDNN kernels of TensorFlow give an empty batch the shape of the input.
-    is_empty = context.known_sizes(inputs.shape[:1]) == (0,)
-    lower = taps if is_empty else choose(geometry, inputs, kernel)
-    return lower(inputs, kernel, left)
 
 
 class DepthwiseConv(Conv):
@@ -221,7 +152,7 @@ class DepthwiseConv(Conv):
         return add_bias(self._convolve(inputs, kernel, geometry), bias, geometry)
 
     def _convolve(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-        return _depthwise(inputs, kernel, geometry)
+        return depthwise(inputs, kernel, geometry)
 
 
 class SeparableConv(DepthwiseConv):
@@ -261,40 +192,84 @@ class DepthwiseConvTranspose(DepthwiseConv):
         super().__init__(strides, padding, data_format, dilation_rate, name)
         self.output_padding = output_padding
 
+    @property
+    def _arguments(self) -> tuple:
+        return (*super()._arguments, self.output_padding)
+
     def get_config(self) -> dict:
         return {**super().get_config(), "output_padding": self.output_padding}
 
-    def _long_enough(self, geometry: Geometry, inputs: Any) -> Any:
+    def _check_when_run(self, geometry: Geometry, inputs: Any) -> Any:
         return inputs  # no output is empty
 
-    def _padding_of(self, geometry: Geometry) -> tuple[int, ...] | None:
+    def _checked_output_padding(self, geometry: Geometry) -> tuple[int, ...] | None:
         return standardize_output_padding(self.output_padding, geometry.strides)
 
     def _output_shape(self, geometry: Geometry, input_shape: tuple, filters: int) -> tuple:
-        return output_shape(input_shape, filters, geometry, self._padding_of(geometry))
+        padding = self._checked_output_padding(geometry)
+        return output_shape(input_shape, filters, geometry, padding)
 
     def _convolve(self, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-        padding = self._padding_of(geometry)
-        return transposed(inputs, kernel, geometry, padding, _depthwise)
+        padding = self._checked_output_padding(geometry)
+        return transposed(inputs, kernel, geometry, padding, depthwise)
 
 
 class SeparableConvTranspose(DepthwiseConvTranspose, SeparableConv):
     """Transposed depthwise-separable convolution as an operation."""
 
 
-def cached_operation(operation: type[Conv], *arguments: Any) -> Conv:
-    """An operation to run, cached: creating one takes Keras longer than a small convolution."""
-    wanted: list[Any] = [operation, repr(arguments), *arguments]
+def call(operation: type[Conv], arguments: tuple, tensors: tuple) -> Any:
+    """Runs an operation as `operation(*arguments)(*tensors)` would, for any batch."""
+    inputs, without_sample = on_tensorflow.with_a_sample(tensors[0])
+    return without_sample(run(operation, arguments, (inputs, *tensors[1:])))
+
+
+def run(operation: type[Conv], arguments: tuple, tensors: tuple, bias: Any = None) -> Any:
+    """Runs an operation with an optional bias, which some backends' kernels can add.
+
+    In a TensorFlow graph, the output for a batch that turns out to be empty may have the wrong
+    shape, as with Keras's own layers. Preventing that takes a small layer a tenth of its time.
+    """
+    inputs, *kernels = _as_tensors(*tensors)
+    checked, geometry = _cached_operation(operation, arguments, inputs, kernels)
+    inputs = checked._check_when_run(geometry, inputs)
+    return checked._compute(geometry, inputs, *kernels, bias=bias)
+
+
+def _cached_operation(
+    operation: type[Conv], arguments: tuple, inputs: Any, kernels: Sequence[Any]
+) -> tuple[Conv, Geometry]:
+    """Returns an operation and its geometry, which are checked once for all inputs of a shape.
+
+    Creating and checking one takes Keras longer than a small convolution.
+    """
+    data_format = standardize_data_format(arguments[2])
+    shapes = (
+        context.known_shape(inputs, 1 if data_format == "channels_first" else -1),
+        *(context.fixed_sizes(kernel.shape) for kernel in kernels),
+    )
+    # `repr` tells apart arguments that are equal but not the same: 1.0 is an error, 1 is not.
+    key: tuple[Any, ...] = (operation, shapes, data_format, repr(arguments))
     try:
-        return _made(*wanted)
-    except TypeError:  # of what has no hash: a list, or something wrong that the check will name
-        return operation(*arguments)
+        return _checked(*key, *arguments)
+    except TypeError:  # an argument without a hash: a list, or an error that the check reports
+        return _checked.__wrapped__(*key, *arguments)
 
 
-@functools.lru_cache(maxsize=1024)
-def _made(operation: type[Conv], which: str, *arguments: Any) -> Conv:
-    """`which` tells apart arguments that are equal but not the same: 1.0 is an error, 1 is not."""
-    return operation(*arguments)
+@functools.lru_cache(maxsize=MAX_CACHED)
+def _checked(
+    operation: type[Conv], shapes: tuple, data_format: str, written: str, *arguments: Any
+) -> tuple[Conv, Geometry]:
+    checked = operation(*arguments)
+    geometry, _ = checked._check(*map(_Shaped, shapes))
+    return checked, geometry
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shaped:
+    """A stand-in for a tensor whose shape is checked."""
+
+    shape: tuple
 
 
 def _as_tensors(*values: Any) -> tuple:
@@ -331,7 +306,7 @@ def _common_dtype(*tensors: Any) -> str:
         if not dtype.startswith(_REAL):
             raise ValueError(f"`{name}` must be a tensor of real numbers. Received: dtype={dtype}.")
     if set(dtypes) == {"float64"}:
-        return "float64"  # which only TensorFlow's promotion keeps
+        return "float64"  # only TensorFlow's promotion keeps it
     return keras.backend.result_type(*dtypes, float)
 
 

@@ -1,40 +1,32 @@
-"""The pointwise step: a 1x1 convolution mixes channels, and that is a matrix product."""
+"""The pointwise step: a 1x1 convolution mixes channels, so it is a matrix product."""
 
-import math
 from typing import Any
 
 import keras
 
-from sepconv_layers.ops import context
-from sepconv_layers.ops.channels_last import torch_conv
+from sepconv_layers.ops import context, on_tensorflow, on_torch
 from sepconv_layers.ops.geometry import Geometry
-from sepconv_layers.ops.per_channel import add_bias
-
-MANY = 8192  # positions, from which on PyTorch convolves faster than it multiplies
-MANY_OF_A_SAMPLE, FEW_CHANNELS = 400, 64  # where a TensorFlow graph does
 
 
 def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) -> Any:
-    """Multiplies channels at every (strided) position with a `(*ones, channels, filters)` kernel.
+    """Multiplies channels at every (strided) position by a `(*ones, channels, filters)` kernel.
 
-    That is faster than a 1x1 convolution, above all its gradients, but not always on PyTorch.
+    This is faster than a 1x1 convolution, above all in gradients, except sometimes on PyTorch.
     """
     is_traced = None in context.known_sizes(inputs.shape)
     if keras.backend.backend() == "torch" and is_traced and max(geometry.kernel_size) == 1:
-        # A reshape would hold what `torch.export` traces to sizes that are odd, or even.
-        return torch_conv(inputs, kernel, geometry, bias=bias)
+        # A reshape would restrict what `torch.export` traces to odd sizes, or to even ones.
+        return on_torch.conv(inputs, kernel, geometry, bias=bias)
     inputs = geometry.tap(inputs, (0,) * geometry.rank)
     if keras.backend.backend() == "torch" and geometry.data_format == "channels_last":
-        return _torch(inputs, kernel, geometry, bias)
+        return on_torch.pointwise(inputs, kernel, geometry, bias)
     channels, filters = kernel.shape[-2:]
     matrix = keras.ops.reshape(kernel, (channels, filters))
     if geometry.data_format == "channels_last":
-        if bias is not None and _is_better_convolved(inputs):
-            return _tensorflow_graph(inputs, kernel, bias)
         sizes = keras.ops.shape(inputs)[:-1]
-        # `keras.ops` would round float64 to float32. Rows have no spatial axes.
+        # `keras.ops.matmul` would round float64 to float32.
         rows = keras.ops.reshape(inputs, (-1, channels)) @ matrix
-        rows = add_bias(rows, bias, geometry.axes(slice(0, 0)))
+        rows = add_bias(rows, bias, geometry.axes(slice(0, 0)))  # rows have no spatial axes
         return keras.ops.reshape(rows, (*sizes, filters))
     batch, channels, *spatial = keras.ops.shape(inputs)
     positions = 1
@@ -45,67 +37,10 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
     return add_bias(keras.ops.reshape(outputs, (batch, filters, *spatial)), bias, geometry)
 
 
-def _is_better_convolved(inputs: Any) -> bool:
-    """Whether a TensorFlow graph on a CPU adds a bias for less in a convolution, forward.
-
-    It does for few channels and many positions. Of these only those of a sample are known.
-    """
-    if keras.backend.backend() != "tensorflow" or context.device() != "cpu":
-        return False
-    import tensorflow as tf
-
-    *positions, channels = inputs.shape[1:]
-    return (
-        not (tf.executing_eagerly() or context.compiled())
-        and inputs.dtype == tf.float32
-        and channels <= FEW_CHANNELS
-        and None not in positions
-        and math.prod(positions) >= MANY_OF_A_SAMPLE
-    )
-
-
-def _tensorflow_graph(inputs: Any, kernel: Any, bias: Any) -> Any:
-    """Convolves all positions as those of one row, and has the gradients of a matrix product."""
-    import tensorflow as tf
-
-    *positions, channels = inputs.shape[1:]
-
-    @tf.custom_gradient
-    def mix(inputs: Any, kernel: Any, bias: Any) -> tuple:
-        def gradients(upstream: Any) -> tuple:
-            rows, matrix = tf.reshape(inputs, (-1, channels)), tf.reshape(kernel, (channels, -1))
-            upstream = tf.reshape(upstream, (-1, matrix.shape[1]))
-            to_inputs = tf.matmul(upstream, matrix, transpose_b=True)
-            to_kernel = tf.matmul(rows, upstream, transpose_a=True)
-            to_bias = tf.reduce_sum(upstream, axis=0)
-            return (
-                tf.reshape(to_inputs, tf.shape(inputs)),
-                tf.reshape(to_kernel, kernel.shape),
-                to_bias,
-            )
-
-        row = tf.reshape(inputs, (1, -1, 1, channels))
-        outputs = tf.nn.conv2d(row, tf.reshape(kernel, (1, 1, *kernel.shape[-2:])), 1, "VALID")
-        outputs = tf.nn.bias_add(outputs, bias)
-        return tf.reshape(outputs, (-1, *positions, kernel.shape[-1])), gradients
-
-    return mix(inputs, kernel, bias)
-
-
-def _torch(inputs: Any, kernel: Any, geometry: Geometry, bias: Any) -> Any:
-    """By PyTorch's own functions: those of Keras take as long as a small product.
-
-    For many positions it has the faster product in its convolutions; and on a GPU, where these
-    alone multiply float32 by the units for matrices, for any number.
-    """
-    import torch
-
-    channels, filters = context.fixed_sizes(kernel.shape[-2:])
-    is_better_convolved = context.device() == "gpu" or inputs.numel() // channels >= MANY
-    if is_better_convolved and inputs.dtype == torch.float32:
-        alone = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
-        kernel = kernel.reshape(*alone.kernel_size, channels, filters)
-        return torch_conv(inputs, kernel, alone, bias=bias)
-    rows, matrix = inputs.reshape(-1, channels), kernel.reshape(channels, filters)
-    rows = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)  # in one kernel
-    return rows.reshape(*inputs.shape[:-1], filters)
+def add_bias(values: Any, bias: Any, geometry: Geometry) -> Any:
+    """Adds one number per channel, unless `bias` is `None`."""
+    if bias is None:
+        return values
+    if keras.backend.backend() == "tensorflow" and geometry.data_format == "channels_last":
+        return on_tensorflow.add_bias(values, bias)
+    return values + geometry.per_channel(bias)

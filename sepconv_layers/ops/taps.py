@@ -1,41 +1,39 @@
-"""Depthwise convolution as a sum over kernel taps: what a fusing compiler does best."""
+"""Everything specific to XLA: depthwise convolution as a sum over kernel taps, and fast sums.
+
+XLA runs a depthwise convolution as a naive loop, but fuses shifted slices, products and additions
+into one vectorized pass over the input.
+"""
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 
+from sepconv_layers.ops import choice, context, rewrites
 from sepconv_layers.ops.geometry import Geometry, ceil_div, pad
 from sepconv_layers.ops.gradients import with_gradients
-from sepconv_layers.ops.per_channel import sum_per_channel
-from sepconv_layers.ops.polyphase import polyphase
-from sepconv_layers.ops.precision import sums_in_float32
-from sepconv_layers.ops.rows import correlate_rows, rows_kernel_gradient
 
-# Number of taps above which a loop goes over the kernel's rows: XLA takes seconds for so many.
-WRITTEN_OUT = 49
+SLICES = (8, 7, 6, 5, 4, 3, 2)  # numbers of slices that a sum may be split into
+ROWS_OF_ONES = 8
 
 
-@sums_in_float32
+@rewrites.sums_in_float32
 def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-    """Pads once, then adds up shifted slices times a per-channel weight.
-
-    A compiler fuses it all into one vectorized pass over the input.
-    """
+    """Pads once, then adds up shifted slices times a per-channel weight."""
     *kernel_size, channels, multiplier = kernel.shape
     if multiplier > 1:  # before the padding: XLA would repeat a padded tensor again for each tap
         inputs = keras.ops.repeat(inputs, multiplier, axis=geometry.channel_axis)
         kernel = keras.ops.reshape(kernel, (*kernel_size, channels * multiplier, 1))
     inputs, geometry = geometry.pad(inputs)
-    is_large = geometry.rank > 1 and math.prod(kernel_size) > WRITTEN_OUT
+    is_large = geometry.rank > 1 and math.prod(kernel_size) > choice.MAX_UNROLLED_TAPS
     if is_large and max(geometry.strides) > 1:
-        return polyphase(taps, inputs, kernel, geometry)
+        return rewrites.polyphase(taps, inputs, kernel, geometry)
 
     def convolve(inputs: Any, kernel: Any) -> Any:
         if is_large:
-            return correlate_rows(inputs, kernel, geometry)
+            return _correlate_rows(inputs, kernel, geometry)
         every = itertools.product(*map(range, geometry.kernel_size))
         shifted = ((geometry.tap(inputs, index), kernel[index]) for index in every)
         return _weighted_sum(shifted, geometry)
@@ -45,8 +43,8 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
             padded, _ = _padded_upstream(inputs, upstream, geometry)
             flipped = keras.ops.flip(kernel, tuple(range(geometry.rank)))
             return (
-                correlate_rows(padded, flipped, geometry),
-                rows_kernel_gradient(inputs, upstream, geometry),
+                _correlate_rows(padded, flipped, geometry),
+                _rows_kernel_gradient(inputs, upstream, geometry),
             )
         return (
             _input_gradient(inputs, kernel, upstream, geometry),
@@ -65,10 +63,10 @@ def _weighted_sum(parts: Iterable[tuple[Any, Any]], geometry: Geometry) -> Any:
 
 
 def _padded_upstream(inputs: Any, upstream: Any, geometry: Geometry) -> tuple[Any, list[int]]:
-    """The upstream gradient between zeros, as far as the kernel reaches, and that reach.
+    """The upstream gradient, padded as far as the kernel reaches, and that reach.
 
-    XLA computes a tensor that it pads and then slices only once. It would compute the upstream
-    gradient itself, with all the arithmetic that leads to it, again for each tap.
+    XLA computes a tensor that it pads and then slices only once. Without the padding, it would
+    compute the upstream gradient again for each tap, with all the arithmetic that leads to it.
     """
     reach = [e // s for e, s in zip(geometry.extent, geometry.strides, strict=True)]
     sizes, outputs = keras.ops.shape(inputs), keras.ops.shape(upstream)
@@ -87,8 +85,8 @@ def _kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
         at_upstream = [slice(None)] * len(outputs)
         for i, axis in enumerate(geometry.spatial_axes):
             stride, offset = geometry.strides[i], index[i] * geometry.dilation_rate[i]
-            # One zero more on either side, where there are inputs to meet it: a slice that has
-            # nothing of the padding would be one of the unpadded tensor again.
+            # One more zero on either side, where there are inputs to overlap it: a slice without
+            # any padding would be a slice of the unpadded tensor again.
             before = int(axis == last and offset >= stride)
             after = int(axis == last and not before and geometry.extent[i] - offset >= stride)
             start, size = reach[i] - before, before + outputs[axis] + after
@@ -120,26 +118,120 @@ def _input_gradient(inputs: Any, kernel: Any, upstream: Any, geometry: Geometry)
             if [rest for _, rest in steps] == list(which):
                 back = [r - step for r, (step, _) in zip(reach, steps, strict=True)]
                 parts.append((moving.tap(padded, back), kernel[index]))
-        if parts:
-            return _weighted_sum(parts, geometry)
-        return keras.ops.zeros_like(moving.tap(padded, reach))
+        return _weighted_sum(parts, geometry)
 
-    def interleave(which: tuple[int, ...]) -> Any:
-        """All phases that begin with these, in one tensor."""
-        if len(which) == geometry.rank:
-            return phase(which)
-        axis, stride = geometry.spatial_axes[len(which)], geometry.strides[len(which)]
-        phases = [interleave((*which, i)) for i in range(stride)]
-        if stride == 1:
-            return phases[0]
-        sizes = list(keras.ops.shape(phases[0]))
-        sizes[axis] = sizes[axis] * stride
-        return keras.ops.reshape(keras.ops.stack(phases, axis + 1), sizes)
-
-    gradient = interleave(())
+    gradient = rewrites.interleave(phase, geometry)
     sizes = keras.ops.shape(inputs)
     slices = [slice(None)] * len(sizes)
     for axis, stride in zip(geometry.spatial_axes, geometry.strides, strict=True):
         if stride > 1:
             slices[axis] = slice(0, sizes[axis])
     return gradient[tuple(slices)]
+
+
+# A large kernel: a loop over its rows, each a sum of taps. Unrolled, hundreds of taps would take
+# minutes to compile. The rows run along the last spatial axis, and the stride is 1.
+
+
+def _correlate_rows(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    """Convolves padded inputs with a `(*kernel_size, channels, 1)` kernel."""
+    rows, columns, band, tap = _loop(inputs, geometry)
+    kernel = keras.ops.reshape(kernel, (rows, columns, -1))
+
+    def add_row(n: Any, outputs: Any) -> Any:
+        here, weights = band(n), kernel[n]
+        for i in range(columns):
+            outputs = outputs + tap(here, i) * geometry.per_channel(weights[i])
+        return outputs
+
+    zeros = keras.ops.zeros_like(tap(band(0), 0))
+    return _repeated(add_row, rows, zeros)
+
+
+def _rows_kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
+    """The gradient with respect to that kernel."""
+    rows, columns, band, tap = _loop(inputs, geometry)
+    channels = inputs.shape[geometry.channel_axis]
+
+    def add_row(n: Any, gradient: Any) -> Any:
+        here = band(n)
+        sums = keras.ops.stack(
+            [
+                sum_per_channel(tap(here, i) * upstream, geometry.channel_axis)
+                for i in range(columns)
+            ]
+        )
+        # Unlike an update in place, every backend can differentiate and compile this.
+        place = keras.ops.reshape(keras.ops.one_hot(n, rows, dtype=sums.dtype), (rows, 1, 1))
+        return gradient + place * sums
+
+    zeros = keras.ops.zeros((rows, columns, channels), inputs.dtype)
+    gradient = _repeated(add_row, rows, zeros)
+    return keras.ops.reshape(gradient, (*geometry.kernel_size, channels, 1))
+
+
+def _repeated(step: Callable, times: int, value: Any) -> Any:
+    """Applies `step(n, value)` for each `n`, in a loop."""
+    if keras.backend.backend() != "tensorflow":
+        return keras.ops.fori_loop(0, times, step, value)
+    # XLA differentiates only loops with a bound, which Keras's `fori_loop` does not set.
+    _, value = keras.ops.while_loop(
+        lambda n, _: n < times,
+        lambda n, value: (n + 1, step(n, value)),
+        (0, value),
+        maximum_iterations=times,
+    )
+    return value
+
+
+def _loop(inputs: Any, geometry: Geometry) -> tuple[int, int, Callable, Callable]:
+    """The numbers of rows and columns, the inputs that a row overlaps, and those of a column."""
+    *leading, columns = geometry.kernel_size
+    within = geometry.replace(kernel_size=(*(1 for _ in leading), columns))
+
+    def band(n: Any) -> Any:
+        starts: list[Any] = [0] * len(inputs.shape)
+        sizes = list(keras.ops.shape(inputs))
+        for i in reversed(range(len(leading))):
+            axis = geometry.spatial_axes[i]
+            starts[axis] = n % leading[i] * geometry.dilation_rate[i]
+            sizes[axis] = sizes[axis] - geometry.extent[i]
+            n = n // leading[i]
+        return keras.ops.slice(inputs, starts, sizes)
+
+    def tap(here: Any, i: int) -> Any:
+        return within.tap(here, (*(0 for _ in leading), i))
+
+    return math.prod(leading), columns, band, tap
+
+
+# Sums.
+
+
+def sum_per_channel(values: Any, channel_axis: int) -> Any:
+    """Sums over all axes except the channel axis, which is the last one or the second.
+
+    XLA on a CPU runs such a sum one number at a time. Adding up a few slices is vectorized, with
+    the computation of `values` fused into it. A product with ones adds up the rest. With one row of
+    ones it would be a loop again. With eight, a matrix-product library computes it.
+    """
+    axes = [axis for axis in range(len(values.shape)) if axis != channel_axis]
+    if context.device() != "cpu":  # where a product might be rounded to TF32
+        return keras.ops.sum(values, axes)
+    slices, axis = max((_slices(values.shape[axis]), axis) for axis in axes)
+    first, *others = keras.ops.split(values, slices, axis)
+    values = sum(others, first)
+    shape = keras.ops.shape(values)
+    if channel_axis == 1:
+        positions = math.prod(shape[2:])  # -1 would be ambiguous for an empty batch
+        rows = keras.ops.reshape(values, (*shape[:2], positions))
+        ones = keras.ops.ones((keras.ops.shape(rows)[2], ROWS_OF_ONES), values.dtype)
+        return keras.ops.sum((rows @ ones)[:, :, 0], axis=0)
+    rows = keras.ops.reshape(values, (-1, shape[-1]))
+    ones = keras.ops.ones((ROWS_OF_ONES, keras.ops.shape(rows)[0]), values.dtype)
+    return (ones @ rows)[0]
+
+
+def _slices(size: int | None) -> int:
+    """The number of equal slices to split an axis into."""
+    return next((number for number in SLICES if size and size % number == 0), 1)
