@@ -19,7 +19,7 @@ from sepconv_layers.export.inputs import Arrays, sample_for
 from sepconv_layers.export.runtimes import checked_runner
 from sepconv_layers.extras import require
 
-# The default tolerance of each kind. How much quantized activations may differ, users must judge.
+# The default tolerance of each kind; `None` where only the user can judge the difference.
 QUANTIZE: dict[str | None, float | None] = {
     None: TOLERANCE,
     "float16": 1e-2,
