@@ -27,7 +27,9 @@ def add_to(commands: Any) -> None:
     """Adds the subcommand."""
     command = add_command(commands, "twin", DESCRIPTION, EXAMPLES, run)
     add_model(command)
-    command.add_argument("--to", required=True, choices=TWINS, help="kind of convolutions in the twin")
+    command.add_argument(
+        "--to", required=True, choices=TWINS, help="kind of convolutions in the twin"
+    )
     add_keras_output(command, "MODEL-standard.keras or MODEL-separable.keras")
 
 
