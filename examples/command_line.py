@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,15 @@ def without_traceback(main: Callable) -> Callable:
 def user_errors(parser: argparse.ArgumentParser, **flags: str) -> Iterator[None]:
     """Ends the command with a message if it cannot use what the user passed.
 
+    Warnings are printed as a message, too, without the line of code that they come from.
+
     Args:
         parser: The parser of the command. The message names its options, not the arguments of
             functions.
         **flags: The options of arguments that have other names.
     """
+    format_warning = warnings.formatwarning
+    warnings.formatwarning = lambda message, *args, **kwargs: f"warning: {message}\n"
     try:
         yield
     except MemoryError as error:
@@ -58,6 +63,8 @@ def user_errors(parser: argparse.ArgumentParser, **flags: str) -> Iterator[None]
         if isinstance(error, OSError) and error.strerror:
             parser.error(f"{shortened(str(error.filename))}: {error.strerror}")
         parser.error(re.sub(r"`(\w+)`", as_option, str(error)))
+    finally:
+        warnings.formatwarning = format_warning
 
 
 def new_parser(module: str, description: str | None) -> argparse.ArgumentParser:

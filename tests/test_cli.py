@@ -304,7 +304,7 @@ def test_an_interrupted_command_ends_with_a_sentence(run, folder, command, monke
         ("--to onnx --output separable.keras", "must not be the path of the model"),
         ("--to hub --output labels.txt", "a new folder, or the folder of an older SavedModel"),
         ("--to onnx --output no/such/net.onnx", "folder of the `path` argument must exist"),
-        ("--to onnx --labels few.txt", "`labels` argument must be 3 single-line strings"),
+        ("--to onnx --labels few.txt", "`labels` argument must be 3 strings"),
         ("--to onnx --labels missing.txt", "missing.txt, which cannot be read"),
         ("--to onnx --labels images.npy", "images.npy, which cannot be read"),
         ("--to onnx --labels pipe", "pipe, which cannot be read: it is not a file"),

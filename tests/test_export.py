@@ -408,6 +408,18 @@ def test_slow_dynamic_files_are_said(exported, tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["net.tflite"]
 
 
+def test_dynamic_files_have_int8_weights_in_large_kernels_only(tmp_path):
+    def model(units):
+        return keras.Sequential([keras.Input((32,)), keras.layers.Dense(units)])
+
+    for units, saves in ((31, False), (32, True)):  # from 1,024 values on
+        plain, dynamic = (
+            export.to_litert(model(units), tmp_path / "net.tflite", quantize).bytes
+            for quantize in (None, "dynamic")
+        )
+        assert (dynamic < 0.6 * plain) == saves
+
+
 def test_the_converter_to_onnx_is_quiet_about_what_it_leaves_out(tmp_path, capfd, caplog):
     model = keras.Sequential([
         keras.Input((8, 8, 3)),

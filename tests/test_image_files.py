@@ -103,9 +103,7 @@ def test_deep_images_that_are_not_finite_are_skipped(tmp_path):
     for name, value in (("a", np.nan), ("b", np.inf)):
         image = Image.fromarray(np.full((16, 16), value, "float32"))
         image.save(tmp_path / "class0" / f"{name}.tif")
-    with pytest.warns(
-        UserWarning, match="Skipped [12] unreadable image.*must have finite values"
-    ):
+    with pytest.warns(UserWarning, match="Skipped [12] unreadable image.*must have finite values"):
         dataset = data.load(folder=tmp_path)
     assert dataset.ranges == {"F": (1, 2)} and sum(sizes(dataset)) == 18
 

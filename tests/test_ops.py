@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import inspect
+import types
 from typing import NamedTuple
 
 import keras
@@ -206,6 +207,51 @@ def test_separable_conv_matches_depthwise_and_pointwise_oracles(seed):
 @pytest.mark.parametrize("seed", range(3000, 3000 + CONFIGURATIONS // 9))
 def test_standard_conv_matches_the_oracle(seed):
     check(problem(seed, ops.conv), mode_of(seed), ops.conv)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch has several default devices")
+@pytest.mark.parametrize(("kind", "expected"), [("cpu", "cpu"), ("cuda", "gpu"), ("mps", "mps")])
+def test_the_device_is_that_of_a_tensor_that_keras_creates(kind, expected, monkeypatch):
+    import torch
+
+    found = types.SimpleNamespace(device=torch.device("meta"))  # where Keras infers shapes
+    monkeypatch.setattr(context, "_torch_devices", [])
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.ops, "zeros", lambda shape: found)
+        assert context.device() == "cpu"
+        found.device = torch.device(kind)
+        assert context.device() == expected
+    assert context.device() == expected  # cached
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch has several default devices")
+def test_a_gpu_that_keras_does_not_use_decides_nothing(monkeypatch):
+    import torch
+
+    expected = keras.ops.zeros(()).device.type.replace("cuda", "gpu")
+    monkeypatch.setattr(context, "_torch_devices", [])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: expected != "gpu")
+    assert context.device() == expected
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the other backends cache it before they trace")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated")
+@pytest.mark.filterwarnings("ignore:Converting a tensor")
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_a_trace_may_be_the_first_to_ask_for_the_device(monkeypatch):
+    import torch
+
+    def run(x):
+        return ops.depthwise_conv(x, keras.ops.ones((3, 2, 1)))
+
+    x = keras.ops.ones((1, 5, 2))
+    for trace in (
+        lambda: torch.jit.trace(run, x)(x),
+        lambda: torch.compile(run, backend="eager")(x),
+        lambda: torch.func.vmap(lambda x: run(x[None])[0])(x),
+    ):
+        monkeypatch.setattr(context, "_torch_devices", [])
+        torch.testing.assert_close(trace(), run(x))
 
 
 @needs_torch

@@ -108,7 +108,7 @@ def test_a_word_whose_recordings_cannot_be_read_is_an_error(tmp_path, ending, ca
     with pytest.raises(SystemExit, match="2"):
         train.main(["--data", str(folder)])
     said = capsys.readouterr().err
-    assert re.search(rf"third must hold recordings.*6 files {ending.lower()}.*\.opus", said)
+    assert re.search(rf"third must hold recordings.*6 {ending.lower()} files.*\.opus", said)
 
 
 UNSOUGHT = {  # formats that libsndfile decodes, but cannot seek in

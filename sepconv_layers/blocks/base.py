@@ -170,7 +170,7 @@ class Block(Composite):
                 inputs, is_applied = call(inputs, scale_and_shift=after.scale_and_shift), True
             else:
                 inputs = call(inputs)
-        # A normalization that the user makes may compute in another type than the block.
+        # A normalization that the user passes may compute in another dtype than the block.
         return keras.ops.cast(inputs, self.compute_dtype)
 
     def _call_of(self, stage: keras.layers.Layer, training: bool | None) -> Callable:

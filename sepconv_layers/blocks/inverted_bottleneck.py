@@ -150,7 +150,7 @@ class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
 class FusedInvertedBottleneckBlock(BaseInvertedBottleneckBlock):
     """The twin of `InvertedBottleneckBlock`: a standard convolution expands the channels.
 
-    Arguments, shapes and errors are those of `InvertedBottleneckBlock`.
+    Arguments, shapes and errors are the same as for `InvertedBottleneckBlock`.
 
     Example:
         >>> import numpy as np

@@ -154,7 +154,7 @@ class ResidualSeparableConvBlock(BaseResidualBlock):
 class ResidualConvBlock(BaseResidualBlock):
     """The twin of `ResidualSeparableConvBlock`, with standard convolutions.
 
-    Arguments, shapes and errors are those of `ResidualSeparableConvBlock`.
+    Arguments, shapes and errors are the same as for `ResidualSeparableConvBlock`.
 
     Example:
         >>> import numpy as np

@@ -102,8 +102,8 @@ class SeparableConvBlock(BaseSeparableBlock):
 class ConvBlock(BaseSeparableBlock):
     """Standard convolution, normalization and activation: the twin of `SeparableConvBlock`.
 
-    Arguments, shapes and errors are those of `SeparableConvBlock`, but `depth_multiplier` has no
-    effect.
+    Arguments, shapes and errors are the same as for `SeparableConvBlock`, but `depth_multiplier`
+    has no effect.
 
     Example:
         >>> import numpy as np

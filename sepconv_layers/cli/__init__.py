@@ -1,4 +1,4 @@
-"""The command `sepconv`: profiles, twins, conversions, exports and timings of saved models.
+"""The command `sepconv`, which profiles, converts, exports and times saved models.
 
 Each subcommand is a module with `add_to`, which adds its parser to the command, and `run`.
 """
@@ -14,7 +14,7 @@ from sepconv_layers.cli.options import described
 
 __all__ = ["main", "make_parser"]
 
-DESCRIPTION = "Profiles, twins, conversions, exports and timings of saved Keras models."
+DESCRIPTION = "Profiles, converts, exports and times saved Keras models."
 EXAMPLES = """examples:
   sepconv profile net.keras
   sepconv export net.keras --to litert --quantize int8 --calibration images.npy

@@ -21,7 +21,7 @@ from sepconv_layers.cli.profile import profile_quietly
 
 Calls = dict[tuple[Path, str], Callable[[], Any]]  # by path and mode
 
-DESCRIPTION = "milliseconds per call of models and artifacts, taking turns in one process"
+DESCRIPTION = "time models and artifacts, which take turns in one process"
 EXAMPLES = """examples:
   sepconv bench separable.keras standard.keras
   sepconv bench net.keras net.tflite net.onnx net-hub --batch-size 8
@@ -56,7 +56,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Times all models and prints their medians and what the savings in MACs become."""
+    """Prints the median times of all models, and how much of the MAC saving becomes speed-up."""
     calls: Calls = {}
     profiles: dict[Path, cost.Profile] = {}
     notes: list[str] = []

@@ -9,7 +9,7 @@ from sepconv_layers.cli.options import add_command, add_model, positive_integer
 from sepconv_layers.cli.outputs import add_keras_output, new_keras_file
 from sepconv_layers.files import write
 
-DESCRIPTION = "approximates the standard convolutions of a trained model by separable ones"
+DESCRIPTION = "approximate the standard convolutions of a trained model by separable ones"
 EXAMPLES = """examples:
   sepconv convert net.keras --rank 2
   sepconv convert net.keras --keep stem --output small.keras

@@ -17,15 +17,15 @@ EXPORTERS: dict[str, Callable[..., export.Artifact]] = {
 }
 SUFFIXES = {"hub": "-hub", "litert": ".tflite", "onnx": ".onnx"}
 
-DESCRIPTION = "a model as an artifact that runs without this package, and how well both agree"
+DESCRIPTION = "write a model as an artifact that runs without this package, and check its outputs"
 EXAMPLES = """examples:
   sepconv export net.keras --to hub --labels labels.txt
   sepconv export net.keras --to onnx --sample images.npy
   sepconv export net.keras --to litert --quantize int8 --calibration images.npy
 
 Arrays are read from .npy files, or for several inputs from .npz files with the names of the inputs.
-A model with layers other than those of Keras and sepconv_layers is exported from Python, by the
-functions of `sepconv_layers.export`.
+A model with layers other than those of Keras and sepconv_layers has to be exported from Python,
+by the functions of `sepconv_layers.export`.
 """
 
 

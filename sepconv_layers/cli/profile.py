@@ -10,7 +10,7 @@ from sepconv_layers import cost
 from sepconv_layers.cli.inputs import load_model
 from sepconv_layers.cli.options import add_command, add_input_shape, add_model, add_path
 
-DESCRIPTION = "multiply-accumulates, parameters and memory traffic of a model, layer by layer"
+DESCRIPTION = "count multiply-accumulates, parameters and memory traffic, layer by layer"
 EXAMPLES = """examples:
   sepconv profile net.keras
   sepconv profile net.keras --input-shape 96,96,3 --plot net.png

@@ -14,12 +14,12 @@ from sepconv_layers.files import write
 
 TWINS = {"standard": twins.standard_twin, "separable": twins.separable_twin}
 
-DESCRIPTION = "the same architecture with standard or with separable convolutions, untrained"
+DESCRIPTION = "build the same architecture with standard or separable convolutions, untrained"
 EXAMPLES = """examples:
   sepconv twin net.keras --to standard
   sepconv twin net.keras --to separable --output small.keras
 
-The twin is untrained: train it like the model, or compare what both cost.
+The twin is untrained: train it like the model, or compare the cost of both.
 """
 
 
@@ -27,7 +27,9 @@ def add_to(commands: Any) -> None:
     """Adds the subcommand."""
     command = add_command(commands, "twin", DESCRIPTION, EXAMPLES, run)
     add_model(command)
-    command.add_argument("--to", required=True, choices=TWINS, help="which twin")
+    command.add_argument(
+        "--to", required=True, choices=TWINS, help="kind of convolutions in the twin"
+    )
     add_keras_output(command, "MODEL-standard.keras or MODEL-separable.keras")
 
 

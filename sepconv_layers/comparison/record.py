@@ -156,9 +156,9 @@ class Comparison:
         ]
 
     def _sentences(self) -> list[str]:
-        return [*self._chance(), *self._gains(), *self.notes]
+        return [*self._majority_baseline(), *self._gains(), *self.notes]
 
-    def _chance(self) -> list[str]:
+    def _majority_baseline(self) -> list[str]:
         if not self.test_part:
             return []
         samples, share = self.test_part["samples"], self.test_part["largest_class"]

@@ -19,7 +19,7 @@ from sepconv_layers.export.inputs import Arrays, sample_for
 from sepconv_layers.export.runtimes import checked_runner
 from sepconv_layers.extras import require
 
-# The default tolerance of each kind. How much quantized activations may differ, users must judge.
+# The default tolerance of each kind; `None` where only the user can judge the difference.
 QUANTIZE: dict[str | None, float | None] = {
     None: TOLERANCE,
     "float16": 1e-2,
@@ -51,9 +51,9 @@ def to_litert(
         model: The model. The file computes in float32, whatever the model was trained in.
         path: The file to write. An older one is replaced only if the new one passes the check.
         quantize: `None` for float32; `"float16"` for weights of half the size; `"dynamic"` for int8
-            weights, with a warning if they make the model several times slower than float32;
-            `"int8"` for int8 weights, with one scale per channel, and int8 activations. Operators
-            without an int8 kernel stay in float32.
+            weights in kernels of 1,024 values or more, with a warning if they make the model
+            several times slower than float32; `"int8"` for int8 weights, with one scale per
+            channel, and int8 activations. Operators without an int8 kernel stay in float32.
         calibration: For `"int8"`, about a hundred typical inputs, which set the range of each
             activation: a batch, or an iterable of batches. A batch is an array, or a list or
             dictionary of arrays for several inputs.

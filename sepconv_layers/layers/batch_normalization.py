@@ -1,4 +1,4 @@
-"""Batch normalization that costs little beside a separable convolution."""
+"""Batch normalization that is cheap even next to a separable convolution."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,23 +12,23 @@ from sepconv_layers.ops.normalization import batch_norm
 
 @keras.saving.register_keras_serializable("sepconv_layers")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalization by the backend's fused kernel in training.
+    """Batch normalization that trains with the backend's fused kernel.
 
     A drop-in for `keras.layers.BatchNormalization`: same arguments, weights, statistics and
-    outputs. Beside a separable convolution, which has few multiplications, the many small
-    operations of which Keras makes a training step are what costs: on TensorFlow without XLA and on
-    PyTorch this layer leaves them to one kernel, and where XLA compiles for a CPU it sums in a form
-    that XLA vectorizes. In inference, the blocks fold it into the convolution before it.
+    outputs. Next to a separable convolution, which has few multiplications, the many small
+    operations of Keras's training step take most of the time. On TensorFlow without XLA and on
+    PyTorch, this layer runs one kernel instead. With XLA on a CPU, it sums in a form that XLA
+    vectorizes. At inference, the blocks fold it into the convolution before it.
 
     Args:
         *args: As for `keras.layers.BatchNormalization`.
         **kwargs: As for `keras.layers.BatchNormalization`.
 
     Input shape:
-        Any, with the channels in `axis`.
+        Any, with channels in `axis`.
 
     Output shape:
-        That of the input.
+        Same as the input.
 
     Raises:
         ValueError: As `keras.layers.BatchNormalization` does.
@@ -48,7 +48,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None, is_applied: bool = False
     ) -> Any:
-        if is_applied:  # by the convolution before, with what `scale_and_shift` gives
+        if is_applied:  # by the convolution before it, with `scale_and_shift`
             return inputs
         is_last = self.axis in (-1, len(inputs.shape) - 1)
         is_plain = mask is None and not self.synchronized
@@ -73,7 +73,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _call_of_keras(self, inputs: Any, training: bool | None, mask: Any) -> Any:
         renorms = training and self.trainable and getattr(self, "renorm", False)
-        weights = self.non_trainable_variables if renorms else []  # Keras updates more of them
+        weights = self.non_trainable_variables if renorms else []  # which Keras also updates
         kept = [keras.ops.copy(weight.value) for weight in weights]
         outputs = super().call(inputs, training=training, mask=mask)
         now = [weight.value for weight in weights]
@@ -88,10 +88,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _or_kept(
         self, values: Sequence[Any], kept: Sequence[Any], inputs: Any, mask: Any
     ) -> Sequence[Any]:
-        """The values from a batch, or those to keep if the batch is empty or entirely masked.
+        """Returns the values of a batch, or the old ones if it is empty or entirely masked.
 
-        A replica may get no samples of an epoch's last batch. Unless the sizes are known, that is
-        decided when the graph runs.
+        A replica may get no samples of the last batch in an epoch. If the sizes are unknown, this
+        is decided when the graph runs.
         """
         sizes = [size for i, size in enumerate(inputs.shape) if i != self.axis % len(inputs.shape)]
         if mask is None and 0 not in sizes and None not in context.known_sizes(sizes):

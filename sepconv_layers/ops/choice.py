@@ -60,6 +60,10 @@ MAX_TINY_POSITIONS, MAX_TINY_TAPS = 6, 3
 # in reasonable time. A larger kernel is a loop over its rows.
 MAX_UNROLLED_TAPS = 49
 
+# Sums per channel with XLA for a CPU, `benchmarks.nets`, training: the numbers of slices that XLA
+# adds up vectorized, and the rows of a product that it leaves to a library.
+SLICES_OF_SUM, ROWS_OF_ONES = (8, 7, 6, 5, 4, 3, 2), 8
+
 # Depthwise with oneDNN, `benchmarks.layers`, the layer with a depth multiplier of 2: repeated
 # channels with one kernel each are faster than oneDNN's fallback for several.
 REPEATED_MULTIPLIERS, MIN_REPEATED_CHANNELS = (2, 4), 16

@@ -1,4 +1,4 @@
-"""The public operations, as functions."""
+"""The public functions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,10 +32,10 @@ def depthwise_conv(
             with `data_format="channels_first"`; one to three spatial dimensions, any of them
             unknown until the graph runs.
         kernel: Tensor of shape `(*kernel_size, channels, multiplier)`.
-        strides: Step between outputs, in input positions, for all or for each dimension.
-        padding: `"valid"`, `"same"` (as many outputs as inputs, over the stride, zeros on both
-            sides) or `"causal"` (the first spatial dimension is time, and no output depends on a
-            later input; `"same"` in the others).
+        strides: Step between outputs, in input positions, for all dimensions or for each.
+        padding: `"valid"`, `"same"` (`ceil(inputs / stride)` outputs, zeros on both sides) or
+            `"causal"` (the first spatial dimension is time, and no output depends on a later input;
+            `"same"` in the others).
         data_format: `"channels_last"` or `"channels_first"`; by default the Keras configuration's.
         dilation_rate: Step between kernel elements, in input positions. Any combination with
             strides is allowed, dimension by dimension.
@@ -44,8 +44,8 @@ def depthwise_conv(
         A tensor of shape `(batch, *new_spatial, channels * multiplier)` in `data_format`.
 
     Raises:
-        ValueError: If ranks or channels disagree, an argument is not of the kind described, or
-            the output would be empty.
+        ValueError: If ranks or channels do not match, an argument is not as described, or the
+            output would be empty.
 
     Example:
         >>> import numpy as np
@@ -77,8 +77,8 @@ def separable_conv(
 ) -> Any:
     """Convolves each channel on its own, then mixes channels: a convolution in two factors.
 
-    Against a standard convolution to `M` filters with a kernel of `K` elements it needs
-    `1/M + 1/K` of the multiply-accumulates.
+    It needs `1/M + 1/K` of the multiply-accumulates of a standard convolution with `M` filters and
+    `K` kernel elements.
 
     Args:
         inputs: As for `depthwise_conv`.
@@ -124,14 +124,14 @@ def conv(
     data_format: str | None = None,
     dilation_rate: int | Sequence[int] = 1,
 ) -> Any:
-    """Standard convolution with everything that `depthwise_conv` can do, to compare with.
+    """Standard convolution with all the arguments of `depthwise_conv`, for comparisons.
 
-    A kernel of size 1 everywhere, the pointwise convolution, is computed as a matrix product.
+    A pointwise convolution, with a kernel of size 1, is computed as a matrix product.
 
     Args:
         inputs: As for `depthwise_conv`.
-        kernel: Tensor of shape `(*kernel_size, channels, filters)`. With `channels / groups` in the
-            place of `channels`, each of as many groups of filters sees its own group of channels.
+        kernel: Tensor of shape `(*kernel_size, channels, filters)`. With `channels / groups`
+            instead of `channels`, each group of filters is applied to its own group of channels.
         strides: As for `depthwise_conv`.
         padding: As for `depthwise_conv`.
         data_format: As for `depthwise_conv`.
@@ -162,21 +162,21 @@ def depthwise_conv_transpose(
     data_format: str | None = None,
     dilation_rate: int | Sequence[int] = 1,
 ) -> Any:
-    """Transposed depthwise convolution: each channel grows by its own kernels.
+    """Transposed depthwise convolution: upsamples each channel with its own kernels.
 
     Each input, times the kernel, is added to the outputs from its position times the stride on.
-    That is the gradient of `depthwise_conv` towards its input, and what `keras.ops.conv_transpose`
-    does with all channels.
+    This is the gradient of `depthwise_conv` with respect to its inputs, and the depthwise form of
+    `keras.ops.conv_transpose`.
 
     Args:
         inputs: As for `depthwise_conv`.
         kernel: Tensor of shape `(*kernel_size, channels, multiplier)`. Output channel
             `c * multiplier + j` is input channel `c` with `kernel[..., c, j]`.
-        strides: How much larger the output is, for all or for each dimension.
+        strides: Upsampling factor, for all dimensions or for each.
         padding: `"valid"`, `"same"` (`strides` times the size of the input), or `"causal"` (the
             same size, and no output in the first dimension depends on a later input).
-        output_padding: How much longer the output is than the shortest one, for all or for each
-            dimension, and less than the stride; by default such that the sizes are as above.
+        output_padding: Additional outputs at the end, fewer than the stride, for all dimensions or
+            for each. By default, the sizes are as above.
         data_format: As for `depthwise_conv`.
         dilation_rate: As for `depthwise_conv`.
 
@@ -211,7 +211,7 @@ def separable_conv_transpose(
     data_format: str | None = None,
     dilation_rate: int | Sequence[int] = 1,
 ) -> Any:
-    """Transposed depthwise convolution, then a mix of channels.
+    """Transposed depthwise convolution, then a pointwise one that mixes channels.
 
     Args:
         inputs: As for `depthwise_conv`.

@@ -1,4 +1,4 @@
-"""The arithmetic of a convolution: arguments, padding and sizes, for any number of dimensions."""
+"""Arguments, padding, shapes and slices of a convolution, for any number of dimensions."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -29,8 +29,9 @@ def standardize_output_padding(
     ):
         return result
     raise ValueError(
-        "The `output_padding` argument must be None, or an integer for all or for each dimension, "
-        f"none of them negative and each less than the stride. Received: output_padding={value}, "
+        "The `output_padding` argument must be None, or one integer for all dimensions or for "
+        "each, not negative and less than the stride. Received: "
+        f"output_padding={value}, "
         f"strides={tuple(strides)}."
     )
 
@@ -45,7 +46,7 @@ def standardize_padding(padding: str) -> Padding:
 
 
 def standardize_data_format(data_format: str | None) -> str:
-    """Returns the data format, by default the one of the Keras configuration."""
+    """Returns the data format, by default the one in the Keras configuration."""
     if data_format is None:
         return keras.config.image_data_format()
     lower = data_format.lower() if isinstance(data_format, str) else data_format
@@ -58,7 +59,7 @@ def standardize_data_format(data_format: str | None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """How a kernel moves over an input: everything about a convolution but its numbers."""
+    """How a kernel moves over an input: everything about a convolution except its values."""
 
     kernel_size: tuple[int, ...]
     strides: tuple[int, ...]
@@ -76,7 +77,7 @@ class Geometry:
         data_format: str | None = None,
         dilation_rate: int | Sequence[int] = 1,
     ) -> "Geometry":
-        """Checks the arguments as a user writes them and puts them into one form."""
+        """Checks the arguments of a user and standardizes them."""
         return cls(
             standardize_tuple(kernel_size, rank, "kernel_size"),
             standardize_tuple(strides, rank, "strides"),
@@ -101,12 +102,12 @@ class Geometry:
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """How many input positions the dilated kernel spans, less one."""
+        """The number of input positions that the dilated kernel spans, minus one."""
         return tuple((k - 1) * d for k, d in zip(self.kernel_size, self.dilation_rate, strict=True))
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """The padding mode of each axis: only the first one, time, is ever causal."""
+        """The padding mode of each axis. Only the first one, time, can be causal."""
         others = "same" if self.padding == "causal" else self.padding
         return (self.padding,) + (others,) * (self.rank - 1)
 
@@ -114,7 +115,7 @@ class Geometry:
         return dataclasses.replace(self, **changes)
 
     def axes(self, which: slice) -> "Geometry":
-        """The geometry along some of the spatial axes."""
+        """Returns the geometry along some of the spatial axes."""
         return self.replace(
             kernel_size=self.kernel_size[which],
             strides=self.strides[which],
@@ -132,9 +133,9 @@ class Geometry:
         return keras.ops.reshape(vector, self.shape(1, (1,) * self.rank, -1))
 
     def output_shape(self, input_shape: Sequence[int | None], channels: int) -> tuple:
-        """Returns the output shape, or raises a `ValueError` where it would be empty.
+        """Returns the output shape, or raises a `ValueError` if it would be empty.
 
-        An input axis of size zero is allowed only for the batch.
+        Only the batch may have size zero.
         """
         spatial: list[int | None] = []
         for axis, extent, stride, mode in zip(
@@ -155,16 +156,20 @@ class Geometry:
         return self.shape(input_shape[0], spatial, channels)
 
     def pad(self, inputs: Any) -> tuple[Any, "Geometry"]:
-        """Returns the input with its padding made explicit, and the geometry that is then left."""
+        """Returns the padded input, and the geometry without padding."""
         pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
         widths = self.pad_widths(keras.ops.shape(inputs))
         pad_width[self.spatial_axes[0] : self.spatial_axes[-1] + 1] = widths
         return pad(inputs, pad_width), self.replace(padding="valid")
 
     def without_unused_taps(self, inputs: Any, kernel: Any) -> tuple[Any, Any, "Geometry"]:
-        """Leaves out what of a kernel meets nothing but padding, along the axes of known size.
+        """Drops kernel taps that only ever overlap padding, along the axes of known size.
 
-        On small maps that is much: of 3×3×3 elements, a single position needs one.
+        On small maps these are many: a single position needs one of 3×3×3 taps.
+
+        Returns:
+            The inputs under the other taps, padded along the axes of known size, those taps, and
+            their geometry.
         """
         sizes = context.known_sizes([inputs.shape[axis] for axis in self.spatial_axes])
         if all(size is None or size > e for size, e in zip(sizes, self.extent, strict=True)):
@@ -179,15 +184,15 @@ class Geometry:
                 pad_width[axis] = before, after
                 continue
             k, stride, dilation = self.kernel_size[i], self.strides[i], self.dilation_rate[i]
-            way = stride * ((before + size + after - self.extent[i] - 1) // stride)
+            travel = stride * ((before + size + after - self.extent[i] - 1) // stride)
             starts = [j * dilation - before for j in range(k)]
-            met = [
+            used = [
                 j
                 for j, start in enumerate(starts)
-                if any(0 <= at < size for at in range(start, start + way + 1, stride))
+                if any(0 <= at < size for at in range(start, start + travel + 1, stride))
             ] or [0]
-            at_kernel[i] = slice(met[0], met[-1] + 1)
-            first, last = starts[met[0]], starts[met[-1]] + way
+            at_kernel[i] = slice(used[0], used[-1] + 1)
+            first, last = starts[used[0]], starts[used[-1]] + travel
             at_inputs[axis] = part = slice(max(first, 0), max(min(last + 1, size), 0))
             zeros = last + 1 - first - (part.stop - part.start)
             left = min(max(-first, 0), zeros)
@@ -199,18 +204,18 @@ class Geometry:
             1 if k == 1 else dilation
             for k, dilation in zip(kernel_size, self.dilation_rate, strict=True)
         )
-        left = self.replace(kernel_size=kernel_size, dilation_rate=dilation_rate, padding="valid")
-        return inputs, kernel, left
+        remaining = {"kernel_size": kernel_size, "dilation_rate": dilation_rate}
+        return inputs, kernel, self.replace(padding="valid", **remaining)
 
     def has_symbolic_sizes(self, inputs: Any) -> bool:
-        """Whether JAX cannot compare the lengths of slices, because sizes are symbolic."""
+        """Whether sizes are symbolic, so that JAX cannot compare the lengths of slices."""
         sizes = context.known_sizes([inputs.shape[axis] for axis in self.spatial_axes])
         return keras.backend.backend() == "jax" and self.padding == "valid" and None in sizes
 
     def pad_widths(self, shape: Sequence[Any]) -> list[tuple[Any, Any]]:
-        """Zeros before and after each spatial axis; where a size is unknown, tensors may be.
+        """Returns the zeros before and after each spatial axis.
 
-        The same holds for symbols and other stand-ins for an unknown size.
+        For an unknown size, these may be tensors, symbols or other stand-ins.
         """
         widths: list[tuple[Any, Any]] = []
         for axis, extent, stride, mode in zip(
@@ -227,9 +232,9 @@ class Geometry:
         return widths
 
     def tap(self, inputs: Any, index: Sequence[int]) -> Any:
-        """Slices out of a padded input what the kernel element at `index` meets.
+        """Returns the slice of a padded input that the kernel tap at `index` overlaps.
 
-        The slices are bounded from the end of each axis, so unknown sizes need no extra care.
+        The bounds count from the end of each axis, so unknown sizes need no special case.
         """
         slices = [slice(None)] * (self.rank + 2)
         for axis, i, extent, stride, dilation in zip(
@@ -238,34 +243,34 @@ class Geometry:
             after = extent - i * dilation
             slices[axis] = slice(i * dilation, -after if after else None, stride)
         if all(part in (slice(None), slice(0, None, 1)) for part in slices):
-            return inputs  # the gradient of a slice that leaves nothing out is a copy all the same
+            return inputs  # the gradient of a slice that keeps everything is still a copy
         return inputs[tuple(slices)]
 
 
-# A convolution: what computes it from inputs, a kernel and a geometry.
+# Computes a convolution from inputs, a kernel and a geometry.
 Convolve = Callable[[Any, Any, Geometry], Any]
 
 
 def pad(inputs: Any, widths: Sequence[tuple[Any, Any]]) -> Any:
-    """Pads with zeros, if there is anything to add."""
+    """Pads with zeros, unless there are none to add."""
     zeros = [zeros for width in reversed(widths) for zeros in width]
     if all(number == 0 for number in context.known_sizes(zeros)):
         return inputs
     if keras.backend.backend() == "torch":
         import torch.nn.functional as F
 
-        # Keras leaves out axes for which the sample needs no zeros.
+        # Keras would skip axes along which a traced sample needs no zeros.
         return F.pad(keras.ops.convert_to_tensor(inputs), zeros)
     return keras.ops.pad(inputs, widths)
 
 
 def ceil_div(number: Any, by: int) -> Any:
-    """Divides a size and rounds up: not by `-(-number // by)`, which ONNX files round wrongly."""
+    """Divides a size and rounds up. ONNX files would round `-(-number // by)` wrongly."""
     return (number + by - 1) // by
 
 
 def or_zero(number: Any) -> Any:
-    """The larger of a number, which may be known only when the graph runs, and zero."""
+    """The maximum of zero and a number, which may be known only when the graph runs."""
     if isinstance(number, int):
         return max(number, 0)
     if keras.backend.backend() != "torch":
@@ -276,9 +281,9 @@ def or_zero(number: Any) -> Any:
 
 
 def cut(values: Any, axes: Sequence[int], starts: Sequence[int], sizes: Sequence[Any]) -> Any:
-    """Cuts pieces of some sizes out of some axes.
+    """Slices some axes, given the start and the size of each slice.
 
-    The gradient of that is a padding. That of a slice by brackets takes TensorFlow longer.
+    The gradient is a padding. The gradient of indexing takes TensorFlow longer.
     """
     known = context.known_sizes([*sizes, *(values.shape[axis] for axis in axes)])
     if None not in known and known[: len(axes)] == known[len(axes) :]:
@@ -295,7 +300,7 @@ def cut(values: Any, axes: Sequence[int], starts: Sequence[int], sizes: Sequence
 
 
 def _same_padding(size: Any, extent: int, stride: int) -> tuple[Any, Any]:
-    """Padding for `ceil(size / stride)` outputs; `size` may be known only when the graph runs."""
+    """Padding for `ceil(size / stride)` outputs. `size` may be known only when the graph runs."""
     total = extent - (size - 1) % stride
     if extent < stride - 1:
         total = or_zero(total)

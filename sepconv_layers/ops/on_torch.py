@@ -13,10 +13,6 @@ import keras
 from sepconv_layers.ops import choice, context, rewrites
 from sepconv_layers.ops.geometry import Geometry
 
-# Axes of a channels-first view of channels-last memory, and back.
-TO_FIRST = {2: (0, 3, 1, 2), 3: (0, 4, 1, 2, 3)}
-TO_LAST = {2: (0, 2, 3, 1), 3: (0, 2, 3, 4, 1)}
-
 HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
@@ -64,7 +60,7 @@ def conv(inputs: Any, kernel: Any, geometry: Geometry, groups: int = 1, bias: An
     if is_misread:
         inputs = inputs.squeeze(-1).unsqueeze(1)
     elif is_last:
-        inputs = inputs.permute(TO_FIRST[dimensions])
+        inputs = _channels_first(inputs)
     if is_copied:
         inputs = inputs.contiguous()
     if not is_known or any(before != after for before, after in widths):
@@ -75,9 +71,19 @@ def conv(inputs: Any, kernel: Any, geometry: Geometry, groups: int = 1, bias: An
         inputs, kernel, bias, strides, [before for before, _ in widths], dilation, groups
     )
     if is_last:
-        outputs = outputs.permute(TO_LAST[dimensions])
+        outputs = _channels_last(outputs)
     outputs = outputs.squeeze(flat) if rank == 1 else outputs
     return outputs if crop is None else outputs[crop]
+
+
+def _channels_first(values: Any) -> Any:
+    """A channels-first view of channels-last memory."""
+    return values.permute(0, -1, *range(1, values.dim() - 1))
+
+
+def _channels_last(values: Any) -> Any:
+    """A channels-last view of channels-first memory."""
+    return values.permute(0, *range(2, values.dim()), 1)
 
 
 def _is_misread(inputs: Any, geometry: Geometry) -> bool:
@@ -331,9 +337,9 @@ def _whole_kernel_gradient(inputs: Any, upstream: Any, widths: Widths, geometry:
     inputs, sides = _evenly_padded(inputs, widths)
     channels = inputs.shape[-1]
     gradient = grad.conv3d_weight(
-        inputs.permute(TO_FIRST[3]),
+        _channels_first(inputs),
         (channels, 1, *geometry.kernel_size),
-        upstream.permute(TO_FIRST[3]),
+        _channels_first(upstream),
         geometry.strides,
         sides,
         geometry.dilation_rate,
@@ -361,9 +367,9 @@ def _image_kernel_gradient(inputs: Any, upstream: Any, widths: Widths, geometry:
             part = inputs.narrow(2, first * dilation, size + (count - 1) * dilation)
         strips.append(
             grad.conv2d_weight(
-                part.permute(TO_FIRST[2]),
+                _channels_first(part),
                 (channels, 1, rows, count),
-                upstream.permute(TO_FIRST[2]),
+                _channels_first(upstream),
                 1,
                 sides,
                 geometry.dilation_rate,

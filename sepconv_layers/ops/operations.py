@@ -18,7 +18,6 @@ from sepconv_layers.ops.pointwise import add_bias
 from sepconv_layers.ops.standard import conv, grouped
 from sepconv_layers.ops.transposed import output_shape, transposed
 
-MAX_CACHED = 4096  # combinations of an operation and the shapes of its inputs
 _REAL = ("float", "bfloat", "int", "uint", "bool")  # prefixes of the dtypes of real numbers
 
 
@@ -256,7 +255,7 @@ def _cached_operation(
         return _checked.__wrapped__(*key, *arguments)
 
 
-@functools.lru_cache(maxsize=MAX_CACHED)
+@functools.lru_cache(maxsize=4096)
 def _checked(
     operation: type[Conv], shapes: tuple, data_format: str, written: str, *arguments: Any
 ) -> tuple[Conv, Geometry]:

@@ -15,9 +15,6 @@ from sepconv_layers.ops import choice, context, rewrites
 from sepconv_layers.ops.geometry import Geometry, ceil_div, pad
 from sepconv_layers.ops.gradients import with_gradients
 
-SLICES = (8, 7, 6, 5, 4, 3, 2)  # numbers of slices that a sum may be split into
-ROWS_OF_ONES = 8
-
 
 @rewrites.sums_in_float32
 def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
@@ -225,13 +222,13 @@ def sum_per_channel(values: Any, channel_axis: int) -> Any:
     if channel_axis == 1:
         positions = math.prod(shape[2:])  # -1 would be ambiguous for an empty batch
         rows = keras.ops.reshape(values, (*shape[:2], positions))
-        ones = keras.ops.ones((keras.ops.shape(rows)[2], ROWS_OF_ONES), values.dtype)
+        ones = keras.ops.ones((keras.ops.shape(rows)[2], choice.ROWS_OF_ONES), values.dtype)
         return keras.ops.sum((rows @ ones)[:, :, 0], axis=0)
     rows = keras.ops.reshape(values, (-1, shape[-1]))
-    ones = keras.ops.ones((ROWS_OF_ONES, keras.ops.shape(rows)[0]), values.dtype)
+    ones = keras.ops.ones((choice.ROWS_OF_ONES, keras.ops.shape(rows)[0]), values.dtype)
     return (ones @ rows)[0]
 
 
 def _slices(size: int | None) -> int:
     """The number of equal slices to split an axis into."""
-    return next((number for number in SLICES if size and size % number == 0), 1)
+    return next((number for number in choice.SLICES_OF_SUM if size and size % number == 0), 1)
