@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from examples.audio import data, features, predict, reading, splits, train
-from examples.sources import files_below
+from examples.folders import files_below
 from sepconv_layers import timing
 from sepconv_layers.comparison import Comparison, Row
 

@@ -167,7 +167,7 @@ def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, capsys):
     (tmp_path / "results.json").mkdir()
     with pytest.raises(SystemExit, match="1"):
         train.main(command)
-    assert "in the place of the file results.json" in capsys.readouterr().err
+    assert "in place of the file results.json" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_is_named_before_all_else(tmp_path, capsys):
