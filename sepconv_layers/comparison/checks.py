@@ -143,6 +143,15 @@ def check_data(data: Any) -> tuple[dict[str, tuple[Any, np.ndarray]], int]:
     return parts, count
 
 
+def check_callable(build: Any) -> None:
+    """Refuses a `build` that is not a function."""
+    if not callable(build):
+        raise ValueError(
+            "`build` must be a function from the name of a net to a new Keras model. Received: "
+            f"build={build!r}."
+        )
+
+
 def check_build(
     build: Callable[[str], keras.Model],
     conv: str,
@@ -153,11 +162,7 @@ def check_build(
 
     It must be new each time, savable, and output one logit per class for the inputs of all parts.
     """
-    if not callable(build):
-        raise ValueError(
-            "`build` must be a function from the name of a net to a new Keras model. Received: "
-            f"build={build!r}."
-        )
+    check_callable(build)
     model = build(conv)
     if not isinstance(model, keras.Model):
         raise ValueError(f"`build({conv!r})` must return a Keras model. Received: {type(model)}.")

@@ -107,6 +107,7 @@ def frontier(
         True
     """
     started = time.perf_counter()
+    checks.check_callable(build)
     nets, limits = _check_sizes(sizes), _check_limits(limits)
     seeds = checks.check_seeds(seeds)
     settings = checks.check_settings(
