@@ -26,14 +26,28 @@ def without_traceback(main: Callable) -> Callable:
     def run(*args, **kwargs):
         try:
             return main(*args, **kwargs)
-        except KeyboardInterrupt:
-            print("\nInterrupted. To continue, run the same command again.", file=sys.stderr)
-            raise SystemExit(INTERRUPTED) from None
-        except (FloatingPointError, ImportError, OSError, ValueError) as error:
+        except (Exception, KeyboardInterrupt) as error:
+            if _is_interrupt(error):
+                print("\nInterrupted. To continue, run the same command again.", file=sys.stderr)
+                raise SystemExit(INTERRUPTED) from None
+            if not isinstance(error, FloatingPointError | ImportError | OSError | ValueError):
+                raise
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from error
 
     return run
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error is Ctrl-C, or what a library raised because of it.
+
+    TensorFlow, for example, turns it into an error of its own if it arrives in a Python callback.
+    """
+    if error is None:
+        return False
+    name = KeyboardInterrupt.__name__
+    is_interrupt = isinstance(error, KeyboardInterrupt) or f"{name}:" in str(error)
+    return is_interrupt or _is_interrupt(error.__cause__ or error.__context__)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from examples import demo, nets, sources
+from examples import command_line, demo, nets, sources
 from examples.audio import predict as audio_predict
 from examples.audio import train as audio
 from examples.text import predict as text_predict
@@ -328,3 +328,31 @@ def test_the_demo_ends_in_one_table_and_a_page_that_needs_no_other_file(
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     assert page.count("data:image/png;base64,") == len(found) == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_an_interrupt_ends_with_a_message_even_if_a_library_makes_another_error_of_it(
+    is_wrapped, capsys
+):
+    @command_line.without_traceback
+    def main():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            if is_wrapped:
+                raise RuntimeError("a callback failed") from error
+            raise
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == command_line.INTERRUPTED
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_an_error_of_the_program_itself_keeps_its_traceback():
+    @command_line.without_traceback
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main()
