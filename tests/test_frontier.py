@@ -14,6 +14,7 @@ from sepconv_layers.comparison.tradeoff import (
     paired_bootstrap,
     pareto_front,
 )
+from sepconv_layers.comparison.training import Training
 from tests.backends import BACKEND
 from tests.test_comparison import DATA, build, count_epochs, without_timing
 
@@ -274,9 +275,15 @@ def test_a_file_that_is_no_record_is_refused(tmp_path):
         Frontier.load(tmp_path)
 
 
-def test_peak_memory_is_that_of_the_call():
-    kept = []
-    peak = memory.peak_bytes(lambda: kept.append(np.ones(50_000_000, "uint8").sum()))
-    if peak is None:
+def test_peak_memory_grows_with_the_batch():
+    model = build_sized("standard", 4)
+    part = np.zeros((4096, 6, 6, 3), "float32"), np.zeros(4096, int)
+    peaks = [
+        memory.train_peak_bytes(model, part, Training(1, size, 1e-3, 0, 0, None, 3, False))
+        for size in (2048, 4096)
+    ]
+    if None in peaks:
         pytest.skip("not measured on this system")
-    assert 45e6 < peak < 80e6
+    values = 2048 * 4 * 4 * 32 * 4  # bytes of one activation for the smaller batch
+    assert peaks[0] > 2 * values
+    assert 1.5 < peaks[1] / peaks[0] < 2.5

@@ -1,50 +1,107 @@
-"""Peak memory of a function call, as far as the backend and the system can tell."""
+"""Peak memory of a training step, measured in a process of its own."""
 
 import ctypes
 import ctypes.util
 import gc
+import importlib
+import json
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from sepconv_layers.comparison.training import Training, take
+
+MODEL, BATCH, SETTINGS = "model.keras", "batch.npz", "settings.json"
+WARM_UP_STEPS = 2
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 
 
-def peak_bytes(call: Callable[[], Any]) -> int | None:
-    """Measures how far the memory of the process rises above its level before a call.
+def train_peak_bytes(
+    model: keras.Model, part: tuple[Any, np.ndarray], training: Training
+) -> int | None:
+    """Measures how far a training step raises the resident memory of a process.
 
-    On a GPU it is the backend's own count of allocated bytes. On a CPU it is resident memory,
-    which Linux alone can measure for a single call; pages that the process has kept from earlier
-    calls and uses again do not count, so free memory goes back to the system first.
+    Each model gets a process of its own, because allocators keep the memory that other models have
+    used. The step runs on the CPU, on TensorFlow without XLA.
 
     Args:
-        call: A function without arguments that returns when its work is done. Call it once before
-            this, so that compilation does not count.
+        model: The untrained model.
+        part: Inputs and labels, of which one batch is used.
+        training: The settings. The augmentation does not count.
 
     Returns:
-        The number of bytes, or `None` where it cannot be measured.
+        The number of bytes, or `None` where it cannot be measured: on systems other than Linux, and
+        for layers that only the running script defines.
     """
-    device = _device_peak(call)
-    return device if device is not None else _resident_peak(call)
+    x, y = take(part, np.arange(training.batch_size) % len(part[1]))
+    arrays = [np.asarray(leaf) for leaf in keras.tree.flatten(x)]
+    settings = {
+        "classes": training.classes,
+        "structure": keras.tree.pack_sequence_as(x, list(range(len(arrays)))),
+        "modules": sorted({type(layer).__module__ for layer in model._flatten_layers()}),
+    }
+    on_cpu = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "KERAS_TORCH_DEVICE": "cpu"}
+    path = os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))
+    backend = {"KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": path}
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder, MODEL))
+        np.savez(Path(folder, BATCH), *arrays, labels=y)
+        Path(folder, SETTINGS).write_text(json.dumps(settings), "utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, folder],
+            env={**os.environ, **on_cpu, **backend},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    found = done.stdout.split()[-1:]
+    return int(found[0]) if done.returncode == 0 and found and found[0].isdigit() else None
 
 
-def _resident_peak(call: Callable[[], Any]) -> int | None:
-    if sys.platform != "linux":
-        return None
+def measure_saved(folder: Path) -> int | None:
+    """Measures a training step of the model and the batch in a folder."""
+    settings = json.loads(Path(folder, SETTINGS).read_text("utf-8"))
+    for module in settings["modules"]:
+        importlib.import_module(module)  # registers its layers
+    model = keras.models.load_model(Path(folder, MODEL))
+    with np.load(Path(folder, BATCH)) as file:
+        arrays = [file[f"arr_{index}"] for index in range(len(file.files) - 1)]
+        y = file["labels"]
+    x = keras.tree.map_structure(lambda index: arrays[index], settings["structure"])
+    training = Training(1, len(y), 1e-3, 1e-2, 0.0, None, settings["classes"], False)
+    trainer, y = training.trainer(model, x, False), training.one_hot(y)
+    if keras.backend.backend() == "tensorflow":
+        # The allocator of oneDNN keeps its memory, so only the first step of that size shows it. A
+        # step with one sample traces and allocates everything else.
+        for _ in range(WARM_UP_STEPS):
+            trainer.train_on_batch(*take((x, y), slice(1)))
+    else:  # compilation takes memory, too
+        for _ in range(WARM_UP_STEPS):
+            trainer.train_on_batch(x, y)
+    return _peak_bytes(partial(trainer.train_on_batch, x, y))
+
+
+def _peak_bytes(call: Callable[[], Any]) -> int | None:
+    """How far a call raises the resident memory of the process; `None` except on Linux."""
     gc.collect()
     libc = ctypes.util.find_library("c")
     if libc and hasattr(ctypes.CDLL(libc), "malloc_trim"):
-        ctypes.CDLL(libc).malloc_trim(0)
+        ctypes.CDLL(libc).malloc_trim(0)  # pages that are used again would not count
     try:
         _CLEAR.write_text(_RESET_PEAK)
         before = _status("VmRSS")
         call()
         return max(0, _status("VmHWM") - before)
-    except (OSError, LookupError):  # a system that restricts /proc
+    except (OSError, LookupError):
         return None
 
 
@@ -53,25 +110,5 @@ def _status(field: str) -> int:
     return 1024 * int(lines[field].split()[0])
 
 
-def _device_peak(call: Callable[[], Any]) -> int | None:
-    """The peak on the first GPU, if the backend computes on one."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        if not tf.config.list_logical_devices("GPU"):
-            return None
-        tf.config.experimental.reset_memory_stats("GPU:0")
-        before = tf.config.experimental.get_memory_info("GPU:0")["current"]
-        call()
-        return tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
-    if backend == "torch":
-        import torch
-
-        if not torch.cuda.is_available():
-            return None
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
-    return None  # JAX never resets its count of a GPU
+if __name__ == "__main__":
+    print(measure_saved(Path(sys.argv[1])))

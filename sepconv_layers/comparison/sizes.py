@@ -1,13 +1,11 @@
 """`frontier`: trains and measures several sizes of each twin under one budget."""
 
-import dataclasses
 import math
 import numbers
 import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,11 @@ from sepconv_layers.comparison import checks, deployment, experiment, memory, sp
 from sepconv_layers.comparison.frontier_record import FAMILIES, FILES, Frontier
 from sepconv_layers.comparison.row import SizedRow, net_name
 from sepconv_layers.comparison.tradeoff import exceeded, spread
-from sepconv_layers.comparison.training import Parts, Training, classes_of, take
+from sepconv_layers.comparison.training import Parts, Training, classes_of
 
 ARTIFACTS = "artifacts"
 FEWEST_SIZES = 2
 LIMITS = "macs", "params", "int8_bytes"  # costs of an untrained net
-WARM_UP_STEPS = 2
 
 
 def frontier(
@@ -135,7 +132,7 @@ def frontier(
     training.say(f"Timing {', '.join(models)}")
     names, part = list(models), parts["train"]
     times = speed.measure(build_net, names, part, training, batch_sizes, jit_compile)
-    peaks = {name: _train_peak_bytes(build_net(name), part, training) for name in names}
+    peaks = {name: memory.train_peak_bytes(build_net(name), part, training) for name in names}
 
     with experiment.output_directory(output) as directory:
         trained = experiment.train_all(build_net, models, parts, training, seeds, times, directory)
@@ -232,19 +229,6 @@ def _within_limits(
             f"`limits` must leave at least one net. Received: limits={dict(limits)}. {notes[0]}"
         )
     return kept, notes
-
-
-def _train_peak_bytes(
-    model: keras.Model, part: tuple[Any, np.ndarray], training: Training
-) -> int | None:
-    """Peak memory of a training step above that before it, without augmentation."""
-    x, y = part[0], training.one_hot(part[1])
-    trainer = dataclasses.replace(training, augmentation=None).trainer(model, x, False)
-    batch = take((x, y), np.arange(training.batch_size) % len(y))
-    step = partial(trainer.train_on_batch, *batch)
-    for _ in range(WARM_UP_STEPS):
-        step()
-    return memory.peak_bytes(step)
 
 
 def _artifacts(
