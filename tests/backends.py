@@ -6,12 +6,17 @@ import keras
 import numpy as np
 import pytest
 
+from sepconv_layers.ops import context
+
 BACKEND = keras.backend.backend()
 # How many random configurations to test; `test_backends.py` asks for few, and a short run of all.
 MANY = 300
 CONFIGURATIONS = int(os.environ.get("SEPCONV_TEST_CONFIGURATIONS", MANY))
 SHORT = CONFIGURATIONS < MANY
 the_same_everywhere = pytest.mark.skipif(SHORT, reason="the same on every backend")
+# On a CPU without oneDNN, TensorFlow and thus Keras have no channels-first kernels.
+HAS_CHANNELS_FIRST = BACKEND != "tensorflow" or context.device() != "cpu" or context.has_onednn()
+needs_channels_first = pytest.mark.skipif(not HAS_CHANNELS_FIRST, reason="not in Keras here")
 MODES = {
     "tensorflow": ("eager", "graph", "xla"),
     # Eagerly, JAX compiles what it traces for `jit`, one operation at a time, which takes longer.

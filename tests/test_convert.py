@@ -9,7 +9,7 @@ import pytest
 import sepconv_layers as sl
 from sepconv_layers import convert
 from sepconv_layers.convert import fold_batch_norm
-from tests.backends import output_of
+from tests.backends import needs_channels_first, output_of
 from tests.cases import CHANNELS, FEW_CASES, RANKS, SIZES, class_of
 
 NORMALIZATIONS = (keras.layers.BatchNormalization, sl.BatchNormalization)
@@ -407,6 +407,7 @@ def test_distillation_says_what_is_wrong():
             convert.distill(student, net(3), data)
 
 
+@needs_channels_first
 @pytest.mark.parametrize("family", ["Conv", "SeparableConv", "Conv?Transpose"])
 @pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize("use_bias", [False, True])

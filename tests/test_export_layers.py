@@ -10,7 +10,7 @@ import pytest
 from keras import layers as L
 
 from sepconv_layers import export
-from tests.backends import BACKEND
+from tests.backends import BACKEND, HAS_CHANNELS_FIRST, needs_channels_first
 
 pytestmark = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="the exports are made of TensorFlow graphs"
@@ -99,6 +99,8 @@ def cases():
         yield "features", name, L.Activation(activation)
     for rank, source in BY_RANK.items():
         for name, arguments in of_rank(rank):
+            if arguments.get("data_format") == "channels_first" and not HAS_CHANNELS_FIRST:
+                continue
             yield source, name, getattr(L, name)(**arguments)
     yield "image", "ConvLSTM1D", L.ConvLSTM1D(2, 3, padding="same")
     yield "volume", "ConvLSTM2D", L.ConvLSTM2D(2, 2)
@@ -335,6 +337,7 @@ def test_nets_of_keras_go_through(build, tmp_path):
         assert artifact.max_difference < scale * (0.2 if options else 1e-4)
 
 
+@needs_channels_first
 @pytest.mark.parametrize("to", [export.to_litert, export.to_onnx])
 @pytest.mark.parametrize("family", ["Conv1D", "SeparableConv1D"])
 def test_a_bias_goes_where_keras_adds_it(to, family, tmp_path):

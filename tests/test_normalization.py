@@ -142,6 +142,34 @@ def test_xla_differentiates_a_loop_over_the_rows_of_a_kernel_twice():
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="its XLA lacks gradients of some gradients")
+@pytest.mark.parametrize(
+    ("operator", "shapes", "arguments"),
+    [
+        (sl.ops.depthwise_conv, [(1, 9, 2), (3, 2, 1)], {"padding": "causal"}),
+        (sl.ops.depthwise_conv, [(1, 5, 4, 2), (3, 3, 2, 1)], {"strides": 2, "padding": "same"}),
+        (sl.ops.conv, [(1, 4, 3, 3, 2), (3, 3, 3, 2, 2)], {"padding": "same"}),
+    ],
+)
+def test_xla_differentiates_a_convolution_three_times(operator, shapes, arguments):
+    import tensorflow as tf
+
+    tensors = [tf.constant(RNG.normal(size=shape) / 3) for shape in shapes]
+
+    def derivative(order, *tensors):
+        if order == 0:
+            return tf.reduce_sum(operator(*tensors, **arguments) ** 3)
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = derivative(order - 1, *tensors)
+        return tf.add_n([tf.reduce_sum(part**2) for part in tape.gradient(value, tensors)])
+
+    third = tf.function(lambda *tensors: derivative(3, *tensors), jit_compile=True)
+    with sl.ops.lowering("native"):
+        expected = derivative(3, *tensors)
+    np.testing.assert_allclose(third(*tensors), expected, rtol=1e-6)
+
+
 def statistics(layer):
     return [np.copy(keras.ops.convert_to_numpy(weight)) for weight in layer.non_trainable_variables]
 

@@ -10,11 +10,12 @@ From the public functions down to the arithmetic. A file imports only from files
     on_tensorflow              TensorFlow without XLA: oneDNN, missing kernels, slow gradients
     on_torch                   PyTorch: memory layouts, slow gradients, cheaper calls
     taps                       XLA: depthwise convolution as a sum of taps, fast sums
-    gradients                  custom gradients that are differentiable themselves
     choice                     which form runs where: the table, and every threshold
     rewrites                   exact rewrites that are handed the convolution they call
     native                     the kernels that Keras calls
-    geometry, context          shapes and padding; device, XLA, tracing
+    geometry                   arguments, padding, shapes, slices
+    gradients                  custom gradients that are differentiable themselves
+    context                    device, XLA, tracing, the forced lowering
 """
 
 from sepconv_layers.ops.choice import lowering

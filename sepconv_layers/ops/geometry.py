@@ -8,6 +8,7 @@ import keras
 
 from sepconv_layers.arguments import integers, standardize_tuple
 from sepconv_layers.ops import context
+from sepconv_layers.ops.gradients import with_gradients
 
 Padding = Literal["valid", "same", "causal"]
 _PADDINGS = ("valid", "same", "causal")
@@ -261,7 +262,28 @@ def pad(inputs: Any, widths: Sequence[tuple[Any, Any]]) -> Any:
 
         # Keras would skip axes along which a traced sample needs no zeros.
         return F.pad(keras.ops.convert_to_tensor(inputs), zeros)
-    return keras.ops.pad(inputs, widths)
+    if keras.backend.backend() == "jax" or not context.compiled():
+        return keras.ops.pad(inputs, widths)
+    # With XLA on TensorFlow, the gradients of padding and concatenation have no gradient of second
+    # order. That of indexing has gradients of any order.
+    within = tuple(
+        slice(before, before + size)
+        for (before, _), size in zip(widths, keras.ops.shape(inputs), strict=True)
+    )
+    return with_gradients(
+        lambda values: keras.ops.pad(values, widths), lambda _, upstream: (upstream[within],)
+    )(inputs)
+
+
+def concatenate_channels(parts: Sequence[Any]) -> Any:
+    """Concatenates tensors of equal shapes along the last axis."""
+    if keras.backend.backend() != "tensorflow" or not context.compiled():
+        return keras.ops.concatenate(parts, axis=-1)
+    size, count = parts[0].shape[-1], len(parts)  # as in `pad`
+    return with_gradients(
+        lambda *values: keras.ops.concatenate(values, axis=-1),
+        lambda *values: [values[-1][..., i * size : (i + 1) * size] for i in range(count)],
+    )(*parts)
 
 
 def ceil_div(number: Any, by: int) -> Any:

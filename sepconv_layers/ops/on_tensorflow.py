@@ -18,11 +18,12 @@ from sepconv_layers.ops.geometry import Convolve, Geometry
 def with_a_sample(inputs: Any) -> tuple[Any, Callable[[Any], Any]]:
     """Returns inputs with at least one sample, and a function that drops an added sample again.
 
-    oneDNN kernels return the shape of the input for an empty batch. If the batch is not empty,
-    neither the padding nor the slice copies anything, forward or backward. XLA has kernels of its
-    own, and exported files get no operators for this.
+    For an empty batch, oneDNN kernels return the shape of the input. Without oneDNN, gradients are
+    not initialized and slices raise an error. If the batch is not empty, neither the padding nor
+    the slice copies anything, forward or backward. XLA has kernels of its own, and exported files
+    get no operators for this.
     """
-    if not _may_be_misshapen(inputs):
+    if not _may_be_empty(inputs):
         return inputs, lambda outputs: outputs
     import tensorflow as tf
 
@@ -40,7 +41,7 @@ def with_a_sample(inputs: Any) -> tuple[Any, Callable[[Any], Any]]:
     return padded, without
 
 
-def _may_be_misshapen(inputs: Any) -> bool:
+def _may_be_empty(inputs: Any) -> bool:
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -52,7 +53,6 @@ def _may_be_misshapen(inputs: Any) -> bool:
         and context.device() == "cpu"
         and not context.compiled()
         and context.forced_lowering() != "portable"
-        and context.has_onednn()
     )
 
 

@@ -78,7 +78,8 @@ def conv(inputs: Any, kernel: Any, geometry: Geometry, groups: int = 1, bias: An
 
 def _channels_first(values: Any) -> Any:
     """A channels-first view of channels-last memory."""
-    return values.permute(0, -1, *range(1, values.dim() - 1))
+    last = values.dim() - 1  # ONNX files know no negative axes
+    return values.permute(0, last, *range(1, last))
 
 
 def _channels_last(values: Any) -> Any:

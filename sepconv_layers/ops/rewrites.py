@@ -9,7 +9,15 @@ from typing import Any
 import keras
 
 from sepconv_layers.ops import context
-from sepconv_layers.ops.geometry import Convolve, Geometry, ceil_div, cut, or_zero, pad
+from sepconv_layers.ops.geometry import (
+    Convolve,
+    Geometry,
+    ceil_div,
+    concatenate_channels,
+    cut,
+    or_zero,
+    pad,
+)
 
 
 def sums_in_float32(convolve: Convolve) -> Convolve:
@@ -75,7 +83,7 @@ def _taps_as_channels(inputs: Any, geometry: Geometry) -> Any:
     """The inputs under all kernel taps, as channels at the positions of the outputs."""
     inputs, geometry = geometry.pad(inputs)
     every = itertools.product(*map(range, geometry.kernel_size))
-    return keras.ops.concatenate([geometry.tap(inputs, index) for index in every], axis=-1)
+    return concatenate_channels([geometry.tap(inputs, index) for index in every])
 
 
 def dilated_sequence(convolve: Convolve, inputs: Any, kernel: Any, geometry: Geometry) -> Any:

@@ -215,8 +215,8 @@ def sum_per_channel(values: Any, channel_axis: int) -> Any:
     axes = [axis for axis in range(len(values.shape)) if axis != channel_axis]
     if context.device() != "cpu":  # where a product might be rounded to TF32
         return keras.ops.sum(values, axes)
-    slices, axis = max((_slices(values.shape[axis]), axis) for axis in axes)
-    first, *others = keras.ops.split(values, slices, axis)
+    count, axis = max((_slices(values.shape[axis]), axis) for axis in axes)
+    first, *others = _split(values, count, axis)
     values = sum(others, first)
     shape = keras.ops.shape(values)
     if channel_axis == 1:
@@ -227,6 +227,15 @@ def sum_per_channel(values: Any, channel_axis: int) -> Any:
     rows = keras.ops.reshape(values, (-1, shape[-1]))
     ones = keras.ops.ones((choice.ROWS_OF_ONES, keras.ops.shape(rows)[0]), values.dtype)
     return (ones @ rows)[0]
+
+
+def _split(values: Any, count: int, axis: int) -> Sequence[Any]:
+    """Splits an axis into equal slices."""
+    if keras.backend.backend() == "jax":
+        return keras.ops.split(values, count, axis)
+    # As in `geometry.pad`: the gradient of a split is a concatenation.
+    size, before = keras.ops.shape(values)[axis] // count, (slice(None),) * axis
+    return [values[(*before, slice(i * size, (i + 1) * size))] for i in range(count)]
 
 
 def _slices(size: int | None) -> int:
