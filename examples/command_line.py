@@ -119,11 +119,19 @@ def training_parser(
     metavar, own = own_data
     source.add_argument("--data", metavar=metavar, help=f"your own data: {own}")
     positive = positive_number(int)
-    parser.add_argument(
+    nets = parser.add_mutually_exclusive_group()
+    nets.add_argument(
         "--conv",
         choices=CHOICES,
         default="both",
         help=f"all: also {NARROW}, with the MACs of the separable net; default: both",
+    )
+    nets.add_argument(
+        "--sizes",
+        type=_sizes,
+        metavar="WIDTH,...",
+        help="accuracy against cost: separable nets of these widths, standard nets with the same "
+        "MACs, and the widest one's twin",
     )
     parser.add_argument("--epochs", type=positive, help=f"default: {epochs}")
     parser.add_argument("--seeds", type=positive, default=3, help="trainings per net; default: 3")
@@ -145,6 +153,14 @@ def training_parser(
     add_export(parser, default=export)
     add_output(parser, default=f"runs/{example}/DATASET")
     return parser
+
+
+def _sizes(text: str) -> list[float]:
+    """Several widths, in rising order."""
+    widths = sorted({positive_number(float)(width) for width in text.split(",")})
+    if len(widths) < 2:
+        raise argparse.ArgumentTypeError(f"must be at least two widths, received {text}")
+    return widths
 
 
 def compare_options(

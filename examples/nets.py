@@ -1,10 +1,11 @@
 """The nets that the examples compare: twins, and a standard net as cheap as the separable one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 
-from sepconv_layers import profile
+from sepconv_layers import Frontier, frontier, profile
 
 TWINS = ("separable", "standard")
 NARROW = "standard-narrow"
@@ -37,6 +38,35 @@ def net_builder(
         return build(conv, width=width)
 
     return net
+
+
+def train_sizes(
+    build: Callable[..., keras.Model],
+    widths: Sequence[float],
+    data: Any,
+    options: Mapping[str, Any],
+    **settings: Any,
+) -> Frontier:
+    """Trains nets of several widths and prints accuracy against cost.
+
+    Args:
+        build: Returns a net from `conv`, "separable" or "standard", and `width`.
+        widths: The widths of the separable nets. The standard nets have the same MACs, and one has
+            the largest of these widths.
+        data: The data, as `frontier` takes it.
+        options: The result of `command_line.compare_options`.
+        **settings: Further arguments of `frontier`.
+    """
+    narrow = {round(_narrow_width(build, width), 4) for width in widths}
+    found = frontier(
+        lambda conv, size: build(conv, width=size),
+        data,
+        {"separable": widths, "standard": sorted(narrow | {max(widths)})},
+        **{name: value for name, value in options.items() if name != "convs"},
+        **settings,
+    )
+    print(f"\n{found}\n\nSaved in {options['output']}: frontier.md, frontier.png, frontier.json")
+    return found
 
 
 def _narrow_width(build: Callable[..., keras.Model], width: float) -> float:

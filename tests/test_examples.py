@@ -20,7 +20,8 @@ from examples.text import train as text
 from examples.vision import predict, train
 from examples.volumes import data as volume_data
 from examples.volumes import train as volumes
-from sepconv_layers import profile, timing
+from sepconv_layers import Frontier, profile, timing
+from sepconv_layers.comparison import memory
 from tests.hostile import little_disk
 from tests.test_comparison import count_epochs, within_epoch, without_timing
 from tests.test_image_files import write_deep
@@ -356,3 +357,25 @@ def test_an_error_of_the_program_itself_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [(train.main, []), (text.main, [])],
+    ids=["vision", "text"],
+)
+def test_several_sizes_give_accuracy_against_cost(main, arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "train_peak_bytes", lambda *_: 1)
+    argv = ["--sizes", "0.5,0.25", "--epochs", "1", "--seeds", "1", "--limit", "40", *arguments]
+    found = main([*argv, "--output", str(tmp_path)])
+    assert [row.size for row in found.family("separable")] == [0.25, 0.5]
+    assert found.family("standard")[-1].size == 0.5
+    assert found.margin("macs").low < found.margin("macs").high
+    assert Frontier.load(tmp_path) == found
+
+
+def test_sizes_and_nets_exclude_each_other(capsys):
+    for sizes in (["--sizes", "1"], ["--sizes", "1,2", "--conv", "all"], ["--sizes", "1,x"]):
+        with pytest.raises(SystemExit):
+            train.main(sizes)
+        assert "--sizes" in capsys.readouterr().err

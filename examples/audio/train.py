@@ -32,9 +32,9 @@ import numpy as np
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.audio import data, features
-from examples.nets import net_builder
+from examples.nets import net_builder, train_sizes
 from examples.sources import printable
-from sepconv_layers import Comparison, compare, export, files, models, streaming
+from sepconv_layers import Comparison, Frontier, compare, export, files, models, streaming
 
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:2]
@@ -79,7 +79,7 @@ def build(
 
 
 @command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison:
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -113,15 +113,16 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     options = command_line.compare_options(
         arguments, argv, example="audio", dataset=name, epochs=epochs
     )
-    found = compare(
-        net_builder(net, options["convs"], arguments.width),
-        dataset,
-        **options,
-        learning_rate=LEARNING_RATE,
-        label_smoothing=0.1,
-        augmentation=features.augmentation(spectrograms),
-        task="Keyword spotting",
-    )
+    training = {
+        "learning_rate": LEARNING_RATE,
+        "label_smoothing": 0.1,
+        "augmentation": features.augmentation(spectrograms),
+        "task": "Keyword spotting",
+    }
+    if arguments.sizes:
+        return train_sizes(net, arguments.sizes, dataset, options, **training)
+    builder = net_builder(net, options["convs"], arguments.width)
+    found = compare(builder, dataset, **options, **training)
     output = options["output"]
     front = features.front_end(settings)
     for conv, model in found.models.items():

@@ -31,9 +31,9 @@ import tensorflow as tf
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.augmentation import Augmentation
-from examples.nets import net_builder
+from examples.nets import net_builder, train_sizes
 from examples.text import data, tokens
-from sepconv_layers import Comparison, compare, models, timing
+from sepconv_layers import Comparison, Frontier, compare, models, timing
 
 WEIGHT_DECAY = 0.1
 VOCABULARY_SIZE = 8_000
@@ -148,7 +148,7 @@ def build(
 
 
 @command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison:
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -199,16 +199,18 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         batch_size=settings.batch_size,
     )
     unknown = tokenizer.unknown(dataset.train[0])
-    found = compare(
-        net_builder(net, options["convs"], arguments.width),
-        {**parts, "classes": dataset.classes},
-        **options,
-        learning_rate=settings.learning_rate,
-        weight_decay=WEIGHT_DECAY,
-        label_smoothing=0.1,
-        augmentation=TokenDropout(counts, unknown, rarity=settings.rarity),
-        task="Text classification",
-    )
+    training = {
+        "learning_rate": settings.learning_rate,
+        "weight_decay": WEIGHT_DECAY,
+        "label_smoothing": 0.1,
+        "augmentation": TokenDropout(counts, unknown, rarity=settings.rarity),
+        "task": "Text classification",
+    }
+    labeled = {**parts, "classes": dataset.classes}
+    if arguments.sizes:
+        return train_sizes(net, arguments.sizes, labeled, options, **training)
+    builder = net_builder(net, options["convs"], arguments.width)
+    found = compare(builder, labeled, **options, **training)
     output = options["output"]
     if arguments.export:
         export_all(

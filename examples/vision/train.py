@@ -24,9 +24,9 @@ import keras
 
 from examples import command_line
 from examples.artifacts import export_arrays
-from examples.nets import net_builder
+from examples.nets import net_builder, train_sizes
 from examples.vision import data, predict
-from sepconv_layers import Comparison, ConvBlock2D, SeparableConvBlock2D, compare
+from sepconv_layers import Comparison, ConvBlock2D, Frontier, SeparableConvBlock2D, compare
 
 STEM_FILTERS = 16
 STAGES = (  # filters, strides
@@ -73,7 +73,7 @@ def _scaled(filters: int, width: float) -> int:
 
 
 @command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison:
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -97,16 +97,17 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         arguments, argv, example="vision", dataset=dataset.name, epochs=epochs
     )
     mirrored = dataset.name in MIRRORED and arguments.data is None
-    found = compare(
-        net_builder(net, options["convs"], arguments.width),
-        dataset,
-        **options,
-        learning_rate=LEARNING_RATE,
-        weight_decay=WEIGHT_DECAY,
-        label_smoothing=0.1,
-        augmentation=keras.layers.RandomFlip("horizontal") if mirrored else None,
-        task="Image classification",
-    )
+    training = {
+        "learning_rate": LEARNING_RATE,
+        "weight_decay": WEIGHT_DECAY,
+        "label_smoothing": 0.1,
+        "augmentation": keras.layers.RandomFlip("horizontal") if mirrored else None,
+        "task": "Image classification",
+    }
+    if arguments.sizes:
+        return train_sizes(net, arguments.sizes, dataset, options, **training)
+    builder = net_builder(net, options["convs"], arguments.width)
+    found = compare(builder, dataset, **options, **training)
     output = options["output"]
     predict.save_about(dataset, output)
     export_arrays(found, arguments.export, output, dataset)

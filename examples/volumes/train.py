@@ -23,9 +23,9 @@ import keras
 from examples import command_line
 from examples.artifacts import export_arrays
 from examples.augmentation import Augmentation
-from examples.nets import net_builder
+from examples.nets import net_builder, train_sizes
 from examples.volumes import data
-from sepconv_layers import Comparison, compare, models
+from sepconv_layers import Comparison, Frontier, compare, models
 
 WIDTH = 0.5  # of the net, before `--width`
 EPOCHS = {"solids": 8}
@@ -105,7 +105,7 @@ def build(conv: str, input_shape: Sequence[int], classes: int, width: float = 1.
 
 
 @command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison:
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -119,15 +119,16 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     options = command_line.compare_options(
         arguments, argv, example="volumes", dataset=dataset.name, epochs=epochs
     )
-    found = compare(
-        net_builder(net, options["convs"], arguments.width),
-        dataset,
-        **options,
-        learning_rate=LEARNING_RATE,
-        label_smoothing=0.1,
-        augmentation=augmentation(dataset.name) if arguments.data is None else None,
-        task="Volume classification",
-    )
+    training = {
+        "learning_rate": LEARNING_RATE,
+        "label_smoothing": 0.1,
+        "augmentation": augmentation(dataset.name) if arguments.data is None else None,
+        "task": "Volume classification",
+    }
+    if arguments.sizes:
+        return train_sizes(net, arguments.sizes, dataset, options, **training)
+    builder = net_builder(net, options["convs"], arguments.width)
+    found = compare(builder, dataset, **options, **training)
     output = options["output"]
     export_arrays(found, arguments.export, output, dataset)
     print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
