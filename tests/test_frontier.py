@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from sepconv_layers import Frontier, compare, frontier, profile, timing
+from sepconv_layers import Frontier, cli, compare, frontier, profile, timing
 from sepconv_layers.comparison import memory
 from sepconv_layers.comparison.frontier_record import COSTS
 from sepconv_layers.comparison.tradeoff import (
@@ -297,3 +297,26 @@ def test_peak_memory_grows_with_the_batch(monkeypatch):
     values = 2048 * 4 * 4 * 32 * 4  # bytes of one activation for the smaller batch
     assert peaks[0] > 2 * values
     assert peaks[1] - peaks[0] > 2 * values  # the rest does not depend on the batch
+
+
+def test_the_command_shows_a_record_and_the_best_net(found, tmp_path, capsys):
+    result, output = found
+    most = max(row.macs for row in result.rows)
+    plot = tmp_path / "plot.png"
+    arguments = ["frontier", str(output), "--limit", f"macs={most}"]
+    assert cli.main([*arguments, "--plot", str(plot), "--costs", "macs"]) == 0
+    printed = capsys.readouterr().out
+    assert str(result) in printed
+    assert f"Best on validation data: {result.best(macs=most).name}" in printed
+    assert plot.stat().st_size > 1000
+
+
+def test_mistakes_of_the_command_are_named(found, tmp_path, capsys):
+    _, output = found
+    assert cli.main(["frontier", str(tmp_path)]) == 1
+    assert "frontier.json does not exist" in capsys.readouterr().err
+    assert cli.main(["frontier", str(output), "--limit", "flops=1"]) == 1
+    assert "must name costs: macs" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["frontier", str(output), "--limit", "macs"])
+    assert "must be a number" in capsys.readouterr().err
