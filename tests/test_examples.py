@@ -365,7 +365,7 @@ def test_an_error_of_the_program_itself_keeps_its_traceback():
     ids=["vision", "text"],
 )
 def test_several_sizes_give_accuracy_against_cost(main, arguments, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "train_peak_bytes", lambda *_: 1)
+    monkeypatch.setattr(memory, "train_peak_bytes", lambda *_, **__: 1)
     argv = ["--sizes", "0.5,0.25", "--epochs", "1", "--seeds", "1", "--limit", "40", *arguments]
     found = main([*argv, "--output", str(tmp_path)])
     assert [row.size for row in found.family("separable")] == [0.25, 0.5]

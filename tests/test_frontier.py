@@ -27,7 +27,7 @@ SIZES = {"separable": (1, 4), "standard": (0.5, 1)}
 @contextlib.contextmanager
 def brief():
     """Measures latencies briefly, and no times in Keras and no memory."""
-    peak = mock.patch.object(memory, "train_peak_bytes", lambda model, *_: model.count_params())
+    peak = mock.patch.object(memory, "train_peak_bytes", lambda model, **_: model.count_params())
     with without_timing(), peak, mock.patch.object(timing, "SECONDS_PER_CALL", 0.01):
         yield
 
