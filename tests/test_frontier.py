@@ -279,6 +279,10 @@ def test_unknown_costs_and_limits_that_nothing_meets_are_errors(found):
 def test_a_file_that_is_no_record_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         Frontier.load(tmp_path)
+    with pytest.raises(ValueError, match=r"a folder in place of the file frontier\.json"):
+        (tmp_path / "frontier.json").mkdir()
+        run(output=tmp_path)
+    (tmp_path / "frontier.json").rmdir()
     (tmp_path / "frontier.json").write_text('{"rows": [1]}', "utf-8")
     with pytest.raises(ValueError, match=r"must be a frontier\.json"):
         Frontier.load(tmp_path)

@@ -11,7 +11,6 @@ import numpy as np
 
 from sepconv_layers.arguments import check_number, is_integer, positive_int, positive_number
 from sepconv_layers.comparison.figure import figure_class
-from sepconv_layers.comparison.record import FILES
 from sepconv_layers.comparison.training import RUNS, logits_of, take
 from sepconv_layers.files import write
 
@@ -91,8 +90,8 @@ def check_settings(
     }
 
 
-def check_output(output: Any, convs: Sequence[str]) -> None:
-    """Makes the directory, and checks that all results can be written to it."""
+def check_output(output: Any, files: Sequence[str]) -> None:
+    """Makes the directory, and checks that these files can be written to it."""
     if output is None:
         return
     path = Path(output)
@@ -105,7 +104,7 @@ def check_output(output: Any, convs: Sequence[str]) -> None:
             pass
     except OSError as error:
         raise _bad_output(output, f"which cannot be written to: {error.strerror}") from error
-    for name in (*FILES, *(f"{conv}.keras" for conv in convs)):
+    for name in files:
         if (path / name).is_dir():
             raise _bad_output(output, f"which has a folder in place of the file {name}")
     if (path / RUNS).exists() and not (path / RUNS).is_dir():

@@ -1,6 +1,6 @@
 """What a net costs once it is deployed: size, latency and accuracy of its LiteRT files."""
 
-from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,7 @@ def latencies_ms(paths: dict[Any, Path], train: Any) -> dict[Any, float]:
     """Median milliseconds of each file for one sample on one thread, the files taking turns."""
     sample = take(train, slice(1))
     nets = {key: export.load(path, threads=1) for key, path in paths.items()}
-    return timing.medians({key: _call(net, sample) for key, net in nets.items()})
-
-
-def _call(net: Any, sample: Any) -> Any:
-    return lambda: net(sample)
+    return timing.medians({key: partial(net, sample) for key, net in nets.items()})
 
 
 def accuracy_of(path: Path, part: tuple[Any, np.ndarray]) -> float:
@@ -52,8 +48,3 @@ def accuracy_of(path: Path, part: tuple[Any, np.ndarray]) -> float:
     starts = range(0, len(y), BATCH)
     predicted = [net(take(x, slice(start, start + BATCH)))[0].argmax(-1) for start in starts]
     return round(float(np.mean(np.concatenate(predicted) == y)), 6)
-
-
-def kinds_for(limits: Sequence[str]) -> list[str]:
-    """The artifacts that must be written to check limits before any training."""
-    return [kind for kind in KINDS if any(name.startswith(kind) for name in limits)]

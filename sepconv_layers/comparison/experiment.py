@@ -17,7 +17,7 @@ import numpy as np
 
 from sepconv_layers import timing
 from sepconv_layers.comparison import checks, speed
-from sepconv_layers.comparison.record import Comparison
+from sepconv_layers.comparison.record import FILES, Comparison
 from sepconv_layers.comparison.row import Row
 from sepconv_layers.comparison.tradeoff import spread
 from sepconv_layers.comparison.training import (
@@ -125,7 +125,7 @@ def compare(
     )
     sizes = checks.check_sizes((1, batch_size) if infer_batch_sizes is None else infer_batch_sizes)
     checks.check_jit_compile(jit_compile)
-    checks.check_output(output, convs)
+    checks.check_output(output, [*FILES, *(f"{conv}.keras" for conv in convs)])
     parts, classes = checks.check_data(data)
     training = Training(**settings, classes=classes, progress=progress)
 

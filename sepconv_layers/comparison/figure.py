@@ -1,4 +1,4 @@
-"""The two plots of a comparison."""
+"""The plots of a comparison and of a frontier."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -201,15 +202,23 @@ class Frontier:
             record.pop("margins", None)
             rows = [SizedRow.from_record(row) for row in record.pop("rows")]
             found = cls(**record, rows=rows)
-        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            beside = path.with_name(PREDICTIONS)
+            if beside.is_file():
+                with np.load(beside) as arrays:
+                    found.predictions.update(arrays)
+        except (
+            BadZipFile,
+            EOFError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise ValueError(
                 "The `path` argument must be a frontier.json as `frontier` writes it. Received: "
                 f"path={str(path)!r}, which is truncated or of another kind: {error!r}"
             ) from error
-        beside = path.with_name(PREDICTIONS)
-        if beside.is_file():
-            with np.load(beside) as arrays:
-                found.predictions.update(arrays)
         return found
 
     def save(self, directory: str | os.PathLike) -> None:

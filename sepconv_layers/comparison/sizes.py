@@ -20,6 +20,7 @@ from sepconv_layers.comparison.frontier_record import FAMILIES, FILES, Frontier
 from sepconv_layers.comparison.row import SizedRow, net_name
 from sepconv_layers.comparison.tradeoff import exceeded, spread
 from sepconv_layers.comparison.training import Parts, Training, classes_of
+from sepconv_layers.cost import Profile
 
 ARTIFACTS = "artifacts"
 FEWEST_SIZES = 2
@@ -130,8 +131,8 @@ def frontier(
         return build(*nets[name])
 
     models = experiment.untrained_models(build_net, list(nets), parts, classes)
-    models, left_out = _within_limits(models, parts, limits)
     profiles = experiment.profiles_of(models, parts)
+    models, left_out = _within_limits(models, profiles, parts, limits)
     training.say(f"Timing {', '.join(models)}")
     names, part = list(models), parts["train"]
     times = speed.measure(build_net, names, part, training, batch_sizes, jit_compile)
@@ -209,11 +210,14 @@ def _check_limits(limits: Any) -> dict[str, float]:
 
 
 def _within_limits(
-    models: dict[str, keras.Model], parts: Parts, limits: Mapping[str, float]
+    models: Mapping[str, keras.Model],
+    profiles: Mapping[str, Profile],
+    parts: Parts,
+    limits: Mapping[str, float],
 ) -> tuple[dict[str, keras.Model], list[str]]:
     """The nets within the limits, and a sentence on each that is not."""
     kept, notes = {}, []
-    for name, costs in experiment.profiles_of(models, parts).items():
+    for name, costs in profiles.items():
         known: dict[str, float] = {"macs": costs.macs, "params": costs.params}
         if "int8_bytes" in limits:
             with tempfile.TemporaryDirectory() as folder:
