@@ -1,5 +1,6 @@
-"""The base class of the augmentations."""
+"""Augmentations for inputs of any rank: shifts, mirror images, and mixtures of samples."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -27,3 +28,102 @@ class Augmentation(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("sepconv_examples")
+class RandomMirror(Augmentation):
+    """Mirrors samples along some of their axes, each with a probability of one half.
+
+    Args:
+        axes: The axes, counted with that of the batch.
+        **kwargs: As for `Augmentation`.
+    """
+
+    def __init__(self, axes: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axes = tuple(axes)
+
+    def augment(self, inputs: Any) -> Any:
+        for axis in self.axes:
+            shape = (keras.ops.shape(inputs)[0], *(1,) * (len(inputs.shape) - 1))
+            is_mirrored = keras.random.uniform(shape, seed=self.generator) < 0.5
+            inputs = keras.ops.where(is_mirrored, keras.ops.flip(inputs, axis), inputs)
+        return inputs
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "axes": self.axes}
+
+
+@keras.saving.register_keras_serializable("sepconv_examples")
+class RandomShift(Augmentation):
+    """Shifts samples at random along some of their axes: a crop of a padded sample.
+
+    Args:
+        by: The largest shift, in positions.
+        axes: The axes, counted with that of the batch.
+        fill: What comes in at the border: "zeros", or "nearest" for what was there.
+        **kwargs: As for `Augmentation`.
+    """
+
+    def __init__(self, by: int, axes: Sequence[int], fill: str = "zeros", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.by, self.axes, self.fill = by, tuple(axes), fill
+
+    def augment(self, inputs: Any) -> Any:
+        inputs = keras.ops.cast(inputs, self.compute_dtype)
+        for axis in self.axes:
+            # One matrix per sample, with ones that move each position to its new one: XLA has no
+            # kernel for the operation by which Keras shifts images.
+            size = inputs.shape[axis]
+            places = keras.ops.arange(size)
+            shape = (keras.ops.shape(inputs)[0], 1)
+            by = keras.random.randint(shape, -self.by, self.by + 1, seed=self.generator)
+            sources = places + by
+            if self.fill == "nearest":
+                sources = keras.ops.clip(sources, 0, size - 1)
+            moves = keras.ops.equal(keras.ops.expand_dims(sources, -1), places)
+            old = "".join(chr(ord("a") + number) for number in range(len(inputs.shape)))
+            new, moved = old.replace(old[axis], "z"), f"{old[0]}z{old[axis]}"
+            moves = keras.ops.cast(moves, inputs.dtype)
+            inputs = keras.ops.einsum(f"{moved},{old}->{new}", moves, inputs)
+        return inputs
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "by": self.by, "axes": self.axes, "fill": self.fill}
+
+
+@keras.saving.register_keras_serializable("sepconv_examples")
+class MixUp(Augmentation):
+    """Replaces samples and their labels with weighted means of two samples, at any rank.
+
+    `keras.layers.MixUp` does the same to images. Pass it as `mixing` to `compare`.
+
+    Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018:
+    https://arxiv.org/abs/1710.09412.
+
+    Args:
+        alpha: Both parameters of the beta distribution that the weights are drawn from.
+        **kwargs: As for `Augmentation`.
+    """
+
+    def __init__(self, alpha: float = 0.2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.alpha = alpha
+
+    def augment(self, inputs: Any) -> Any:
+        size = keras.ops.shape(inputs["labels"])[0]
+        weights = keras.random.beta((size,), self.alpha, self.alpha, seed=self.generator)
+        # The order of random numbers is a random order, on every backend alike.
+        others = keras.ops.argsort(keras.random.uniform((size,), seed=self.generator))
+
+        def mix(values: Any) -> Any:
+            values = keras.ops.cast(values, self.compute_dtype)
+            weight = keras.ops.reshape(
+                keras.ops.cast(weights, values.dtype), (-1, *(1,) * (len(values.shape) - 1))
+            )
+            return weight * values + (1 - weight) * keras.ops.take(values, others, axis=0)
+
+        return keras.tree.map_structure(mix, inputs)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "alpha": self.alpha}
