@@ -1,5 +1,6 @@
-"""Augmentations for inputs of any rank: shifts, mirror images, and mixtures of samples."""
+"""Augmentations of inputs of any rank: shifts, mirror images, turns, and mixtures of samples."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,6 +91,49 @@ class RandomShift(Augmentation):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "by": self.by, "axes": self.axes, "fill": self.fill}
+
+
+@keras.saving.register_keras_serializable("sepconv_examples")
+class RandomTurn(Augmentation):
+    """Turns samples about their center by random angles, in the plane of two axes.
+
+    Each position gets the value nearest to where it came from, and zero if that is outside.
+
+    Args:
+        axes: The two axes of the plane, counted with that of the batch, one after the other.
+        degrees: The largest angle, in either direction.
+        **kwargs: As for `Augmentation`.
+    """
+
+    def __init__(self, axes: Sequence[int], degrees: float = 180.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axes, self.degrees = tuple(axes), degrees
+
+    def augment(self, inputs: Any) -> Any:
+        ops = keras.ops
+        first, second = self.axes
+        height, width = (inputs.shape[axis] for axis in self.axes)
+        shape, limit = (ops.shape(inputs)[0], 1, 1), math.radians(self.degrees)
+        angle = keras.random.uniform(shape, -limit, limit, seed=self.generator)
+        row, column = ((height - 1) / 2, (width - 1) / 2)
+        y = ops.reshape(ops.arange(height, dtype="float32") - row, (1, height, 1))
+        x = ops.reshape(ops.arange(width, dtype="float32") - column, (1, 1, width))
+        rows = ops.round(ops.cos(angle) * y - ops.sin(angle) * x + row)
+        columns = ops.round(ops.sin(angle) * y + ops.cos(angle) * x + column)
+        is_inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        places = ops.cast(ops.where(is_inside, rows * width + columns, 0), "int32")
+        # The plane becomes one axis, before and after which the others stay as they are.
+        before, after = inputs.shape[1:first], inputs.shape[second + 1 :]
+        flat = (-1, *before, height * width, *after)
+        spread = (-1, *(1,) * len(before), height * width, *(1,) * len(after))
+        taken = ops.take_along_axis(
+            ops.reshape(inputs, flat), ops.reshape(places, spread), axis=first
+        )
+        taken = ops.where(ops.reshape(is_inside, spread), taken, ops.zeros_like(taken))
+        return ops.reshape(taken, (-1, *inputs.shape[1:]))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "axes": self.axes, "degrees": self.degrees}
 
 
 @keras.saving.register_keras_serializable("sepconv_examples")

@@ -1,10 +1,12 @@
 """Augmentations of the examples: what moves, what comes in, and what is mixed with what."""
 
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
 
-from examples.augmentation import MixUp, RandomMirror, RandomShift
+from examples.augmentation import MixUp, RandomMirror, RandomShift, RandomTurn
 
 
 def test_shifted_volumes_are_moved_as_a_whole_and_zeros_follow():
@@ -39,6 +41,26 @@ def test_mirrored_samples_are_about_half_of_all():
     mirrored = (found == images[:, :, ::-1]).all((1, 2, 3))
     assert 60 < mirrored.sum() < 140
     np.testing.assert_array_equal(found[~mirrored], images[~mirrored])
+
+
+@pytest.mark.parametrize("quarter", [0, 1, 2, 3])
+def test_a_turn_by_a_right_angle_is_the_one_of_numpy(quarter):
+    volumes = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 5, 2), "uint8")
+    angles = np.full((4, 1, 1), quarter * np.pi / 2, "float32")
+    with mock.patch.object(keras.random, "uniform", return_value=keras.ops.array(angles)):
+        turned = keras.ops.convert_to_numpy(RandomTurn((1, 2))(volumes, training=True))
+    assert turned.dtype == volumes.dtype
+    np.testing.assert_array_equal(turned, np.rot90(volumes, -quarter, (1, 2)))
+
+
+def test_turns_differ_keep_what_is_in_the_middle_and_lose_corners():
+    images = np.ones((64, 9, 9, 1), "float32") * np.arange(1, 65)[:, None, None, None]
+    turned = keras.ops.convert_to_numpy(RandomTurn((1, 2), 45, seed=0)(images, training=True))
+    np.testing.assert_array_equal(turned[:, 2:7, 2:7], images[:, 2:7, 2:7])
+    assert set((turned == 0).any((1, 2, 3))) == {False, True}
+    for image, value in zip(turned, range(1, 65), strict=True):
+        assert set(image.ravel()) <= {0, value}
+    assert len({image.astype(bool).tobytes() for image in turned}) > 3
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
