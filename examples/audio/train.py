@@ -32,9 +32,9 @@ import numpy as np
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.audio import data, features
-from examples.nets import net_builder, train_sizes
+from examples.nets import compare_nets
 from examples.sources import printable
-from sepconv_layers import Comparison, Frontier, compare, export, files, models, streaming
+from sepconv_layers import Comparison, Frontier, export, files, models, streaming
 
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:2]
@@ -119,10 +119,9 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
         "augmentation": features.augmentation(spectrograms),
         "task": "Keyword spotting",
     }
-    if arguments.sizes:
-        return train_sizes(net, arguments.sizes, dataset, options, **training)
-    builder = net_builder(net, options["convs"], arguments.width)
-    found = compare(builder, dataset, **options, **training)
+    found = compare_nets(net, dataset, arguments, options | training)
+    if not isinstance(found, Comparison):
+        return found
     output = options["output"]
     front = features.front_end(settings)
     for conv, model in found.models.items():

@@ -22,9 +22,9 @@ import keras
 from examples import command_line
 from examples.artifacts import export_arrays
 from examples.augmentation import RandomMirror, RandomShift
-from examples.nets import net_builder, train_sizes
+from examples.nets import compare_nets
 from examples.volumes import data
-from sepconv_layers import Comparison, Frontier, compare, models
+from sepconv_layers import Comparison, Frontier, models
 
 WIDTH = 0.5  # of the net, before `--width`
 EPOCHS = {"solids": 8}
@@ -70,10 +70,9 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
         "augmentation": augmentation(dataset.name) if arguments.data is None else None,
         "task": "Volume classification",
     }
-    if arguments.sizes:
-        return train_sizes(net, arguments.sizes, dataset, options, **training)
-    builder = net_builder(net, options["convs"], arguments.width)
-    found = compare(builder, dataset, **options, **training)
+    found = compare_nets(net, dataset, arguments, options | training)
+    if not isinstance(found, Comparison):
+        return found
     output = options["output"]
     export_arrays(found, arguments.export, output, dataset)
     print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
