@@ -292,6 +292,7 @@ def test_causal_nets_of_sounds_give_their_logits_chunk_by_chunk(make, shape, how
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
+@the_same_everywhere
 @both_forms
 @pytest.mark.parametrize("width", [1e-6, 0.125, 0.2])
 def test_narrow_nets_of_sounds_have_strides_too(width, conv):
