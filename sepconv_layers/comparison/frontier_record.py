@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from sepconv_layers.comparison.figure import figure_class, plot_frontier
 from sepconv_layers.comparison.record import Names, Record, number
-from sepconv_layers.comparison.row import SizedRow
+from sepconv_layers.comparison.row import COSTS, SizedRow
 from sepconv_layers.comparison.tradeoff import (
     Difference,
     Margin,
@@ -25,17 +26,6 @@ from sepconv_layers.files import regular, write
 
 PREDICTIONS = "predictions.npz"
 FAMILIES = "separable", "standard"
-# The costs of a row, with their labels.
-COSTS = {
-    "macs": "MACs",
-    "params": "parameters",
-    "infer_ms": "inference, ms",
-    "train_step_ms": "training step, ms",
-    "train_peak_bytes": "peak training memory, bytes",
-    "litert_ms": "LiteRT float32, ms",
-    "int8_ms": "LiteRT int8, ms",
-    "int8_bytes": "int8 file, bytes",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +152,10 @@ class Frontier(Record):
         if not os.path.lexists(predictions):
             return found
         try:
-            with np.load(regular(predictions)) as arrays:
+            # NumPy leaves a file open that it opens itself and finds damaged.
+            with regular(predictions).open("rb") as file, np.load(file) as arrays:
                 found.predictions.update(arrays)
-        except (BadZipFile, EOFError, LookupError, TypeError, ValueError) as error:
+        except (BadZipFile, EOFError, LookupError, TypeError, ValueError, zlib.error) as error:
             raise ValueError(
                 f"The predictions in {PREDICTIONS} must be as `frontier` writes them. Delete the "
                 f"file to read the record without them. Received: {str(predictions)!r}, which is "
