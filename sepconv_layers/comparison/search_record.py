@@ -191,8 +191,8 @@ class Search(Record):
         ended = sum(counts[outcome] for outcome in TRAINING)
         return (
             f"The {conv} family: {ended} nets trained for {epochs:,} epochs in all "
-            f"({counts[STOPPED]} stopped early, {counts[DIVERGED]} diverged); {counts[OVER_LIMITS]} "
-            f"beyond the limits, {counts[REFUSED]} not possible."
+            f"({counts[STOPPED]} stopped early, {counts[DIVERGED]} diverged); "
+            f"{counts[OVER_LIMITS]} beyond the limits, {counts[REFUSED]} not possible."
         )
 
     def _remarks(self) -> list[str]:

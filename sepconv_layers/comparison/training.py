@@ -73,7 +73,7 @@ def run(
         if watch is not None:
             watch(history)
         # Each epoch sets its own seed and order, so it is the same after an interruption.
-        _set_seed((seed, epoch))
+        set_seed((seed, epoch))
         x, y = parts["train"]
         order = np.random.default_rng((seed, epoch)).permutation(len(y))
         epoch_parts = {**parts, "train": (take(x, order), y[order])}
@@ -115,7 +115,7 @@ def model_path(folder: Path, seed: int) -> Path:
     return folder / f"seed-{seed}.keras"
 
 
-def _set_seed(entropy: tuple[int, ...]) -> None:
+def set_seed(entropy: tuple[int, ...]) -> None:
     """Sets all random seeds as `keras.utils.set_random_seed` does, except TensorFlow's own.
 
     Setting that one makes TensorFlow build all functions again, which takes seconds, and no layer

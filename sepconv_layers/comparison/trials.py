@@ -35,7 +35,7 @@ from sepconv_layers.comparison.search_record import (
 )
 from sepconv_layers.comparison.setup import Setup
 from sepconv_layers.comparison.space import Space
-from sepconv_layers.comparison.training import digest_of, key_of, run, runs_folder
+from sepconv_layers.comparison.training import digest_of, key_of, run, runs_folder, set_seed
 from sepconv_layers.cost import profile
 from sepconv_layers.extras import require
 
@@ -183,7 +183,7 @@ class Family:
         return partial(self.build, **choices)
 
     def _model(self, choices: Mapping[str, Any]) -> keras.Model:
-        keras.utils.set_random_seed(0)  # a net may hold a seed that it drew
+        set_seed((0,))  # a net may hold a seed that it drew
         return self.build(self.conv, **choices)
 
     def _key(self, model: keras.Model) -> str:
