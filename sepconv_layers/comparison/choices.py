@@ -92,11 +92,11 @@ def search(
         >>> result.best("separable").costs["macs"] <= 3000
         True
 
-    References:
-        - [Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011](
-          https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization).
-        - [Golovin et al., "Google Vizier: A Service for Black-Box Optimization", 2017](
-          https://doi.org/10.1145/3097983.3098043), for the median rule.
+    Reference:
+        [Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011](
+        https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization);
+        [Golovin et al., "Google Vizier: A Service for Black-Box Optimization", 2017](
+        https://doi.org/10.1145/3097983.3098043), for the median rule.
     """
     started = time.perf_counter()
     checks.check_callable(build)
