@@ -170,10 +170,11 @@ def _best(trials: Sequence[Trial], limits: Mapping[str, float]) -> Trial:
             for cost in limits
             for known in [[trial.costs[cost] for trial in trials if cost in trial.costs]]
         }
+        last = [trial for trial in trials if trial.outcome != REPEATED][-1]
         raise ValueError(
             "`limits` and `space` must allow at least one net that can be trained. The smallest "
             f"costs of {len(trials)} nets are {smallest}. Received: limits={dict(limits)}. The "
-            f"last net: {trials[-1].outcome}, {trials[-1].note}."
+            f"last net: {last.outcome}, {last.note}."
         )
     return best
 

@@ -41,7 +41,7 @@ from sepconv_layers.extras import require
 
 JOURNAL = "journal.log"
 RESULT = "result"  # the attribute of a trial in the journal
-FRUITLESS = 100  # suggestions in a row without a new net within the limits, before it gives up
+FRUITLESS = 50  # suggestions in a row without a new net within the limits, before it gives up
 TRIALS_BEFORE_STOPPING = 5  # that are trained to the end
 EPOCHS_BEFORE_STOPPING = 0.25  # share of all epochs
 
