@@ -164,6 +164,7 @@ class Frontier(Record):
         return found
 
     def save(self, directory: str | os.PathLike) -> None:
+        """Writes the record, a report, a picture and the predictions, as `Record.save` does."""
         if self.predictions:
             directory = Path(directory)
             directory.mkdir(parents=True, exist_ok=True)
