@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 from unittest import mock
 
 import numpy as np
@@ -19,6 +20,7 @@ from sepconv_layers.comparison.tradeoff import (
 )
 from tests.backends import BACKEND
 from tests.test_comparison import DATA, build, count_epochs, without_timing
+from tests.test_resume import empty, flip, replace_by_folder, replace_by_text, truncate
 
 TRAIN_PEAK_BYTES = memory.train_peak_bytes
 SIZES = {"separable": (1, 4), "standard": (0.5, 1)}
@@ -291,6 +293,25 @@ def test_a_file_that_is_no_record_is_refused(tmp_path):
     (tmp_path / "frontier.json").write_text('{"rows": [1]}', "utf-8")
     with pytest.raises(ValueError, match=r"must be a frontier\.json"):
         Frontier.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, flip, replace_by_text, replace_by_folder])
+def test_damaged_predictions_are_a_clear_error(found, tmp_path, damage):
+    result, output = found
+    copy = shutil.copytree(output, tmp_path / "copy", ignore=shutil.ignore_patterns("runs"))
+    damage(copy / "predictions.npz")
+    with pytest.raises(ValueError, match=r"`frontier` writes them\. Delete the file"):
+        Frontier.load(copy)
+    shutil.rmtree(copy / "predictions.npz", ignore_errors=True)
+    (copy / "predictions.npz").unlink(missing_ok=True)
+    assert Frontier.load(copy) == result
+
+
+def test_an_argument_that_compare_does_not_have_is_named():
+    with pytest.raises(TypeError, match=r"unexpected argument 'epoch'.*: epochs, batch_size"):
+        run(epoch=1)
+    with pytest.raises(TypeError, match="unexpected argument 'convs'"):
+        run(convs="separable")
 
 
 def test_peak_memory_grows_with_the_batch(monkeypatch):
