@@ -22,10 +22,15 @@ from examples.text import train as text
 from examples.vision import predict, train
 from examples.volumes import data as volume_data
 from examples.volumes import train as volumes
-from sepconv_layers import Frontier, Search, profile, timing
+from sepconv_layers import Frontier, Search, profile
 from sepconv_layers.comparison import deployment, memory
 from tests.hostile import little_disk
-from tests.test_comparison import count_epochs, within_epoch, without_timing
+from tests.test_comparison import (
+    count_epochs,
+    with_brief_timing,
+    within_epoch,
+    without_timing,
+)
 from tests.test_image_files import write_deep
 from tests.test_search import Trainings, by_formula
 from tests.test_vision_data import write_classes, write_npz
@@ -34,17 +39,15 @@ TINY = ["--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "40"]
 
 
 @pytest.fixture(autouse=True)
-def _brief_timing(monkeypatch):
-    """How times are measured is not the matter here: one mode, and little of it."""
-    backend = keras.backend.backend()
-    modes = dict(list(timing.MODES[backend].items())[:1])
-    monkeypatch.setitem(timing.MODES, backend, modes)
-    monkeypatch.setattr(timing, "SECONDS_PER_CALL", 0.01)
-    monkeypatch.setattr(timing, "SECONDS_PER_TURN", 0.001)
+def _without_timing():
+    """How times are measured is not the matter here, except in the first test."""
+    with without_timing():
+        yield
 
 
 def test_vision_compares_twins_on_digits(tmp_path, capsys):
-    comparison = train.main([*TINY, "--output", str(tmp_path)])
+    with with_brief_timing():
+        comparison = train.main([*TINY, "--no-jit-compile", "--output", str(tmp_path)])
     printed = capsys.readouterr().out
     assert str(comparison) in printed and str(tmp_path) in printed
     record = json.loads((tmp_path / "results.json").read_text("utf-8"))
@@ -153,10 +156,10 @@ def test_ctrl_c_ends_every_command_with_a_sentence(main, monkeypatch, capsys):
 def test_the_same_command_goes_on_after_ctrl_c(tmp_path, capsys):
     command = [*TINY, "--epochs", "2", "--conv", "separable", "--output", str(tmp_path)]
     interrupt = within_epoch(2, lambda: signal.raise_signal(signal.SIGINT))
-    with without_timing(), interrupt, pytest.raises(SystemExit, match="130"):
+    with interrupt, pytest.raises(SystemExit, match="130"):
         train.main(command)
     assert "run the same command again" in capsys.readouterr().err
-    with without_timing(), count_epochs() as epochs:
+    with count_epochs() as epochs:
         found = train.main(command)
     assert epochs.call_count == 1 and "The test part has 359 samples." in str(found)
 

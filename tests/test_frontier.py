@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sepconv_layers import Frontier, cli, compare, frontier, profile, timing
-from sepconv_layers.comparison import memory
+from sepconv_layers.comparison import deployment, memory
 from sepconv_layers.comparison.frontier_record import COSTS
 from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.tradeoff import (
@@ -32,6 +32,11 @@ def brief():
     peak = mock.patch.object(memory, "train_peak_bytes", lambda model, **_: model.count_params())
     with without_timing(), peak, mock.patch.object(timing, "SECONDS_PER_CALL", 0.01):
         yield
+
+
+def without_files():
+    """Writes no LiteRT files, which takes as long as all else."""
+    return mock.patch.object(deployment, "unavailable", lambda: "LiteRT files are left out here")
 
 
 @pytest.fixture(autouse=True)
@@ -204,11 +209,11 @@ def test_the_front_consists_of_nets_in_the_order_of_their_cost(found):
 
 def test_a_frontier_resumes_and_more_sizes_train_only_the_new_ones(found):
     result, output = found
-    with count_epochs() as fit:
+    with count_epochs() as fit, without_files():
         again = run(output=output)
     assert fit.call_count == 0
     assert [row.accuracy for row in again.rows] == [row.accuracy for row in result.rows]
-    with count_epochs() as fit:
+    with count_epochs() as fit, without_files():
         more = run(output=output, sizes={**SIZES, "standard": (0.5, 1, 1.5)})
     assert fit.call_count == 2 * 2
     assert len(more.rows) == 5
@@ -217,7 +222,7 @@ def test_a_frontier_resumes_and_more_sizes_train_only_the_new_ones(found):
 
 def test_nets_beyond_the_limits_are_left_out_before_any_training():
     macs = {row: profile_macs("separable", row) for row in (1, 4)}
-    with count_epochs() as fit:
+    with count_epochs() as fit, without_files():
         result = run(limits={"macs": macs[1]}, seeds=1)
     assert {row.name for row in result.rows} <= {"separable-1", "standard-0.5", "standard-1"}
     assert all(row.macs <= macs[1] for row in result.rows)

@@ -106,7 +106,8 @@ def compare(
         ImportError: If `output` is given and matplotlib is not installed.
 
     Example:
-        >>>         >>> from sepconv_layers import ConvBlock1D, SeparableConvBlock1D
+        >>> import numpy as np
+        >>> from sepconv_layers import ConvBlock1D, SeparableConvBlock1D
         >>> def build(conv):
         ...     block = {"separable": SeparableConvBlock1D, "standard": ConvBlock1D}[conv]
         ...     head = [keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(2)]

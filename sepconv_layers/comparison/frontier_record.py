@@ -190,7 +190,7 @@ class Frontier(Record):
         panels = figure.subplots(1, len(measured), squeeze=False, sharey=True)[0]
         for axes, cost in zip(panels, measured, strict=True):
             margin = self.margin(cost)
-            title = f"separable {_signed(margin)} points at equal cost" if margin else ""
+            title = f"separable {margin} points at equal cost" if margin else ""
             plot_frontier(axes, self.rows, cost, COSTS[cost], title)
         panels[0].set_ylabel("test accuracy")
         figure.suptitle(self._title(), fontweight="bold")
@@ -226,7 +226,7 @@ class Frontier(Record):
         for cost, label in COSTS.items():
             margin = self.margin(cost)
             if margin is not None:
-                rows.append([label, _signed(margin), number(margin.low), number(margin.high)])
+                rows.append([label, str(margin), number(margin.low), number(margin.high)])
         return rows
 
     def _remarks(self) -> list[str]:
@@ -253,10 +253,6 @@ def _check_costs(argument: str, names: Any) -> None:
             f"The `{argument}` argument must name costs: {', '.join(COSTS)}. Received: "
             f"{', '.join(map(repr, unknown))}."
         )
-
-
-def _signed(margin: Margin) -> str:
-    return f"{100 * margin.mean:+.2f} ± {100 * margin.std:.2f}"
 
 
 def _listed(values: Mapping[str, Any]) -> str:
