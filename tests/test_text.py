@@ -17,7 +17,7 @@ pytest.importorskip("tensorflow_text")  # has no wheels for the newest Python
 
 import tensorflow as tf
 
-from examples.text import data, predict, tokens, train
+from examples.text import baseline, data, predict, tokens, train
 from sepconv_layers import Comparison, timing
 from sepconv_layers.comparison import Row
 
@@ -474,3 +474,19 @@ def test_predict_says_what_is_wrong(tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             predict.main([str(path), "text"])
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_linear_model_of_n_grams(tmp_path, capsys):
+    path, output = tmp_path / "own.tsv", tmp_path / "out"
+    rows = [
+        (label, f"it is {word} {i}")
+        for i in range(20)
+        for label, word in (("good", "not bad"), ("bad", "bad not"))
+    ]
+    path.write_text(tsv(rows), "utf-8")
+    found = baseline.main(["--data", str(path), "--output", str(output)])
+    assert found["accuracy"] == found["val_accuracy"] == 1  # a pair of words tells them apart
+    assert json.loads((output / "baseline.json").read_text("utf-8")) == found
+    words = baseline.main(["--data", str(path), "--longest", "1"])
+    assert words["accuracy"] <= 0.5 and words["features"] < found["features"]
+    assert "Test accuracy 1.0000" in capsys.readouterr().out
