@@ -1,11 +1,12 @@
 """The nets that the examples compare: twins, and a standard net as cheap as the separable one."""
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from sepconv_layers import Frontier, frontier, profile
+from sepconv_layers import Comparison, Frontier, Search, compare, frontier, profile, search
 
 TWINS = ("separable", "standard")
 NARROW = "standard-narrow"
@@ -15,7 +16,43 @@ CHOICES = {
     "both": TWINS,
     "all": (*TWINS, NARROW),
 }
+LIMITS = {  # costs that are known before any training
+    "macs": "multiply-accumulates per sample",
+    "params": "parameters",
+    "int8_bytes": "bytes of the int8 file",
+}
 HALVINGS = 12  # steps of the bisection for the width of the narrow net
+
+
+def compare_nets(
+    build: Callable[..., keras.Model],
+    data: Any,
+    arguments: argparse.Namespace,
+    settings: Mapping[str, Any],
+    space: Mapping[str, Any],
+) -> Comparison | Frontier | Search:
+    """Trains what the options name: twins, nets of several widths, or the best ones it finds.
+
+    Args:
+        build: Returns a net from `conv`, "separable" or "standard", and `width`.
+        data: The data, as `compare` takes it.
+        arguments: The parsed options of `command_line.training_parser`.
+        settings: The other arguments of `compare`.
+        space: What `--search` tries: arguments of `build` and their values, as `search` takes them.
+
+    Returns:
+        A `Comparison`, or what is already printed and saved.
+    """
+    limits = {name: getattr(arguments, f"limit_{name}") for name in LIMITS}
+    limits = {name: limit for name, limit in limits.items() if limit is not None}
+    if arguments.sizes:
+        return _train_sizes(build, arguments.sizes, data, limits, settings)
+    if arguments.search:
+        return _search(build, data, space, arguments.search, limits, settings)
+    if limits:
+        raise ValueError("limits such as --limit-macs are for --sizes and --search")
+    builder = net_builder(build, settings["convs"], arguments.width)
+    return compare(builder, data, **settings)
 
 
 def net_builder(
@@ -40,32 +77,42 @@ def net_builder(
     return net
 
 
-def train_sizes(
+def _train_sizes(
     build: Callable[..., keras.Model],
     widths: Sequence[float],
     data: Any,
-    options: Mapping[str, Any],
-    **settings: Any,
+    limits: Mapping[str, float],
+    settings: Mapping[str, Any],
 ) -> Frontier:
-    """Trains nets of several widths and prints accuracy against cost.
+    """Trains separable nets of these widths, and prints accuracy against cost.
 
-    Args:
-        build: Returns a net from `conv`, "separable" or "standard", and `width`.
-        widths: The widths of the separable nets. The standard nets have the same MACs, and one has
-            the largest of these widths.
-        data: The data, as `frontier` takes it.
-        options: The result of `command_line.compare_options`.
-        **settings: Further arguments of `frontier`.
+    The standard nets have the same MACs, and one has the largest of these widths.
     """
     narrow = {round(_narrow_width(build, width), 4) for width in widths}
     found = frontier(
         lambda conv, size: build(conv, width=size),
         data,
         {"separable": widths, "standard": sorted(narrow | {max(widths)})},
-        **{name: value for name, value in options.items() if name != "convs"},
-        **settings,
+        limits=limits,
+        **{name: value for name, value in settings.items() if name != "convs"},
     )
-    print(f"\n{found}\n\nSaved in {options['output']}: frontier.md, frontier.png, frontier.json")
+    print(f"\n{found}\n\nSaved in {settings['output']}: frontier.md, frontier.png, frontier.json")
+    return found
+
+
+def _search(
+    build: Callable[..., keras.Model],
+    data: Any,
+    space: Mapping[str, Any],
+    trials: int,
+    limits: Mapping[str, float],
+    settings: Mapping[str, Any],
+) -> Search:
+    """Searches the best separable and the best standard net within limits, and prints both."""
+    found = search(build, data, space, trials=trials, limits=limits, **settings)
+    output = settings["output"]
+    print(f"\n{found}\n\nSaved in {output}: search.md, search.png, search.json, and the best nets")
+    print(f"in {output}/best")
     return found
 
 

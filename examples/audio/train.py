@@ -32,12 +32,13 @@ import numpy as np
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.audio import data, features
-from examples.nets import net_builder, train_sizes
+from examples.nets import compare_nets
 from examples.sources import printable
-from sepconv_layers import Comparison, Frontier, compare, export, files, models, streaming
+from sepconv_layers import Comparison, Frontier, Search, export, files, models, streaming
 
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:2]
+SPACE = {"width": (0.25, 2.0), "mfcc": [True, False]}  # of --search
 EPOCHS = {"mini": 5}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
@@ -79,7 +80,7 @@ def build(
 
 
 @command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -119,10 +120,9 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
         "augmentation": features.augmentation(spectrograms),
         "task": "Keyword spotting",
     }
-    if arguments.sizes:
-        return train_sizes(net, arguments.sizes, dataset, options, **training)
-    builder = net_builder(net, options["convs"], arguments.width)
-    found = compare(builder, dataset, **options, **training)
+    found = compare_nets(net, dataset, arguments, options | training, SPACE)
+    if not isinstance(found, Comparison):
+        return found
     output = options["output"]
     front = features.front_end(settings)
     for conv, model in found.models.items():
@@ -245,6 +245,7 @@ def make_parser() -> argparse.ArgumentParser:
         datasets=data.SOURCES,
         default=data.DEFAULT,
         own_data=("FOLDER", "a folder of recordings"),
+        searched=SPACE,
         epochs="5 for mini, else 20",
     )
     speakers = "hold out whole speakers of fsdd"
