@@ -22,7 +22,7 @@ SEP_CNN = (
 )
 # The kernel size of each layer of `region_cnn`.
 REGION_CNN = (7, 7)
-CONV = {"separable": layers.DepthwiseConv1D, "standard": layers.Conv1D}
+CONV: dict[str, Any] = {"separable": layers.DepthwiseConv1D, "standard": layers.Conv1D}
 PADDING = 0
 
 
@@ -147,11 +147,16 @@ def region_cnn(
     channels = make_divisible(positive_int(embedding, "embedding") * width, divisor=4)
     tokens, x, mask = _embed(input_shape, vocabulary_size, channels, dropout / 2)
     pooled = [_pool(x, mask)]
+    filters = {"filters": channels} if conv == "standard" else {}
     for number, kernel_size in enumerate(kernel_sizes):
-        arguments = {"kernel_size": kernel_size, "padding": "same", "activation": "relu"}
-        if conv == "standard":
-            arguments["filters"] = channels
-        convolution = layer(data_format="channels_last", name=f"conv_{number}", **arguments)
+        convolution = layer(
+            kernel_size=kernel_size,
+            padding="same",
+            activation="relu",
+            data_format="channels_last",
+            name=f"conv_{number}",
+            **filters,
+        )
         x = x * mask
         x = x + convolution(x)
         pooled.append(_pool(x, mask))
