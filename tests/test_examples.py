@@ -358,7 +358,7 @@ def test_several_sizes_give_accuracy_against_cost(tmp_path, monkeypatch):
     assert [row.size for row in found.family("separable")] == [0.25, 0.5]
     ours, theirs = ([row.macs for row in found.family(c)] for c in ("separable", "standard"))
     assert ours[-1] < theirs[-1] <= nets.REACH * ours[-1]  # costs overlap where times do not yet
-    assert all(any(few <= most for few in theirs) for most in ours)
+    assert theirs[0] <= ours[-1]
     assert found.margin("macs").low < found.margin("macs").high
     assert Frontier.load(tmp_path) == found
 
