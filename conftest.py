@@ -1,4 +1,4 @@
-"""What holds for all tests, and for the examples in docstrings."""
+"""Settings and fixtures of all tests, and of the examples in docstrings."""
 
 import gc
 import os

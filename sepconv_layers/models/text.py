@@ -148,6 +148,11 @@ def region_cnn(
     tokens, x, mask = _embed(input_shape, vocabulary_size, channels, dropout / 2)
     pooled = [_pool(x, mask)]
     filters = {"filters": channels} if conv == "standard" else {}
+    if not isinstance(kernel_sizes, Sequence) or isinstance(kernel_sizes, str):
+        raise ValueError(
+            "The `kernel_sizes` argument must be a sequence of positive integers, one for each "
+            f"layer. Received: kernel_sizes={kernel_sizes!r}"
+        )
     for number, kernel_size in enumerate(kernel_sizes):
         convolution = layer(
             kernel_size=kernel_size,
