@@ -106,7 +106,9 @@ def _rule(layer: Any, args: Sequence[Any], kwargs: Any) -> Rule | None:
         return None
     if isinstance(layer, keras.layers.Layer):
         return _RULES.get(type(layer))
-    constants = [x for x in keras.tree.flatten((args, kwargs)) if not keras.backend.is_keras_tensor(x)]
+    constants = [
+        x for x in keras.tree.flatten((args, kwargs)) if not keras.backend.is_keras_tensor(x)
+    ]
     is_of_keras = type(layer).__module__.startswith("keras.src.ops.")
     is_scalar = all(np.ndim(x) == 0 for x in constants)
     return _RULES_BY_NAME.get(type(layer).__name__) if is_of_keras and is_scalar else None
@@ -132,12 +134,14 @@ def _conv(channels: Channels, call: Call) -> Labels:
             first, *others = labels.reshape(groups, -1)
             for other in others:
                 channels.join(first, other)
-    is_transposed = "Transpose" in type(layer).__name__
-    inner = {-1: before, -2: after} if is_transposed else {-1: after, -2: before[: len(before) // groups]}
+    if "Transpose" in type(layer).__name__:
+        axes = {-1: before, -2: after}
+    else:
+        axes = {-1: after, -2: before[: len(before) // groups]}
     part = Part(
         call.path,
         layer,
-        {"kernel": inner, "bias": {0: after}},
+        {"kernel": axes, "bias": {0: after}},
         {"filters": after},
         inputs=before,
         outputs=after,
@@ -323,8 +327,10 @@ def _merge(channels: Channels, call: Call) -> Labels:
 
 def _concatenate(channels: Channels, call: Call) -> Labels:
     axis = _axis(call.layer.axis, call.output)
+    if axis < 0:  # the batch
+        return _merge(channels, call)
     if any(labels.size != labels.shape[axis] for labels in call.inputs):
-        return _merge_other_axis(channels, call, axis)
+        return _concatenate_along_another_axis(channels, call, axis)
     arrays = [
         channels.along(labels, shape, axis)
         for labels, shape in zip(call.inputs, call.shapes, strict=True)
@@ -332,8 +338,7 @@ def _concatenate(channels: Channels, call: Call) -> Labels:
     return placed(np.concatenate(arrays), axis, len(call.output))
 
 
-def _merge_other_axis(channels: Channels, call: Call, axis: int) -> Labels:
-    """Concatenation along an axis without channels."""
+def _concatenate_along_another_axis(channels: Channels, call: Call, axis: int) -> Labels:
     if any(labels.shape[axis] > 1 for labels in call.inputs):
         for labels in call.inputs:
             channels.keep(labels)
@@ -383,7 +388,7 @@ def _expand_dims(channels: Channels, call: Call) -> Labels:
 
 
 def _axis(axis: int, shape: Sequence[int | None]) -> int:
-    """An axis of a tensor of that shape, counted without the batch."""
+    """An axis of a tensor of that shape, counted without the batch, which is -1."""
     return axis % (len(shape) + 1) - 1
 
 
@@ -414,7 +419,7 @@ _RULES: dict[type, Rule] = by_class(
 # The nodes that `keras.ops` create in a functional model.
 _RULES_BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(
-        "Absolute Cast Celu Clip Elu Exp Gelu HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid "
+        "Absolute Cast Celu Elu Exp Gelu HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid "
         "Negative Relu Relu6 Selu Sigmoid Silu Softplus Softsign Sqrt Square Tanh".split(),
         _same,
     ),

@@ -6,7 +6,13 @@ from typing import Any
 import keras
 
 from sepconv_layers.blocks.base import Block, Chain, Walker
-from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer, copy_state, is_graph
+from sepconv_layers.graph_edit import (
+    ModelGraph,
+    calls_as_defined,
+    clone_layer,
+    copy_state,
+    is_graph,
+)
 from sepconv_layers.layers.squeeze_excite import SqueezeExcite
 
 Pair = tuple[keras.layers.Layer, keras.layers.Layer]
