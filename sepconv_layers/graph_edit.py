@@ -3,7 +3,7 @@
 import collections
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -51,6 +51,33 @@ class ModelGraph:
         """The node that is the only use of a tensor, or `None`."""
         users = self._users[id(tensor)]
         return users[0] if len(users) == 1 and id(tensor) not in self._outputs else None
+
+    def layers_named(self, names: Sequence[str], argument: str) -> set[int]:
+        """The ids of the layers of those names and of all layers inside them.
+
+        Args:
+            names: Names of layers, blocks and nested models.
+            argument: Name of the argument that has them.
+
+        Raises:
+            ValueError: If a name is unknown.
+        """
+        found: dict[str, list[Any]] = collections.defaultdict(list)
+        for node in self.nodes:
+            found[node.operation.name].append(node.operation)
+        if unknown := sorted(set(names) - set(found)):
+            raise ValueError(
+                f"The `{argument}` argument must hold names of layers of the model. Received "
+                f"unknown names: {unknown}."
+            )
+        return {
+            id(inner)
+            for name in names
+            for layer in found[name]
+            for inner in (
+                layer._flatten_layers() if isinstance(layer, keras.layers.Layer) else [layer]
+            )
+        }
 
     def rebuild(
         self, make: Callable[[Any], Any], skipped: Iterable[Any] = ()

@@ -12,7 +12,8 @@ import numpy as np
 
 from sepconv_layers import tables
 from sepconv_layers.arguments import check_number, positive_int
-from sepconv_layers.convert.channels import KEPT, Channels, Part, macs_of, remaining
+from sepconv_layers.convert.channels import Part, macs_of, remaining
+from sepconv_layers.convert.choice import Choice
 from sepconv_layers.convert.coupling import couple
 from sepconv_layers.convert.importance import importance_of, noise_for
 from sepconv_layers.convert.unrolling import unrolled
@@ -165,31 +166,27 @@ def prune_channels(
     check_number(
         macs, "macs", "a share in (0, 1] or a number of MACs", lambda number: 0 < number < math.inf
     )
+    ModelGraph(model).layers_named(keep, "keep")
     copy = unrolled(model)
     inputs = _inputs(copy, data)
     shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(inputs)]
     before = profile(copy, shapes[0] if len(shapes) == 1 else shapes).macs
-    channels = couple(copy, inputs, _known_names(model, keep))
+    channels = couple(copy, inputs, keep)
     is_noise = data is None
     batches = noise_for(copy, inputs) if is_noise else _batches(data, batch_size)
     shares = importance_of(copy, batches, channels.parts, is_noise)
     budget = math.floor(macs * before) if macs <= 1 else macs
-    kept, now = _Choice(channels, shares, before, divisor).within(budget)
+    kept, now = Choice(channels, shares, before, divisor).within(budget)
+    if now < (1 - TOLERANCE) * min(budget, before):
+        warnings.warn(
+            f"The pruned model has {now:,} of the {budget:,} MACs that `macs` permits: with more "
+            "channels in any layer, it would exceed them.",
+            stacklevel=2,
+        )
     pruned, pairs = ModelGraph(copy).rebuild(lambda old: _narrowed(old, channels.parts, kept))
     for old, new in pairs:
         _copy_remaining(old, new, channels.parts, kept)
     return pruned, PruningReport(_rows(channels.parts.values(), kept), before, now)
-
-
-def _known_names(model: keras.Model, keep: Sequence[str]) -> set[str]:
-    names = {layer.name for layer in model._flatten_layers(include_self=False)}
-    unknown = sorted(set(keep) - names)
-    if unknown:
-        raise ValueError(
-            "The `keep` argument must hold names of layers of the model. Received unknown names: "
-            f"{unknown}."
-        )
-    return set(keep)
 
 
 # Data.
@@ -238,114 +235,6 @@ def _batches(data: Any, batch_size: int) -> Iterator[Any]:
     for start in range(0, counts[0], batch_size):
         indices = np.arange(start, min(start + batch_size, counts[0]))
         yield keras.tree.map_structure(partial(_samples, indices=indices), data)
-
-
-# The choice of channels.
-
-
-class _Choice:
-    """Chooses channels to keep.
-
-    Channels with equal labels are one. Those created by the same layers form a segment, which loses
-    units of `divisor` channels, the least important ones first, and keeps at least one unit.
-    """
-
-    def __init__(
-        self, channels: Channels, shares: Mapping[int, np.ndarray], macs: int, divisor: int
-    ) -> None:
-        parts = channels.parts.values()
-        self.roots = channels.roots()
-        self.terms = [
-            (count, tuple(self.roots[labels] for labels in arrays))
-            for part in parts
-            for count, arrays in part.terms
-        ]
-        self.fixed = macs - macs_of(self.terms, np.ones(len(self.roots), bool))
-        importance, cost = np.zeros((2, len(self.roots)))
-        for part in parts:
-            if id(part.layer) in shares:
-                np.add.at(importance, self.roots[part.inputs], shares[id(part.layer)])
-        for count, arrays in self.terms:
-            for labels in arrays:
-                np.add.at(cost, labels, count / len(labels))
-        self.units: list[np.ndarray] = []
-        self.segments: list[list[int]] = []  # the units of each, the least important first
-        error: list[float] = []
-        for members, size in self._segments(parts, divisor):
-            members = members[np.argsort(importance[members], kind="stable")]
-            rest = len(members) % size
-            units = [members[:rest]] if rest else []
-            units += np.split(members[rest:], range(size, len(members) - rest, size))
-            values = np.array([importance[unit].sum() for unit in units[:-1]])
-            left = importance[members].sum() - np.cumsum(values)  # of the importance
-            rates = values / np.maximum(left / importance[members].sum(), 1e-12)
-            rates /= [cost[unit].sum() + 1e-12 for unit in units[:-1]]
-            self.segments.append(list(range(len(self.units), len(self.units) + len(rates))))
-            self.units += units[:-1]
-            error += list(np.maximum.accumulate(rates))
-        self.error = np.array(error)  # for each MAC
-
-    def within(self, budget: float) -> tuple[np.ndarray, int]:
-        """Returns for each label whether it is kept, and the MACs, which are at most the budget."""
-        order = np.argsort(self.error, kind="stable")
-        least = self._macs(order)
-        if least > budget:
-            raise ValueError(
-                f"The `macs` argument must be at least {least:,} MACs, which the fewest channels "
-                f"that can remain take. Received: {budget:,} MACs."
-            )
-        few, many = 0, len(order)  # of the units to remove
-        while few < many:
-            middle = (few + many) // 2
-            if self._macs(order[:middle]) > budget:
-                few = middle + 1
-            else:
-                many = middle
-        removed = self._without_needless(set(order[:many]), budget)
-        now = self._macs(removed)
-        if now < (1 - TOLERANCE) * min(budget, self._macs([])):
-            warnings.warn(
-                f"The pruned model has {now:,} of the {budget:,} MACs that `macs` permits: with "
-                "more channels in any layer, it would exceed them.",
-                stacklevel=3,
-            )
-        return self._kept(removed)[self.roots], now
-
-    def _without_needless(self, removed: set[int], budget: float) -> set[int]:
-        """Takes back units as long as the budget permits it, the most important ones first."""
-        before = None
-        while removed != before:
-            before = removed
-            gone = [removed.intersection(units) for units in self.segments]
-            for unit in sorted(map(max, filter(None, gone)), key=lambda unit: -self.error[unit]):
-                if self._macs(removed - {unit}) <= budget:
-                    removed = removed - {unit}
-        return removed
-
-    def _segments(self, parts: Iterable[Part], divisor: int) -> Iterator[tuple[np.ndarray, int]]:
-        """Yields the channels of each segment, and how many of them make a unit."""
-        counts = np.array(
-            [
-                np.bincount(self.roots[part.outputs], minlength=len(self.roots))
-                for part in parts
-                if part.outputs.size
-            ]
-        )
-        counts[:, KEPT] = 0
-        found, inverse = np.unique(counts, axis=1, return_inverse=True)
-        for number, column in enumerate(found.T):
-            if column.any():
-                sizes = [divisor // math.gcd(divisor, int(count)) for count in column[column > 0]]
-                yield np.flatnonzero(inverse.ravel() == number), math.lcm(*sizes)
-
-    def _macs(self, removed: Iterable[int]) -> int:
-        return self.fixed + macs_of(self.terms, self._kept(removed))
-
-    def _kept(self, removed: Iterable[int]) -> np.ndarray:
-        kept = np.ones(len(self.roots), bool)
-        for unit in removed:
-            kept[self.units[unit]] = False
-        return kept
 
 
 # The new model.
