@@ -387,6 +387,13 @@ def _expand_dims(channels: Channels, call: Call) -> Labels:
     return np.expand_dims(call.inputs[0], tuple(axis - 1 for axis in axes))
 
 
+def _squeeze(channels: Channels, call: Call) -> Labels:
+    axes = [axis - 1 for axis, size in enumerate((None, *call.shapes[0])) if size == 1]
+    if call.layer.axis is not None:
+        axes = list(np.atleast_1d(call.layer.axis) % (len(call.shapes[0]) + 1) - 1)
+    return call.inputs[0].squeeze(tuple(axes))
+
+
 def _axis(axis: int, shape: Sequence[int | None]) -> int:
     """An axis of a tensor of that shape, counted without the batch, which is -1."""
     return axis % (len(shape) + 1) - 1
@@ -427,4 +434,5 @@ _RULES_BY_NAME: dict[str, Rule] = {
     **dict.fromkeys("Max Mean Min Sum".split(), _reduction),
     "Concatenate": _concatenate,
     "ExpandDims": _expand_dims,
+    "Squeeze": _squeeze,
 }
