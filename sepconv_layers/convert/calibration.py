@@ -2,13 +2,18 @@
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-BATCH_SIZE = 128
+from sepconv_layers.layers.base import BaseConv
+
+# Samples in a batch of arrays, and numbers in them: activations of a batch have to fit in memory.
+MOST_SAMPLES = 128
+MOST_NUMBERS = 2**22
 
 
 class Calibration:
@@ -46,9 +51,11 @@ class Calibration:
     def __iter__(self) -> Iterator[Any]:
         """Yields the batches."""
         if self.is_arrays:
-            size = len(keras.tree.flatten(self.data)[0])
-            for start in range(0, size, BATCH_SIZE):
-                part = slice(start, start + BATCH_SIZE)
+            arrays = keras.tree.flatten(self.data)
+            numbers = sum(math.prod(array.shape[1:]) for array in arrays)
+            size = min(max(MOST_NUMBERS // max(numbers, 1), 1), MOST_SAMPLES)
+            for start in range(0, len(arrays[0]), size):
+                part = slice(start, start + size)
                 yield keras.tree.map_structure(lambda array, part=part: array[part], self.data)
             return
         is_indexed = isinstance(self.data, keras.utils.PyDataset)
@@ -70,30 +77,48 @@ def _fits(shape: tuple, expected: tuple) -> bool:
     return len(shape) == len(expected) and all(want in (None, size) for size, want in pairs)
 
 
-class Call:
-    """The inputs of one call of a layer, as arrays."""
+class Call(NamedTuple):
+    """A call of a layer while a model runs."""
 
-    def __init__(self, layer: Any, inputs: Any, mask: Any) -> None:
-        self.layer = layer
-        self.inputs = keras.ops.convert_to_numpy(inputs)
-        self.mask = None if mask is None else keras.ops.convert_to_numpy(mask)
+    layer: Any
+    tensor: Any
+    tensor_mask: Any
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """The inputs, as an array."""
+        return keras.ops.convert_to_numpy(self.tensor)
+
+    def values(self) -> np.ndarray:
+        """The inputs that no mask hides, `(number, channels)`, for a layer with an axis."""
+        values = np.moveaxis(self.inputs, self.layer.axis, -1)
+        if self.tensor_mask is not None:
+            values = values[keras.ops.convert_to_numpy(self.tensor_mask).astype(bool)]
+        return values.reshape(-1, values.shape[-1]).astype("float64")
 
 
-def calls_in(model: keras.Model, batch: Any, layers: Sequence[Any], stop: int = 0) -> list[Call]:
-    """Runs a model and returns the calls of some layers, in order.
+def run(
+    model: keras.Model,
+    batch: Any,
+    layers: Sequence[Any],
+    on_call: Callable[[Call], None],
+    stop: int = 0,
+) -> None:
+    """Runs a model for inference, without compilation, and reports the calls of some layers.
 
     Args:
-        model: The model. It runs for inference, without compilation.
+        model: The model.
         batch: Its inputs.
         layers: The layers.
+        on_call: Called with each call of these layers, before the layer computes.
         stop: Number of calls after which the run ends; by default, the model runs to its end.
     """
-    calls: list[Call] = []
+    numbers = itertools.count(1)
 
     def recording(layer: Any, call: Callable) -> Callable:
         def recording_call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            calls.append(Call(layer, inputs, kwargs.get("mask")))
-            if len(calls) == stop:
+            on_call(Call(layer, inputs, kwargs.get("mask")))
+            if next(numbers) == stop:
                 raise _Reached
             return call(inputs, *args, **kwargs)
 
@@ -101,14 +126,20 @@ def calls_in(model: keras.Model, batch: Any, layers: Sequence[Any], stop: int = 
 
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(replaced(layer, "call", recording(layer, layer.call)))
-            if hasattr(layer, "scale_and_shift"):
-                # A block would apply it before the layer gets its input.
-                stack.enter_context(replaced(layer, "scale_and_shift", lambda: (1.0, 0.0)))
+            stack.enter_context(_replaced(layer, "call", recording(layer, layer.call)))
+        for conv in model._flatten_layers():
+            if isinstance(conv, BaseConv):  # or a block may apply a normalization to its kernel
+                stack.enter_context(_replaced(conv, "should_scale", lambda inputs: False))
         stack.enter_context(contextlib.suppress(_Reached))
         stack.enter_context(_without_gradients())
         model(batch, training=False)
-    return calls
+
+
+def inputs_of(model: keras.Model, batch: Any, layer: Any, calls: int) -> list[np.ndarray]:
+    """Runs a model up to the last one of so many calls of a layer, and returns their inputs."""
+    found: list[np.ndarray] = []
+    run(model, batch, [layer], lambda call: found.append(call.inputs), calls)
+    return found
 
 
 class _Reached(Exception):
@@ -118,7 +149,7 @@ class _Reached(Exception):
 
 
 @contextlib.contextmanager
-def replaced(layer: Any, method: str, function: Callable) -> Iterator[None]:
+def _replaced(layer: Any, method: str, function: Callable) -> Iterator[None]:
     """Replaces a method of an instance, bypassing the attribute tracking of Keras."""
     object.__setattr__(layer, method, function)
     try:
@@ -135,27 +166,21 @@ def _without_gradients() -> Any:
     return torch.no_grad()
 
 
-def measure(model: keras.Model, norm: Any, calibration: Calibration, calls: int) -> None:
-    """Sets the moving mean and variance of a batch normalization to those of the data.
+class Statistics:
+    """Mean and variance of the inputs of batch normalizations, by the id of the layer."""
 
-    Args:
-        model: The model, in which everything before the layer is final.
-        norm: The layer.
-        calibration: The data.
-        calls: Number of calls of the layer in a run of the model.
-    """
-    count, sums, squares = 0.0, 0.0, 0.0
-    for call in itertools.chain.from_iterable(
-        calls_in(model, batch, [norm], calls) for batch in calibration
-    ):
-        values = np.moveaxis(call.inputs, norm.axis, -1).astype("float64")
-        if call.mask is None:
-            values = values.reshape(-1, values.shape[-1])
-        else:
-            values = values[call.mask.astype(bool)].reshape(-1, values.shape[-1])
-        count += len(values)
-        sums, squares = sums + values.sum(0), squares + np.square(values).sum(0)
-    if count:
-        mean = sums / count
-        norm.moving_mean.assign(mean)
-        norm.moving_variance.assign(np.maximum(squares / count - mean**2, 0.0))
+    def __init__(self) -> None:
+        self.sums: dict[int, np.ndarray] = {}
+
+    def add(self, call: Call) -> None:
+        """Adds the inputs of a call."""
+        values = call.values()
+        counts = np.full(values.shape[-1], len(values))
+        sums = np.stack([counts, values.sum(0), np.square(values).sum(0)])
+        self.sums[id(call.layer)] = self.sums.get(id(call.layer), 0.0) + sums
+
+    def of(self, layer: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The mean and the variance."""
+        count, total, squares = self.sums[id(layer)]
+        mean = total / np.maximum(count, 1)
+        return mean, np.maximum(squares / np.maximum(count, 1) - mean**2, 0.0)

@@ -123,7 +123,8 @@ def to_separable(
     converted, pairs = _rebuilt(graph, ranks)
     fits = {id(old): Fit(old, new, id(old) in centered) for old, new in pairs if ranks.get(id(old))}
     if calibration is not None:
-        adapt(model, converted, list(fits.values()), calibration)
+        copies = [(old, new) for old, new in pairs if id(old) not in fits]
+        adapt(model, converted, list(fits.values()), copies, calibration)
     return converted, _report(model, pairs, ranks, fits, costs, limit)
 
 

@@ -3,13 +3,13 @@
 import collections
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from sepconv_layers.convert.calibration import Calibration, calls_in, measure
+from sepconv_layers.convert.calibration import Calibration, Statistics, inputs_of, run
 from sepconv_layers.convert.folding import NORMALIZATIONS
 from sepconv_layers.convert.kernels import Factors, closest, fitted
 from sepconv_layers.convert.patches import Moments, standard_kernel
@@ -58,9 +58,13 @@ class Fit:
 
 
 def adapt(
-    model: keras.Model, converted: keras.Model, fits: Sequence[Fit], calibration: Calibration
+    model: keras.Model,
+    converted: keras.Model,
+    fits: Sequence[Fit],
+    pairs: Iterable[tuple[Any, Any]],
+    calibration: Calibration,
 ) -> None:
-    """Fits each layer to the inputs that it gets, and measures each batch normalization after it.
+    """Fits each layer to the inputs that it gets, and corrects each batch normalization after it.
 
     What stands before a layer is final by then. Each step runs the model up to its layer.
 
@@ -68,26 +72,60 @@ def adapt(
         model: The original model.
         converted: The converted model, which is changed.
         fits: Its separable convolutions.
+        pairs: Its other layers with those of the original model that they are copies of.
         calibration: The data.
     """
     by_layer = {id(fit.new): fit for fit in fits}
-    norms = [layer for layer in converted._flatten_layers() if isinstance(layer, NORMALIZATIONS)]
-    batch = next(iter(calibration))
-    calls = [call.layer for call in calls_in(converted, batch, [*norms, *(f.new for f in fits)])]
-    number = collections.Counter(map(id, calls))
-    steps = {id(layer): layer for layer in calls}
-    for key, layer in itertools.dropwhile(lambda step: step[0] not in by_layer, steps.items()):
-        if key not in by_layer:
-            measure(converted, layer, calibration, number[key])
+    norms = _norms(pairs)
+    layers = [*(fit.new for fit in fits), *(new for _, new in norms.values())]
+    before = Statistics()
+    for batch in calibration:
+        run(model, batch, [old for old, _ in norms.values()], before.add)
+    steps: list[Any] = []  # layers in the order of their calls
+    layers = [*(fit.new for fit in fits), *(new for _, new in norms.values())]
+    run(converted, next(iter(calibration)), layers, lambda call: steps.append(call.layer))
+    calls = collections.Counter(map(id, steps))
+    once = {id(layer): layer for layer in steps}
+    for key, layer in itertools.dropwhile(lambda step: step[0] not in by_layer, once.items()):
+        if key in norms:
+            now = Statistics()
+            for batch in calibration:
+                run(converted, batch, [layer], now.add, calls[key])
+            _correct(layer, before.of(norms[key][0]), now.of(layer))
             continue
         fit = by_layer[key]
         moments = Moments(fit.old)
         for batch in calibration:
-            mine = calls_in(converted, batch, [layer], number[key])
-            theirs = calls_in(model, batch, [fit.old], number[key])
+            mine = inputs_of(converted, batch, layer, calls[key])
+            theirs = inputs_of(model, batch, fit.old, calls[key])
             for one, other in zip(mine, theirs, strict=True):
-                moments.add(one.inputs, other.inputs)
+                moments.add(one, other)
         fit.to_data(moments)
+
+
+def _norms(pairs: Iterable[tuple[Any, Any]]) -> dict[int, tuple[Any, Any]]:
+    """Each batch normalization, also inside other layers, with its copy, by the id of the copy."""
+    return {
+        id(copy): (norm, copy)
+        for old, new in pairs
+        for norm, copy in zip(old._flatten_layers(), new._flatten_layers(), strict=True)
+        if isinstance(norm, NORMALIZATIONS)
+    }
+
+
+def _correct(norm: Any, before: Any, now: Any) -> None:
+    """Changes the statistics of a normalization as those of its inputs on the data have changed.
+
+    So they stay as they are where the conversion is exact, even if those in training were others.
+    """
+    (old_mean, old_variance), (mean, variance) = before, now
+    scale = (variance + norm.epsilon) / (old_variance + norm.epsilon)
+    moving_mean, moving_variance = map(
+        keras.ops.convert_to_numpy, (norm.moving_mean, norm.moving_variance)
+    )
+    corrected = (moving_variance + norm.epsilon) * scale - norm.epsilon
+    norm.moving_variance.assign(np.maximum(corrected, 0.0))
+    norm.moving_mean.assign(mean + (moving_mean - old_mean) * np.sqrt(scale))
 
 
 def moments_of(
@@ -103,8 +141,7 @@ def moments_of(
             group.append(waiting.pop(0))
         found = {id(conv): Moments(conv) for conv in group}
         for batch in calibration:
-            for call in calls_in(model, batch, group):
-                found[id(call.layer)].add(call.inputs, call.inputs)
+            run(model, batch, group, lambda call, to=found: to[id(call.layer)].add(call.inputs))
         yield from found.values()
 
 

@@ -18,7 +18,6 @@ LARGEST_BATCH = 2**22
 
 def standard_kernel(conv: Any) -> np.ndarray:
     """The kernel of a convolution, transposed or not, as `(channels, positions, filters)`."""
-
     kernel = keras.ops.convert_to_numpy(conv.kernel)  # including what LoRA adds
     if isinstance(conv, TRANSPOSED):
         kernel = np.swapaxes(kernel, -1, -2)  # to (*kernel_size, channels, filters)
@@ -115,12 +114,13 @@ class Moments:
         self.energy, self.count = 0.0, 0
         self.random = np.random.default_rng(0)
 
-    def add(self, inputs: np.ndarray, original: np.ndarray) -> None:
+    def add(self, inputs: np.ndarray, original: np.ndarray | None = None) -> None:
         """Adds a batch.
 
         Args:
             inputs: Inputs that the layer to fit gets.
-            original: Inputs that the standard convolution gets for the same samples.
+            original: Inputs that the standard convolution gets for the same samples; by default
+                the same.
         """
         rank = len(self.conv.kernel_size)
         is_first = self.conv.data_format == "channels_first"
@@ -131,7 +131,7 @@ class Moments:
         if len(positions) > most:
             positions = self.random.choice(positions, most, replace=False)
         mine = patches.at(inputs, positions).astype("float32")
-        theirs = mine if original is inputs else patches.at(original, positions).astype("float32")
+        theirs = mine if original is None else patches.at(original, positions).astype("float32")
         wanted = theirs @ self.weights.astype("float32")
         self.second += mine.T @ mine
         self.cross += mine.T @ wanted
