@@ -22,7 +22,7 @@ class Calibration:
     Args:
         data: An array or a structure of arrays as the model takes it, or batches that can be
             iterated repeatedly, such as a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
-            PyTorch `DataLoader`. Of a batch that is a tuple, the first entry counts.
+            PyTorch `DataLoader`. Labels and sample weights in a batch are ignored.
         model: The model.
 
     Raises:
@@ -33,7 +33,7 @@ class Calibration:
         self.data, self.model = data, model
         leaves = keras.tree.flatten(data)
         self.is_arrays = all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves)
-        if not (self.is_arrays or isinstance(data, Iterable) or hasattr(data, "__getitem__")):
+        if not (self.is_arrays or isinstance(data, Iterable | keras.utils.PyDataset)):
             raise self._invalid(type(data).__name__)
         if isinstance(data, Iterator):
             raise self._invalid("an iterator, which can be read only once")
@@ -42,7 +42,7 @@ class Calibration:
         batch = next(iter(self), None)
         if batch is None:
             raise self._invalid("no samples")
-        shapes = [tuple(array.shape) for array in keras.tree.flatten(batch)]
+        shapes = [tuple(getattr(array, "shape", ())) for array in keras.tree.flatten(batch)]
         expected = [tuple(tensor.shape) for tensor in model.inputs]
         if len(shapes) != len(expected) or not all(map(_fits, shapes, expected)):
             raise self._invalid(f"a batch of shapes {shapes}")
@@ -61,7 +61,7 @@ class Calibration:
         is_indexed = isinstance(self.data, keras.utils.PyDataset)
         batches = map(self.data.__getitem__, range(len(self.data))) if is_indexed else self.data
         for batch in batches:
-            yield batch[0] if isinstance(batch, tuple) else batch
+            yield keras.utils.unpack_x_y_sample_weight(batch)[0]
 
     def _invalid(self, received: str) -> ValueError:
         shapes = [tuple(tensor.shape) for tensor in self.model.inputs]

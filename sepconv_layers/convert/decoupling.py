@@ -45,10 +45,11 @@ def to_separable(
     With `data`, a few thousand typical inputs without labels, the kernels are fitted to what they
     are for: layer after layer, on the activations that the layer gets from the part that is already
     converted, they reproduce the outputs of the original layer in the least-squares sense. Biases
-    and the statistics of the batch normalizations after them are measured again. On the data, no
-    layer has a larger output error than with the closest kernels. Memory does not depend on the
-    number of inputs. For small memory or few inputs, the fit of wide layers uses a random sample
-    of output positions.
+    are fitted too. The statistics of the batch normalizations after them change as the statistics
+    of their inputs on the data have changed. On the data, no layer has a larger output error than
+    with the closest kernels. The memory needed does not grow with the number of inputs: data are
+    read in batches, once or more for each layer, and wide layers are fitted to random output
+    positions.
 
     Choose at most one of `rank`, the same for all layers, `energy` and `macs`, which give each
     layer its own.
@@ -67,8 +68,7 @@ def to_separable(
             within it, and layers stay standard where that is the best use of it.
         data: Inputs of the model: an array or a structure of arrays as the model takes it, or
             batches that can be iterated repeatedly, such as a `tf.data.Dataset`, a
-            `keras.utils.PyDataset` or a PyTorch `DataLoader`. If a batch is a tuple, its first
-            entry counts.
+            `keras.utils.PyDataset` or a PyTorch `DataLoader`. Labels in a batch are ignored.
 
     Returns:
         A functional model with the same inputs, output shapes and names, and a `Conversion`, which

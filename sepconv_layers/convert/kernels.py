@@ -101,7 +101,9 @@ def fitted(kernel: np.ndarray, rank: int, metric: Metric, sweeps: int = SWEEPS) 
     energy = metric.energy + ridge * np.sum(kernel**2)
     own = second.reshape(channels, positions, channels, positions)
     own = own[np.arange(channels), :, np.arange(channels)]  # the block of each channel
-    whitening = np.linalg.inv(np.linalg.cholesky(own))
+    values, vectors = np.linalg.eigh(own)
+    roots = np.sqrt(np.maximum(values, ridge))  # rounding may have made them smaller
+    whitening = vectors.swapaxes(1, 2) / roots[..., None]
     factors, error = plain, np.inf
     for _ in range(sweeps):
         now = factors.product()
@@ -111,8 +113,7 @@ def fitted(kernel: np.ndarray, rank: int, metric: Metric, sweeps: int = SWEEPS) 
         for c in range(channels):
             rows = slice(c * positions, (c + 1) * positions)
             whitened = whitening[c] @ (rest[rows] + own[c] @ now[c])
-            _, vectors = np.linalg.eigh(whitened @ whitened.T)
-            largest = vectors[:, -used:]
+            largest = np.linalg.eigh(whitened @ whitened.T)[1][:, -used:]
             depthwise[c], pointwise[c] = whitening[c].T @ largest, largest.T @ whitened
             rest -= second[:, rows] @ (depthwise[c] @ pointwise[c] - now[c])
         factors = Factors(depthwise, _best_pointwise(depthwise, second, cross))
