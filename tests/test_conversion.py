@@ -187,6 +187,17 @@ def test_no_other_ranks_within_the_budget_have_smaller_errors(seed):
     assert [form.rank for form in for_budget(forms, least)] == [1] * len(forms)
 
 
+def test_many_layers_meet_a_budget():
+    forms = [layer for seed in range(20) for layer in forms_of(seed)]
+    total = sum(layer[-1].cost for layer in forms)
+    errors = []
+    for share in (0.3, 0.5, 0.8):
+        chosen = for_budget(forms, share * total)
+        assert 0.99 * share * total < sum(form.cost for form in chosen) <= share * total
+        errors.append(sum(form.error for form in chosen))
+    assert errors == sorted(errors)[::-1]
+
+
 def test_the_energy_decides_for_each_layer():
     forms = [[Candidate(1, 2, 0.3), Candidate(2, 4, 0.04), Candidate(None, 5, 0.0)]]
     ranks = [for_energy(forms, energy)[0].rank for energy in (0.6, 0.95, 0.97)]
@@ -230,7 +241,7 @@ def test_full_rank_stays_exact_on_data(rank):
     expected = output_of(model, x, training=False)
     found = output_of(exact, x, training=False)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
-    assert max(layer.output_error for layer in report) < 1e-4
+    assert max(layer.output_error for layer in report) < 1e-3
     for weight, old in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
 
@@ -273,9 +284,9 @@ def test_inputs_of_a_normalization_are_as_far_from_its_statistics_as_before():
     scores = []
     for one in (model, fit):
         norm = one.get_layer("norm")
-        values = keras.Model(one.inputs, one.get_layer("transposed").output)
+        values = keras.Model(one.inputs[0], one.get_layer("transposed").output)
         values = output_of(values, x, training=False).reshape(-1, 6)
-        mean, variance = (np.array(w) for w in (norm.moving_mean, norm.moving_variance))
+        mean, variance = map(keras.ops.convert_to_numpy, (norm.moving_mean, norm.moving_variance))
         scale = np.sqrt(variance + norm.epsilon)
         scores.append([(values.mean(0) - mean) / scale, values.std(0) / scale])
     np.testing.assert_allclose(*scores, rtol=2e-2, atol=2e-3)
@@ -352,7 +363,8 @@ def test_a_budget_is_met_and_never_exceeded():
     for macs in (0.2, 0.35, 0.5, 0.75, 1.0, total // 3):
         converted, report = convert.to_separable(model, macs=macs)
         limit = macs * total if macs <= 1 else macs
-        assert 0.98 * limit <= report.macs_after <= limit
+        assert report.macs_after <= limit
+        assert report.macs_after >= 0.98 * limit or "The limit is" in report.notes[0]
         assert report.macs_after == sl.profile(converted).macs and report.macs_before == total
     with pytest.raises(ValueError, match=r"`macs` argument must be at least [\d,]+, or as a share"):
         convert.to_separable(model, macs=0.05)
@@ -415,8 +427,8 @@ def test_a_report_is_printed_and_saved(tmp_path):
     text = (tmp_path / "report" / "report.md").read_text()
     assert report.to_markdown() in text and "(report.png)" in text
     assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
-    cells = str(report).splitlines()[-1].split()
-    assert cells[-3:-1] == [f"{report.macs_before:,}", f"{report.macs_after:,}"]
+    (total,) = (line for line in str(report).splitlines() if line.startswith("whole model"))
+    assert total.split()[-3:-1] == [f"{report.macs_before:,}", f"{report.macs_after:,}"]
     assert any(row.rank is None for row in report) == ("standard" in report.to_markdown())
 
 

@@ -158,7 +158,9 @@ def _report(
     if costs.uncounted:
         notes.append(f"Not counted: {', '.join(costs.uncounted)}.")
     if limit is not None and total is not None and total < (1 - CLOSE) * limit:
-        notes.append(f"The limit is {limit:,.0f} MACs. No ranks with smaller errors fit within it.")
+        notes.append(
+            f"The limit is {limit:,.0f} MACs. Up to it, no ranks that cost more have smaller errors."
+        )
     return Conversion(model.name, tuple(rows), costs.total, total, tuple(notes))
 
 

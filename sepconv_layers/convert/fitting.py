@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.convert.calibration import Calibration, Statistics, inputs_of, run
+from sepconv_layers.convert.calibration import Calibration, Call, Statistics, inputs_of, run
 from sepconv_layers.convert.folding import NORMALIZATIONS
 from sepconv_layers.convert.kernels import Factors, closest, fitted
 from sepconv_layers.convert.patches import Moments, standard_kernel
@@ -140,8 +140,12 @@ def moments_of(
             numbers += _numbers(waiting[0])
             group.append(waiting.pop(0))
         found = {id(conv): Moments(conv) for conv in group}
+
+        def add(call: Call, found: dict[int, Moments] = found) -> None:
+            found[id(call.layer)].add(call.inputs)
+
         for batch in calibration:
-            run(model, batch, group, lambda call, to=found: to[id(call.layer)].add(call.inputs))
+            run(model, batch, group, add)
         yield from found.values()
 
 

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Steps in which a budget is spent. Each layer may waste one of them.
-STEPS = 2**14
+MOST = 2**14  # combinations to keep
 
 
 class Candidate(NamedTuple):
@@ -31,36 +30,40 @@ def for_energy(layers: Sequence[Sequence[Candidate]], energy: float) -> list[Can
 def for_budget(layers: Sequence[Sequence[Candidate]], budget: float) -> list[Candidate]:
     """The forms with the smallest sum of errors whose costs are within a budget.
 
-    Each layer has to be given one form. This is a multiple-choice knapsack problem, solved by
-    dynamic programming on costs that are rounded up.
+    This is a multiple-choice knapsack problem. Layer after layer, it keeps the combinations of
+    forms that no other one beats in both cost and error, which is exact unless there are too many.
 
     Args:
         layers: The forms of each layer, from the cheapest on.
         budget: The limit on the sum of costs, at least that of the cheapest forms.
     """
-    least = sum(forms[0].cost for forms in layers)
-    unit = (budget - least) / STEPS
-    best = np.zeros(STEPS + 1)  # the smallest error within each number of steps
+    costs, errors = np.zeros(1), np.zeros(1)  # of the combinations so far, by cost
+    left = budget - sum(forms[0].cost for forms in layers)
+    least = 0.0
     choices = []
     for forms in layers:
-        extra = [_steps(form.cost - forms[0].cost, unit) for form in forms]
-        errors = np.stack(
-            [
-                np.concatenate([np.full(steps, np.inf), best[: len(best) - steps] + form.error])
-                for form, steps in zip(forms, extra, strict=True)
-                if steps <= STEPS
-            ]
-        )
-        choices.append((errors.argmin(0), extra))
-        best = errors.min(0)
-    left, chosen = STEPS, []
-    for forms, (choice, extra) in zip(layers[::-1], choices[::-1], strict=True):
-        chosen.append(forms[choice[left]])
-        left -= extra[choice[left]]
+        least += forms[0].cost
+        more_costs = np.add.outer([form.cost for form in forms], costs).ravel()
+        more_errors = np.add.outer([form.error for form in forms], errors).ravel()
+        order = np.lexsort((more_errors, more_costs))
+        order = order[more_costs[order] - least <= left]
+        lowest = np.minimum.accumulate(more_errors[order])
+        order = order[np.r_[True, lowest[1:] < lowest[:-1]]]
+        order = _thinned(order, more_costs[order])
+        choices.append(np.divmod(order, len(costs)))
+        costs, errors = more_costs[order], more_errors[order]
+    at, chosen = len(costs) - 1, []  # the most expensive one has the smallest error
+    for forms, (form, before) in zip(layers[::-1], choices[::-1], strict=True):
+        chosen.append(forms[form[at]])
+        at = before[at]
     return chosen[::-1]
 
 
-def _steps(cost: float, unit: float) -> int:
-    if not cost:
-        return 0
-    return int(min(np.ceil(cost / unit), STEPS + 1)) if unit > 0 else STEPS + 1
+def _thinned(combinations: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """At most `MOST` combinations: the cheapest one, and the last one in intervals of cost."""
+    if len(combinations) <= MOST:
+        return combinations
+    interval = np.floor((costs - costs[0]) / (costs[-1] - costs[0]) * (MOST - 2))
+    is_last = np.r_[interval[1:] > interval[:-1], True]
+    is_last[0] = True
+    return combinations[is_last]

@@ -102,7 +102,8 @@ class Conversion(Sequence[ConvertedLayer]):
             if row.output_error is not None
         ]
         if measured:
-            errors.plot(*zip(*measured, strict=True)[::-1], "o", color="tab:blue", label="output")
+            at, values = zip(*measured, strict=True)
+            errors.plot(values, at, "o", color="tab:blue", label="output")
         errors.set_yticks(places, [f"{row.name} ({_rank(row)})" for row in rows])
         errors.set_xlabel("relative error")
         errors.legend(frameon=False)
