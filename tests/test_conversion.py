@@ -289,7 +289,7 @@ def test_inputs_of_a_normalization_are_as_far_from_its_statistics_as_before():
         mean, variance = map(keras.ops.convert_to_numpy, (norm.moving_mean, norm.moving_variance))
         scale = np.sqrt(variance + norm.epsilon)
         scores.append([(values.mean(0) - mean) / scale, values.std(0) / scale])
-    np.testing.assert_allclose(*scores, rtol=2e-2, atol=2e-3)
+    np.testing.assert_allclose(*scores, rtol=5e-2, atol=2e-3)  # of epsilon
 
 
 def test_blocks_that_stay_are_corrected_too():
@@ -386,7 +386,9 @@ def test_the_energy_is_kept_by_each_layer():
         assert report.macs_after == sl.profile(converted).macs
         if data is None:
             assert all(layer.error**2 <= 0.4 + 1e-6 for layer in report)
-    _, report = convert.to_separable(model, energy=1)
+    same, report = convert.to_separable(model, energy=1)
+    assert type(same.get_layer("residual")) is type(model.get_layer("residual"))
+    assert len(report) == 6
     assert {layer.rank for layer in report} == {None}
     assert {layer.error for layer in report} == {0.0}
 

@@ -137,7 +137,8 @@ def _report(
     limit: float | None,
 ) -> Conversion:
     rows = []
-    for conv in (old for old, _ in pairs if id(old) in ranks):
+    inner = (layer for old, _ in pairs for layer in old._flatten_layers())
+    for conv in {id(layer): layer for layer in inner if id(layer) in ranks}.values():
         fit, rank, before = fits.get(id(conv)), ranks[id(conv)], costs.standard(conv)
         after = costs.separable(conv, rank) if rank else before
         rows.append(
@@ -159,7 +160,7 @@ def _report(
         notes.append(f"Not counted: {', '.join(costs.uncounted)}.")
     if limit is not None and total is not None and total < (1 - CLOSE) * limit:
         notes.append(
-            f"The limit is {limit:,.0f} MACs. Up to it, no ranks that cost more have smaller errors."
+            f"The limit is {limit:,.0f} MACs. No ranks that cost more, up to it, lose less."
         )
     return Conversion(model.name, tuple(rows), costs.total, total, tuple(notes))
 
