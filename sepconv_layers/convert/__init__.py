@@ -1,12 +1,14 @@
 """Converts trained models: separable, pruned, factorized and folded forms, and distillation."""
 
-from sepconv_layers.convert.decoupling import ConvertedLayer, to_separable
+from sepconv_layers.convert.decoupling import to_separable
 from sepconv_layers.convert.distillation import distill
 from sepconv_layers.convert.factorization import FactorizationReport, FactorizedLayer, factorize
 from sepconv_layers.convert.folding import fold_batch_norm
 from sepconv_layers.convert.pruning import PrunedLayer, PruningReport, prune_channels
+from sepconv_layers.convert.report import Conversion, ConvertedLayer
 
 __all__ = [
+    "Conversion",
     "ConvertedLayer",
     "FactorizationReport",
     "FactorizedLayer",
