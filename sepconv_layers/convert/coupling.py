@@ -21,6 +21,7 @@ ACTIVATIONS = {
     ).split()
 }
 """Activation functions of each element alone."""
+Shape = tuple[Any, ...]  # without the batch; None where a size is unknown
 
 
 class Call(NamedTuple):
@@ -37,8 +38,8 @@ class Call(NamedTuple):
     path: str
     layer: Any
     inputs: list[Labels]
-    shapes: list[tuple[int | None, ...]]
-    output: tuple[int | None, ...]
+    shapes: list[Shape]
+    output: Shape
 
     @property
     def macs(self) -> int:

@@ -142,12 +142,11 @@ def factorize(
             if params < matrix.size:
                 root = np.sqrt(values[:used])
                 factors[id(old)] = (left[:, :used] * root, root[:, None] * right[:used])
-                lost = np.linalg.norm(values[used:]) / max(np.linalg.norm(values), 1e-300)
+                norm = float(np.linalg.norm(values))
+                lost = float(np.linalg.norm(values[used:])) / (norm or 1.0)
                 others = old.count_params() - matrix.size
                 rows.append(
-                    FactorizedLayer(
-                        old.path, used, float(lost), old.count_params(), params + others
-                    )
+                    FactorizedLayer(old.path, used, lost, old.count_params(), params + others)
                 )
                 return _pair(old, used)
         return clone_layer(old)
