@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from sepconv_layers.arguments import check_number, positive_int, positive_number
-from sepconv_layers.blocks.base import Block, Chain, Walker
+from sepconv_layers.blocks.base import Block
 from sepconv_layers.convert.calibration import Calibration
 from sepconv_layers.convert.costs import Costs
 from sepconv_layers.convert.fitting import Fit, adapt, moments_of
@@ -17,10 +17,10 @@ from sepconv_layers.convert.kernels import Metric, errors_of_ranks
 from sepconv_layers.convert.patches import standard_kernel
 from sepconv_layers.convert.ranks import Candidate, for_budget, for_energy
 from sepconv_layers.convert.report import Conversion, ConvertedLayer
+from sepconv_layers.convert.unrolling import Pair, unrolled_block
 from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer, copy_state
 from sepconv_layers.twins import hidden_layers, is_spatial, is_standard, separable_like
 
-Pair = tuple[keras.layers.Layer, keras.layers.Layer]
 Ranks = Mapping[int, int | None]  # id of a convolution → its rank, or `None` if it stays standard
 CLOSE = 0.02  # share of a budget that may be left without a note
 
@@ -101,7 +101,7 @@ def to_separable(
     """
     graph = ModelGraph(model)
     _check_goal(rank, energy, macs)
-    convs = _convolutions(graph, _kept(graph, keep))
+    convs = _convolutions(graph, graph.layers_named(keep, "keep"))
     if not convs:
         raise ValueError(
             "The `model` argument must be a model with a standard convolution that is not in "
@@ -184,23 +184,6 @@ def _check_goal(rank: Any, energy: Any, macs: Any) -> None:
         positive_number(macs, "macs")
 
 
-def _kept(graph: ModelGraph, keep: Sequence[str]) -> set[int]:
-    """The ids of the layers to leave as they are, with all layers inside them."""
-    names = {getattr(node.operation, "name", "") for node in graph.nodes}
-    unknown = sorted(set(keep) - names)
-    if unknown:
-        raise ValueError(
-            "The `keep` argument must hold names of layers of the model. Received unknown names: "
-            f"{unknown}."
-        )
-    return {
-        id(layer)
-        for node in graph.nodes
-        if getattr(node.operation, "name", "") in keep
-        for layer in _with_inner(node.operation)
-    }
-
-
 def _limit(macs: float, convs: Sequence[Any], costs: Costs) -> float:
     """The limit on the MACs of the whole model, or a `ValueError` if it needs more."""
     if costs.total is None:
@@ -241,11 +224,6 @@ def _centered(graph: ModelGraph, convs: Sequence[Any]) -> set[int]:
     return {*norms_to_fold(graph), *(id(conv) for conv, _ in pairs), *biased}
 
 
-def _with_inner(operation: Any) -> Sequence[Any]:
-    is_layer = isinstance(operation, keras.layers.Layer)
-    return operation._flatten_layers() if is_layer else [operation]
-
-
 def _forms(
     convs: Sequence[Any], costs: Costs, centered: set[int], calibration: Calibration | None
 ) -> list[list[Candidate]]:
@@ -274,11 +252,16 @@ def _rebuilt(graph: ModelGraph, ranks: Ranks) -> tuple[keras.Model, list[Pair]]:
     """
     unrolled: dict[int, list[Pair]] = {}
 
+    def replacement(old: Any) -> tuple[Any, list[Pair]]:
+        rank = ranks.get(id(old))
+        new = separable_like(old, depth_multiplier=rank) if rank else clone_layer(old)
+        return new, [(old, new)]
+
     def make(old: Any) -> Any:
         if isinstance(old, Block) and any(ranks.get(id(inner)) for inner in old.inner_layers()):
-            new, unrolled[id(old)] = _unrolled(old, ranks)
+            new, unrolled[id(old)] = unrolled_block(old, replacement)
             return new
-        return _replacement(old, ranks)
+        return replacement(old)[0]
 
     converted, pairs = graph.rebuild(make)
     inner = [pair for old, new in pairs for pair in unrolled.get(id(old), [(old, new)])]
@@ -286,32 +269,3 @@ def _rebuilt(graph: ModelGraph, ranks: Ranks) -> tuple[keras.Model, list[Pair]]:
         if not ranks.get(id(old)):
             copy_state(old, new)
     return converted, inner
-
-
-def _replacement(layer: Any, ranks: Ranks) -> Any:
-    rank = ranks.get(id(layer))
-    return separable_like(layer, depth_multiplier=rank) if rank else clone_layer(layer)
-
-
-class _Unroller(Walker):
-    """Calls copies of the layers of a block, with separable ones for standard convolutions."""
-
-    def __init__(self, block: Block, ranks: Ranks) -> None:
-        self.block, self.ranks = block, ranks
-        self.pairs: list[Pair] = []
-
-    def run(self, chain: Chain, x: Any) -> Any:
-        for old in chain:
-            new = _replacement(old, self.ranks)
-            self.pairs.append((old, new))
-            x = new(x)
-        is_cast = keras.backend.standardize_dtype(x.dtype) == self.block.compute_dtype
-        return x if is_cast else keras.ops.cast(x, self.block.compute_dtype)
-
-
-def _unrolled(block: Block, ranks: Ranks) -> tuple[keras.Model, list[Pair]]:
-    """A block as a model of its inner layers, and the pairs of old and new layers."""
-    inputs = keras.Input(batch_shape=block.input.shape, dtype=block.compute_dtype)
-    unroller = _Unroller(block, ranks)
-    outputs = block.walk(inputs, block.chains(), unroller)
-    return keras.Model(inputs, outputs, name=block.name), unroller.pairs

@@ -4,13 +4,11 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any, overload
 
 from sepconv_layers import tables
 from sepconv_layers.extras import require
-from sepconv_layers.files import write, write_text
+from sepconv_layers.files import write_report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,13 +123,10 @@ class Conversion(Sequence[ConvertedLayer]):
             ImportError: If matplotlib, which draws the picture, is not installed. The other files
                 are written.
         """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / "report.json", self.to_json())
         picture = "![Error and MACs of each layer](report.png)"
         text = f"# {self._title()}\n\n{self.to_markdown()}\n\n{picture}\n"
-        write_text(directory / "report.md", text)
-        write(directory / "report.png", partial(self.plot().savefig, dpi=150))
+        texts = {"report.json": self.to_json(), "report.md": text}
+        write_report(directory, texts, "report.png", self.plot)
 
     def _title(self) -> str:
         if self.macs_before is None or self.macs_after is None:

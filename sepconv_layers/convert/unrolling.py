@@ -15,7 +15,8 @@ from sepconv_layers.graph_edit import (
 )
 from sepconv_layers.layers.squeeze_excite import SqueezeExcite
 
-Pair = tuple[keras.layers.Layer, keras.layers.Layer]
+Pair = tuple[keras.layers.Layer, keras.layers.Layer]  # old and new
+Make = Callable[[Any], tuple[Any, list[Pair]]]
 
 
 def unrolled(model: keras.Model) -> keras.Model:
@@ -43,7 +44,7 @@ def unrolled(model: keras.Model) -> keras.Model:
 def _unrolled_layer(layer: Any) -> tuple[Any, list[Pair]]:
     if calls_as_defined(layer):
         if isinstance(layer, Block):
-            return _unrolled_block(layer)
+            return unrolled_block(layer, _unrolled_layer)
         if isinstance(layer, SqueezeExcite):
             return _unrolled_squeeze_excite(layer)
     new = clone_layer(layer)
@@ -51,24 +52,30 @@ def _unrolled_layer(layer: Any) -> tuple[Any, list[Pair]]:
 
 
 class _Unroller(Walker):
-    """Calls copies of the layers of a block."""
+    """Calls replacements of the layers of a block."""
 
-    def __init__(self, block: Block) -> None:
-        self.block = block
+    def __init__(self, block: Block, make: Make) -> None:
+        self.block, self.make = block, make
         self.pairs: list[Pair] = []
 
     def run(self, chain: Chain, x: Any) -> Any:
         for old in chain:
-            new, pairs = _unrolled_layer(old)
+            new, pairs = self.make(old)
             self.pairs += pairs
             x = new(x)
         is_cast = keras.backend.standardize_dtype(x.dtype) == self.block.compute_dtype
         return x if is_cast else keras.ops.cast(x, self.block.compute_dtype)
 
 
-def _unrolled_block(block: Block) -> tuple[keras.Model, list[Pair]]:
+def unrolled_block(block: Block, make: Make) -> tuple[keras.Model, list[Pair]]:
+    """Returns a block as a model of replacements of its inner layers, and old and new layers.
+
+    Args:
+        block: The block. It is not changed.
+        make: Returns the replacement of a layer, and the pairs of old and new layers in it.
+    """
     inputs = keras.Input(batch_shape=block.input.shape, dtype=block.compute_dtype)
-    unroller = _Unroller(block)
+    unroller = _Unroller(block, make)
     outputs = block.walk(inputs, block.chains(), unroller)
     return keras.Model(inputs, outputs, name=block.name), unroller.pairs
 
