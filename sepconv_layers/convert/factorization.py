@@ -111,8 +111,8 @@ def factorize(
         ...     ]
         ... )
         >>> factorized, report = convert.factorize(model, rank=8)
-        >>> [(row.name, row.params_before, row.params) for row in report]
-        [('embedding', 64000, 8512)]
+        >>> [(row.rank, row.params_before, row.params) for row in report]
+        [(8, 64000, 8512)]
 
     Reference:
         [Denton et al., "Exploiting Linear Structure Within Convolutional Networks for Efficient
