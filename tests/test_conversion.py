@@ -9,9 +9,9 @@ import pytest
 
 import sepconv_layers as sl
 from sepconv_layers import convert
-from sepconv_layers.convert.kernels import Metric, closest, errors_of_ranks, fitted
-from sepconv_layers.convert.patches import Moments, Patches, standard_kernel
-from sepconv_layers.convert.ranks import Candidate, for_budget, for_energy
+from sepconv_layers.convert.separable.kernels import Metric, closest, errors_of_ranks, fitted
+from sepconv_layers.convert.separable.patches import Moments, Patches, standard_kernel
+from sepconv_layers.convert.separable.ranks import Candidate, for_budget, for_energy
 from tests.backends import output_of
 from tests.cases import RANKS
 

@@ -57,7 +57,7 @@ def test_the_matrix_is_the_closest_one_of_its_rank():
     product = np.array(keras.ops.matmul(first.kernel, second.kernel))
     lost = np.sum(values[3:] ** 2)
     np.testing.assert_allclose(np.sum((product - kernel) ** 2), lost, rtol=1e-4)
-    assert report.rows[1].error == pytest.approx(np.sqrt(lost / np.sum(values**2)))
+    assert report[1].error == pytest.approx(np.sqrt(lost / np.sum(values**2)))
     share = np.sum(values[:5] ** 2) / np.sum(values**2)
     for energy, expected in ((share - 1e-6, 5), (share + 1e-6, 6)):
         _, report = convert.factorize(model, energy=energy)

@@ -1,11 +1,10 @@
 """Converts trained models: separable, pruned, factorized and folded forms, and distillation."""
 
-from sepconv_layers.convert.decoupling import to_separable
 from sepconv_layers.convert.distillation import distill
 from sepconv_layers.convert.factorization import FactorizationReport, FactorizedLayer, factorize
 from sepconv_layers.convert.folding import fold_batch_norm
 from sepconv_layers.convert.pruning import PrunedLayer, PruningReport, prune_channels
-from sepconv_layers.convert.report import Conversion, ConvertedLayer
+from sepconv_layers.convert.separable import Conversion, ConvertedLayer, to_separable
 
 __all__ = [
     "Conversion",

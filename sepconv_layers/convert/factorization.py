@@ -1,7 +1,7 @@
 """Factorizes dense layers and embeddings, by singular value decomposition."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,6 +9,7 @@ import numpy as np
 
 from sepconv_layers import tables
 from sepconv_layers.arguments import check_number, positive_int
+from sepconv_layers.convert.report import LayerReport
 from sepconv_layers.graph_edit import ModelGraph, clone_layer, copy_state
 
 
@@ -32,32 +33,17 @@ class FactorizedLayer:
 
 
 @dataclasses.dataclass(frozen=True)
-class FactorizationReport:
-    """The report of `factorize`; `print` shows it as a table.
-
-    Iterating over it yields the rows.
+class FactorizationReport(LayerReport[FactorizedLayer]):
+    """The report of `factorize`, a sequence of `FactorizedLayer`; `print` shows it as a table.
 
     Attributes:
-        rows: One `FactorizedLayer` for each factorized layer.
+        layers: One `FactorizedLayer` for each factorized layer.
     """
 
-    rows: tuple[FactorizedLayer, ...]
+    layers: tuple[FactorizedLayer, ...]
 
-    def __iter__(self) -> Iterator[FactorizedLayer]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __str__(self) -> str:
-        return tables.text(self._cells())
-
-    def to_markdown(self) -> str:
-        """Returns the table in Markdown."""
-        return tables.markdown(self._cells())
-
-    def _cells(self) -> list[list[str]]:
-        body = [
+    def _rows(self) -> list[tables.Cells]:
+        rows = [
             [
                 row.name,
                 f"{row.rank:,}",
@@ -65,9 +51,9 @@ class FactorizationReport:
                 f"{row.params_before:,}",
                 f"{row.params:,}",
             ]
-            for row in self.rows
+            for row in self
         ]
-        return ["layer|rank|error|params before|params".split("|"), *body]
+        return ["layer|rank|error|params before|params".split("|"), *rows]
 
 
 def factorize(

@@ -9,10 +9,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.convert.calibration import Calibration, Call, Statistics, inputs_of, run
 from sepconv_layers.convert.folding import NORMALIZATIONS
-from sepconv_layers.convert.kernels import Factors, closest, fitted
-from sepconv_layers.convert.patches import Moments, standard_kernel
+from sepconv_layers.convert.separable.calibration import (
+    Calibration,
+    Call,
+    Statistics,
+    inputs_of,
+    run,
+)
+from sepconv_layers.convert.separable.kernels import Factors, closest, fitted
+from sepconv_layers.convert.separable.patches import Moments, standard_kernel
 
 MOST_NUMBERS = 2**27  # in moments that are held at a time: 1 GB
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.convert.channels import Part
+from sepconv_layers.convert.pruning.channels import Part
 from sepconv_layers.convert.unrolling import run_layers
 
 NOISE_ELEMENTS, MIN_NOISE, MAX_NOISE = 2**20, 8, 64  # samples of noise, by the size of a sample

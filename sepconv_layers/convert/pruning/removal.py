@@ -12,10 +12,11 @@ import numpy as np
 
 from sepconv_layers import tables
 from sepconv_layers.arguments import check_number, positive_int
-from sepconv_layers.convert.channels import Part, macs_of, remaining
-from sepconv_layers.convert.choice import Choice
-from sepconv_layers.convert.coupling import couple
-from sepconv_layers.convert.importance import importance_of, noise_for
+from sepconv_layers.convert.pruning.channels import Part, macs_of, remaining
+from sepconv_layers.convert.pruning.choice import Choice
+from sepconv_layers.convert.pruning.coupling import couple
+from sepconv_layers.convert.pruning.importance import importance_of, noise_for
+from sepconv_layers.convert.report import LayerReport
 from sepconv_layers.convert.unrolling import unrolled
 from sepconv_layers.cost import profile
 from sepconv_layers.graph_edit import ModelGraph, clone_layer, copy_state
@@ -43,49 +44,38 @@ class PrunedLayer:
 
 
 @dataclasses.dataclass(frozen=True)
-class PruningReport:
-    """The report of `prune_channels`; `print` shows it as a table.
-
-    Iterating over it yields the rows.
+class PruningReport(LayerReport[PrunedLayer]):
+    """The report of `prune_channels`, a sequence of `PrunedLayer`; `print` shows it as a table.
 
     Attributes:
-        rows: One `PrunedLayer` for each layer with channels and MACs of its own.
+        layers: One `PrunedLayer` for each layer with channels and MACs of its own.
         macs_before: MACs of the original model.
         macs: MACs of the pruned model.
     """
 
-    rows: tuple[PrunedLayer, ...]
+    layers: tuple[PrunedLayer, ...]
     macs_before: int
     macs: int
 
-    def __iter__(self) -> Iterator[PrunedLayer]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __str__(self) -> str:
-        return tables.text(self._cells(), has_total=True)
-
-    def to_markdown(self) -> str:
-        """Returns the table in Markdown."""
-        return tables.markdown(self._cells())
-
-    def _cells(self) -> list[list[str]]:
-        def macs(before: int, now: int) -> list[str]:
-            return [f"{before:,}", f"{now:,}", f"{now / before:.2f}" if before else ""]
-
+    def _rows(self) -> list[tables.Cells]:
         header = "layer|channels before|channels|MACs before|MACs|ratio".split("|")
-        body = [
+        rows = [
             [
                 row.name,
                 f"{row.channels_before:,}",
                 f"{row.channels:,}",
-                *macs(row.macs_before, row.macs),
+                *_macs(row.macs_before, row.macs),
             ]
-            for row in self.rows
+            for row in self
         ]
-        return [header, *body, ["total", "", "", *macs(self.macs_before, self.macs)]]
+        return [header, *rows]
+
+    def _total(self) -> list[tables.Cells]:
+        return [["total", "", "", *_macs(self.macs_before, self.macs)]]
+
+
+def _macs(before: int, now: int) -> list[str]:
+    return [f"{before:,}", f"{now:,}", f"{now / before:.2f}" if before else ""]
 
 
 def prune_channels(
@@ -153,7 +143,7 @@ def prune_channels(
         >>> pruned, report = convert.prune_channels(model, macs=0.5)
         >>> 0.49 < profile(pruned).macs / profile(model).macs <= 0.5
         True
-        >>> report.rows[0].name, report.rows[0].channels_before, pruned.output_shape
+        >>> report[0].name, report[0].channels_before, pruned.output_shape
         ('conv_block2d/conv', 16, (None, 10))
 
     Reference:

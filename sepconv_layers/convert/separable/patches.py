@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.convert.kernels import Metric
+from sepconv_layers.convert.separable.kernels import Metric
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.transposed import output_window
 from sepconv_layers.twins import TRANSPOSED

@@ -9,14 +9,14 @@ import keras
 
 from sepconv_layers.arguments import check_number, positive_int, positive_number
 from sepconv_layers.blocks.base import Block
-from sepconv_layers.convert.calibration import Calibration
-from sepconv_layers.convert.costs import Costs
-from sepconv_layers.convert.fitting import Fit, adapt, moments_of
 from sepconv_layers.convert.folding import norms_to_fold, pairs_of
-from sepconv_layers.convert.kernels import Metric, errors_of_ranks
-from sepconv_layers.convert.patches import standard_kernel
-from sepconv_layers.convert.ranks import Candidate, for_budget, for_energy
-from sepconv_layers.convert.report import Conversion, ConvertedLayer
+from sepconv_layers.convert.separable.calibration import Calibration
+from sepconv_layers.convert.separable.costs import Costs
+from sepconv_layers.convert.separable.fitting import Fit, adapt, moments_of
+from sepconv_layers.convert.separable.kernels import Metric, errors_of_ranks
+from sepconv_layers.convert.separable.patches import standard_kernel
+from sepconv_layers.convert.separable.ranks import Candidate, for_budget, for_energy
+from sepconv_layers.convert.separable.report import Conversion, ConvertedLayer
 from sepconv_layers.convert.unrolling import Pair, unrolled_block
 from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer, copy_state
 from sepconv_layers.twins import hidden_layers, is_spatial, is_standard, separable_like

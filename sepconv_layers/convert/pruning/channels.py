@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 Labels = np.ndarray  # of integers
+Terms = Sequence[tuple[int, tuple[Labels, ...]]]  # MACs, and what they are proportional to
 KEPT = 0
 
 
@@ -43,7 +44,7 @@ class Part:
     inputs: Labels = dataclasses.field(default_factory=lambda: np.zeros(0, int))
     outputs: Labels = dataclasses.field(default_factory=lambda: np.zeros(0, int))
     axis: int = -1
-    terms: list[tuple[int, tuple[Labels, ...]]] = dataclasses.field(default_factory=list)
+    terms: Terms = ()
     norm: Any = None
 
 
@@ -87,7 +88,7 @@ class Channels:
         known = self.parts.setdefault(id(part.layer), part)
         if known is part:
             return
-        known.terms += part.terms
+        known.terms = [*known.terms, *part.terms]
         for weight, axes in part.cuts.items():
             for axis, labels in axes.items():
                 self.join(labels, known.cuts[weight][axis])
@@ -132,7 +133,7 @@ def remaining(value: Any, kept: np.ndarray) -> Any:
     return int(kept[value].sum()) if isinstance(value, np.ndarray) else value
 
 
-def macs_of(terms: Sequence[tuple[int, tuple[Labels, ...]]], kept: np.ndarray) -> int:
+def macs_of(terms: Terms, kept: np.ndarray) -> int:
     """The MACs of a layer with only those channels."""
     return sum(
         macs * math.prod(remaining(each, kept) for each in labels) // math.prod(map(len, labels))

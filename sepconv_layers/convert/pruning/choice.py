@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from sepconv_layers.convert.channels import KEPT, Channels, Part, macs_of
+from sepconv_layers.convert.pruning.channels import KEPT, Channels, Part, macs_of
 
 TINY = 1e-12  # in place of zero, to divide by
 

@@ -1,14 +1,14 @@
 """How each kind of layer couples its channels: the dependency graph of structured pruning."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from sepconv_layers.class_table import by_class
-from sepconv_layers.convert.channels import Channels, Labels, Part, condensed, placed
+from sepconv_layers.convert.pruning.channels import Channels, Labels, Part, Terms, condensed, placed
 from sepconv_layers.convert.unrolling import run_layers
 from sepconv_layers.cost.rules import count_macs
 
@@ -139,17 +139,9 @@ def _conv(channels: Channels, call: Call) -> Labels:
         axes = {-1: before, -2: after}
     else:
         axes = {-1: after, -2: before[: len(before) // groups]}
-    part = Part(
-        call.path,
-        layer,
-        {"kernel": axes, "bias": {0: after}},
-        {"filters": after},
-        inputs=before,
-        outputs=after,
-        axis=axis + 1,
-        terms=[(call.macs, (before, after))],
-    )
-    return _made(channels, call, part, axis)
+    cuts = {"kernel": axes, "bias": {0: after}}
+    terms = [(call.macs, (before, after))]
+    return _mixing(channels, call, axis, (before, after), cuts, "filters", terms)
 
 
 def _grouped_as_depthwise(channels: Channels, call: Call, before: Labels) -> Labels:
@@ -171,56 +163,55 @@ def _separable_conv(channels: Channels, call: Call) -> Labels:
     after = channels.new(layer.filters)
     positions = math.prod(call.output) // layer.filters
     pointwise = positions * math.prod(layer.pointwise_kernel.shape)
-    part = Part(
-        call.path,
-        layer,
-        {
-            "depthwise_kernel": {-2: before},
-            "pointwise_kernel": {-2: np.repeat(before, layer.depth_multiplier), -1: after},
-            "bias": {0: after},
-        },
-        {"filters": after},
-        inputs=before,
-        outputs=after,
-        axis=axis + 1,
-        terms=[(call.macs - pointwise, (before,)), (pointwise, (before, after))],
-    )
-    return _made(channels, call, part, axis)
+    cuts = {
+        "depthwise_kernel": {-2: before},
+        "pointwise_kernel": {-2: np.repeat(before, layer.depth_multiplier), -1: after},
+        "bias": {0: after},
+    }
+    terms = [(call.macs - pointwise, (before,)), (pointwise, (before, after))]
+    return _mixing(channels, call, axis, (before, after), cuts, "filters", terms)
 
 
 def _dense(channels: Channels, call: Call) -> Labels:
     axis = len(call.output) - 1
     before = channels.along(call.inputs[0], call.shapes[0], axis)
     after = channels.new(call.layer.units)
-    part = Part(
-        call.path,
-        call.layer,
-        {"kernel": {0: before, 1: after}, "bias": {0: after}},
-        {"units": after},
-        inputs=before,
-        outputs=after,
-        axis=axis + 1,
-        terms=[(call.macs, (before, after))],
-    )
-    return _made(channels, call, part, axis)
+    cuts = {"kernel": {0: before, 1: after}, "bias": {0: after}}
+    terms = [(call.macs, (before, after))]
+    return _mixing(channels, call, axis, (before, after), cuts, "units", terms)
 
 
 def _embedding(channels: Channels, call: Call) -> Labels:
     channels.keep(call.inputs[0])
     after = channels.new(call.layer.output_dim)
-    part = Part(
-        call.path,
-        call.layer,
-        {"embeddings": {1: after}},
-        {"output_dim": after},
-        outputs=after,
+    axis, ends = len(call.output) - 1, (after[:0], after)
+    return _mixing(channels, call, axis, ends, {"embeddings": {1: after}}, "output_dim")
+
+
+def _mixing(
+    channels: Channels,
+    call: Call,
+    axis: int,
+    ends: tuple[Labels, Labels],
+    cuts: Mapping[str, Mapping[int, Labels]],
+    argument: str,
+    terms: Terms = (),
+) -> Labels:
+    """Adds a layer that mixes the input channels, one end, into those that `argument` counts."""
+    before, after = ends
+    channels.add(
+        Part(
+            call.path,
+            call.layer,
+            cuts,
+            {argument: after},
+            inputs=before,
+            outputs=after,
+            axis=axis + 1,
+            terms=terms,
+        )
     )
-    return _made(channels, call, part, len(call.output) - 1)
-
-
-def _made(channels: Channels, call: Call, part: Part, axis: int) -> Labels:
-    channels.add(part)
-    return placed(part.outputs, axis, len(call.output))
+    return placed(after, axis, len(call.output))
 
 
 # Layers that treat each channel alone.
@@ -289,8 +280,7 @@ def _reduction(channels: Channels, call: Call) -> Labels:
     axes = call.layer.axis
     axes = range(rank + 1) if axes is None else np.atleast_1d(axes) % (rank + 1)
     if 0 in axes or any(labels.shape[axis - 1] > 1 for axis in axes):
-        channels.keep(labels)
-        return np.zeros([1] * len(call.output), int)
+        return _all_kept(channels, call)
     return labels.reshape(
         [1 if axis + 1 in axes else size for axis, size in enumerate(labels.shape)]
         if call.layer.keepdims
@@ -304,13 +294,10 @@ def _reduction(channels: Channels, call: Call) -> Labels:
 def _merge(channels: Channels, call: Call) -> Labels:
     """For elementwise functions of any number of inputs of the same rank."""
     rank = len(call.output)
-    result = np.zeros([1] * rank, int)
     inputs = list(zip(call.inputs, call.shapes, strict=True))
     axes = {axis for labels in call.inputs for axis, n in enumerate(labels.shape) if n > 1}
     if len(axes) != 1 or any(len(shape) != rank for shape in call.shapes):
-        for labels in call.inputs:
-            channels.keep(labels)
-        return result
+        return _all_kept(channels, call)
     (axis,) = axes
     is_broadcast = [shape[axis] == 1 != call.output[axis] for shape in call.shapes]
     for (labels, _), is_alone in zip(inputs, is_broadcast, strict=True):
@@ -341,9 +328,7 @@ def _concatenate(channels: Channels, call: Call) -> Labels:
 
 def _concatenate_along_another_axis(channels: Channels, call: Call, axis: int) -> Labels:
     if any(labels.shape[axis] > 1 for labels in call.inputs):
-        for labels in call.inputs:
-            channels.keep(labels)
-        return np.zeros([1] * len(call.output), int)
+        return _all_kept(channels, call)
     return _merge(channels, call)
 
 
@@ -354,8 +339,7 @@ def _permute(channels: Channels, call: Call) -> Labels:
 def _flatten(channels: Channels, call: Call) -> Labels:
     labels, shape = call.inputs[0], call.shapes[0]
     if None in shape:
-        channels.keep(labels)
-        return np.zeros(1, int)
+        return _all_kept(channels, call)
     labels = np.broadcast_to(labels, shape)
     if call.layer.data_format == "channels_first" and labels.ndim > 1:
         labels = np.moveaxis(labels, 0, -1)
@@ -363,14 +347,11 @@ def _flatten(channels: Channels, call: Call) -> Labels:
 
 
 def _reshape(channels: Channels, call: Call) -> Labels:
-    rank = len(call.output)
     if None in (*call.shapes[0], *call.output):
-        channels.keep(call.inputs[0])
-        return np.zeros([1] * rank, int)
+        return _all_kept(channels, call)
     labels = condensed(np.broadcast_to(call.inputs[0], call.shapes[0]).reshape(call.output))
     if labels.size not in labels.shape:  # they differ along several axes
-        channels.keep(labels)
-        return np.zeros([1] * rank, int)
+        return _all_kept(channels, call)
     target = tuple(
         labels.ravel() if size == call.output[axis] and labels.shape[axis] > 1 else size
         for axis, size in enumerate(call.layer.target_shape)
@@ -393,6 +374,13 @@ def _squeeze(channels: Channels, call: Call) -> Labels:
     if call.layer.axis is not None:
         axes = list(np.atleast_1d(call.layer.axis) % (len(call.shapes[0]) + 1) - 1)
     return call.inputs[0].squeeze(tuple(axes))
+
+
+def _all_kept(channels: Channels, call: Call) -> Labels:
+    """Excludes all channels of the inputs from removal."""
+    for labels in call.inputs:
+        channels.keep(labels)
+    return np.zeros([1] * len(call.output), int)
 
 
 def _axis(axis: int, shape: Sequence[int | None]) -> int:
