@@ -315,6 +315,7 @@ def test_narrow_nets_of_sounds_have_strides_too(width, conv):
     assert output_of(model, np.ones((2, 40, 9, 1), "float32")).shape == (2, 3)
 
 
+@the_same_everywhere
 @both_forms
 @pytest.mark.parametrize("make", OF_TEXTS)
 def test_padding_never_changes_what_is_said_of_a_text(make, conv):
