@@ -192,7 +192,7 @@ def converted(
     """Returns a model as the converter writes it, to be finished by `finalize`."""
     import tensorflow as tf
 
-    function, holder = graph.trace(volumes_as_images=True), tf.Module()
+    function, holder = graph.trace(for_litert=True), tf.Module()
     # Held as TensorFlow variables, which the converter recognizes as constants.
     holder.weights = list(function.variables)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
