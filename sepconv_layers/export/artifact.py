@@ -40,7 +40,8 @@ class Artifact:
     Attributes:
         path: The file or folder.
         kind: "hub", "litert", "micro" or "onnx".
-        bytes: Its size; for a folder, the total size of its files.
+        bytes: Its size; for a folder, the total size of its files, or for "micro" that of the
+            LiteRT file, which the other files hold again.
         max_difference: Largest absolute difference between its outputs and the model's.
         agreement: Share of samples whose largest output has the same index in both.
         latency_ms: Median milliseconds per call with one sample, in this process.

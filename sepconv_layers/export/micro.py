@@ -20,7 +20,6 @@ from sepconv_layers.export.artifact import (
     check_path,
     compare_outputs,
     keep_others,
-    size_of,
 )
 from sepconv_layers.export.checks import check_arguments
 from sepconv_layers.export.errors import micro_error
@@ -146,7 +145,7 @@ def to_micro(
             keep_others(path, beside, "micro")
 
     write(path, write_and_check)
-    return MicroArtifact(path=path, kind="micro", bytes=size_of(path), **found)
+    return MicroArtifact(path=path, kind="micro", bytes=found["flash_bytes"], **found)
 
 
 def _write_file(path: Path, graph: ExportGraph, content: bytes) -> None:

@@ -31,9 +31,9 @@ def portable_keras(for_litert: bool) -> Iterator[None]:
     without an effect in inference call, do not advance.
 
     Args:
-        for_litert: Whether to build 3D convolutions and pooling from 2D ones, and to take negative
-            indices without a selection. LiteRT has no integer kernels for these, or none that
-            microcontrollers have.
+        for_litert: Whether to replace what LiteRT or TensorFlow Lite Micro cannot compute in
+            integers: 3D convolutions and pooling by those of images, sums by means, and the
+            selection of negative indices by arithmetic.
     """
     from keras.src.backend.tensorflow import nn, numpy
 
@@ -49,6 +49,7 @@ def portable_keras(for_litert: bool) -> Iterator[None]:
         replacements += [
             (nn, "max_pool", _pool),
             (nn, "average_pool", _pool),
+            (numpy, "sum", _sum),
             (numpy, "take", _take),
         ]
     with _LOCK, contextlib.ExitStack() as undo:
@@ -143,18 +144,20 @@ def _conv_of_images(
     (size, *image_size), filters = kernel.shape[:3], kernel.shape[-1]
     stride, dilation = strides[0], dilation_rate[0]
     reach = (size - 1) * dilation + 1
+    # Microcontrollers slice at most four axes.
+    rows = keras.ops.reshape(inputs, (batch, depth, math.prod(image), channels))
     if padding == "same":
         missing = max((math.ceil(depth / stride) - 1) * stride + reach - depth, 0)
-        before = missing // 2
-        pads = [(0, 0), (before, missing - before), (0, 0), (0, 0), (0, 0)]
-        inputs, depth = keras.ops.pad(inputs, pads) if missing else inputs, depth + missing
+        before, depth = missing // 2, depth + missing
+        if missing:
+            rows = keras.ops.pad(rows, [(0, 0), (before, missing - before), (0, 0), (0, 0)])
     count = (depth - reach) // stride + 1
     taps = [
-        inputs[:, start : start + (count - 1) * stride + 1 : stride]
+        rows[:, start : start + (count - 1) * stride + 1 : stride]
         for start in range(0, size * dilation, dilation)
     ]
-    images = keras.ops.concatenate(taps, axis=-1) if size > 1 else taps[0]
-    images = keras.ops.reshape(images, (batch * count, *image, size * channels))
+    rows = keras.ops.concatenate(taps, axis=-1) if size > 1 else taps[0]
+    images = keras.ops.reshape(rows, (batch * count, *image, size * channels))
     kernel = keras.ops.reshape(
         keras.ops.moveaxis(kernel, 0, 2), (*image_size, size * channels, filters)
     )
@@ -193,6 +196,18 @@ def _channels_last(original: Function, *args: Any, **kwargs: Any) -> Any:
         return original(**{**given, "inputs": inputs, "data_format": "channels_last"})
 
     return _in_channels_last(convolved, given["inputs"], given.get("data_format"))
+
+
+def _sum(original: Function, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """Multiplies the mean: TensorFlow Lite Micro computes a wrong sum of integers."""
+    import tensorflow as tf
+
+    x = keras.ops.convert_to_tensor(x)
+    axes = range(x.shape.rank) if axis is None else [axis] if isinstance(axis, int) else axis
+    sizes = [x.shape[axis] for axis in axes]
+    if not x.dtype.is_floating or None in sizes or 0 in sizes:
+        return original(x, axis=axis, keepdims=keepdims)
+    return tf.reduce_mean(x, axis, keepdims) * math.prod(sizes)
 
 
 def _take(original: Function, x: Any, indices: Any, axis: int | None = None) -> Any:
