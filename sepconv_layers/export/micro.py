@@ -34,7 +34,9 @@ from sepconv_layers.files import write
 from sepconv_layers.graph_edit import input_structure
 
 LARGEST_SAMPLE = 32  # samples of the calibration to run, if no others are given
-LARGEST_STEPS = 1  # of quantization, between two runtimes that round elsewhere
+# Between two runtimes, an operator may round to the other neighbor, and deep nets multiply that. A
+# kernel that is wrong differs by far more.
+LARGEST_STEPS = 8
 MODEL_FILE, HEADER_FILE, DATA_FILE, MAIN_FILE, REPORT_FILE = FOLDERS["micro"][1]
 PACKAGES = ("sepconv-layers", "tflite-micro", "ethos-u-vela")
 
@@ -103,7 +105,7 @@ def to_micro(
         ImportError: If a package of the extra `micro` is missing.
         ValueError: If an argument is invalid, the backend is not TensorFlow, TensorFlow Lite Micro
             lacks an operator of the model, or an output differs by more than the tolerance from the
-            model's, or by more than one step from that of LiteRT's reference kernels. An older
+            model's, or by more than eight steps from that of LiteRT's reference kernels. An older
             export in `folder` then stays.
 
     Example:
@@ -192,8 +194,9 @@ def _steps(run: TflmRun, expected: Arrays) -> int:
     )
     if steps > LARGEST_STEPS:
         raise ValueError(
-            "TensorFlow Lite Micro must agree with LiteRT's reference kernels to one step of "
-            f"quantization. Received: a difference of {steps} steps. Nothing was written."
+            "TensorFlow Lite Micro must agree with LiteRT's reference kernels to "
+            f"{LARGEST_STEPS} steps of quantization. Received: a difference of {steps} steps. "
+            "Nothing was written."
         )
     return steps
 
