@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from sepconv_layers.checkpoint import set_aside, values
 from sepconv_layers.comparison import resume
 from sepconv_layers.comparison.recipe import Trainer, Training, take
 from sepconv_layers.files import remove_leftovers, write
@@ -87,7 +88,7 @@ def run(
             )
         if not history or score(logs) > max(map(score, history)):
             with trainer.averaged():
-                best = resume.values(model.weights)
+                best = values(model.weights)
         history.append(logs)
         resume.save_state(state_path, trainer.state, history, best)
     model.set_weights(best)
@@ -144,7 +145,7 @@ def runs_folder(
             "and training starts from the beginning."
         )
     if not folder.is_dir():
-        resume.set_aside(folder, "it is not a folder")
+        set_aside(folder, "it is not a folder")
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)  # of an interrupted run
     return folder
