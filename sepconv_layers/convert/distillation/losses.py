@@ -140,9 +140,7 @@ def relative_error(ours: Any, theirs: Any) -> Any:
 
 
 def _cross_entropy(targets: Any, logits: Any) -> Any:
-    return _mean_by_sample(
-        keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
-    )
+    return _mean_by_sample(keras.losses.categorical_crossentropy(targets, logits, from_logits=True))
 
 
 def _label_loss(labels: Any, logits: Any) -> Any:

@@ -97,12 +97,15 @@ class Progress(keras.callbacks.Callback):
         self.history, self.best = history, arrays[len(state) :]
 
     def _check(self, settings: Mapping[str, Any]) -> None:
-        names = [*self.settings, *(name for name in settings if name not in self.settings)]
+        changed = [
+            name
+            for name in {**self.settings, **settings}
+            if self.settings.get(name) != settings.get(name)
+        ]
         ours, theirs = (
-            {name: held.get(name) for name in names if self.settings.get(name) != settings.get(name)}
-            for held in (self.settings, settings)
+            {name: held.get(name) for name in changed} for held in (self.settings, settings)
         )
-        if ours:
+        if changed:
             raise ValueError(
                 "The `folder` argument must be a folder without the state of another distillation. "
                 f"Received: {str(self.path)!r}, which was made with {theirs}, not with {ours}. "

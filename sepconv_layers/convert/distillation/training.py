@@ -39,21 +39,21 @@ def distill(
     """Trains a student model to match the class probabilities of a teacher model.
 
     Use it after `to_separable` or `prune_channels`, with the inputs that the model was trained on.
-    Labels are not needed. The loss is the cross-entropy of the probabilities of both models, softened
-    by a temperature, plus errors of `features`.
+    Labels are not needed. The loss is the cross-entropy of the probabilities of both models,
+    softened by a temperature, plus errors of `features`.
 
     With `folder`, an interrupted distillation resumes after its last complete epoch when it is
-    called again, and ends as if it had not been interrupted if `data` yield the same batches in each
-    pass, as arrays do. A complete one is not repeated.
+    called again. It ends as if it had not been interrupted, unless `data` come in batches that
+    depend on what was read before. A complete one is not repeated.
 
     Args:
         student: A functional model or a built sequential model whose only output is logits,
             `(batch, ..., classes)`. Its weights are trained in place.
         teacher: A model of the same kind, for the same inputs. It is not changed.
         data: The inputs: an array, a structure of arrays as `teacher` takes it, or anything else
-            with `len` and `[indices]`, such as an HDF5 data set, whose samples are shuffled. A tuple
-            adds labels, and perhaps weights of the samples: `(inputs, labels)` or `(inputs, labels,
-            weights)`. Or batches of the same, already shuffled: a `tf.data.Dataset`, a
+            with `len` and `[indices]`, such as an HDF5 data set. Their samples are shuffled. A
+            tuple adds labels, and perhaps weights of the samples: `(inputs, labels)` or `(inputs,
+            labels, weights)`. Or batches of the same, already shuffled: a `tf.data.Dataset`, a
             `keras.utils.PyDataset` or a PyTorch `DataLoader` that yields `inputs`, `(inputs,
             labels)` or `(inputs, labels, weights)`, as for `keras.Model.fit`.
         epochs: Number of passes over the data.
@@ -86,8 +86,8 @@ def distill(
         inputs for which both models predict the same class.
 
     Raises:
-        ValueError: If an argument is invalid, outputs of the models differ in shape, or `folder` has
-            the state of a distillation with other settings.
+        ValueError: If an argument is invalid, outputs of the models differ in shape, or `folder`
+            has the state of a distillation with other settings.
         FloatingPointError: If a loss is not finite.
 
     Example:
@@ -104,7 +104,13 @@ def distill(
         >>> student, _ = convert.to_separable(teacher)
         >>> x = np.random.normal(size=(64, 16, 4))
         >>> history = convert.distill(
-        ...     student, teacher, x[:48], epochs=2, features=["conv"], validation_data=x[48:], verbose=0
+        ...     student,
+        ...     teacher,
+        ...     x[:48],
+        ...     epochs=2,
+        ...     features=["conv"],
+        ...     validation_data=x[48:],
+        ...     verbose=0,
         ... )
         >>> sorted(history)
         ['agreement', 'loss', 'val_agreement', 'val_loss']
@@ -224,8 +230,8 @@ def _feature_weights(features: Any) -> dict[Pair, float]:
 
 def _invalid_features(features: Any) -> ValueError:
     return ValueError(
-        "The `features` argument must hold names of layers, or pairs of names in the student and in "
-        f"the teacher. Received: features={features!r}."
+        "The `features` argument must hold names of layers, or pairs of names in the student and "
+        f"in the teacher. Received: features={features!r}."
     )
 
 
@@ -268,15 +274,13 @@ def _check_batch(
         ) from error
     if name == "data":
         _check_labels(distiller, y)
-    compared = zip(
-        weights, outputs["student_features"], outputs["teacher_features"], strict=True
-    )
+    compared = zip(weights, outputs["student_features"], outputs["teacher_features"], strict=True)
     for pair, ours, theirs in compared:
         shapes = [[tuple(tensor.shape) for tensor in found] for found in (ours, theirs)]
         if not shapes[0] or shapes[0] != shapes[1]:
             raise ValueError(
-                "The `features` argument must hold layers whose outputs have the same shape in both "
-                f"models. Received: {pair} with outputs of shapes {shapes[0]} and {shapes[1]}."
+                "The `features` argument must hold layers whose outputs have the same shape in "
+                f"both models. Received: {pair} with outputs of shapes {shapes[0]} and {shapes[1]}."
             )
 
 
