@@ -90,8 +90,9 @@ class Rows(keras.utils.PyDataset):
 
     def _unpacked(self, batch: Any) -> tuple:
         """Inputs, or inputs with labels and perhaps weights, which make it more arrays."""
+        is_one = isinstance(batch, tuple) and len(batch) == 1
         is_labeled = isinstance(batch, tuple) and len(keras.tree.flatten(batch)) != self.inputs
-        return batch if is_labeled else (batch,)
+        return batch if is_one or is_labeled else (batch,)
 
 
 def _comes_in_batches(data: Any) -> bool:

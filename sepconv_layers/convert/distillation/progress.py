@@ -40,6 +40,7 @@ class Progress(keras.callbacks.Callback):
         self.distiller, self.rows, self.settings = distiller, rows, dict(settings)
         self.averaging = keras.callbacks.SwapEMAWeights() if averages else None
         self.path = None if folder is None else Path(folder) / FILE
+        self.start: Logs = {}
         self.history: list[Logs] = []
         self.best: list[np.ndarray] = []
         if self.path is not None:
@@ -49,6 +50,14 @@ class Progress(keras.callbacks.Callback):
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What `fit` needs: averaged weights take the place of the weights during validation."""
         return [*([self.averaging] if self.averaging else []), self]
+
+    def begin(self, held_out: Any) -> None:
+        """Evaluates the student as it starts, which counts like an epoch, unless it was before."""
+        if held_out is None or self.history:
+            return
+        found = self.distiller.evaluate(held_out, verbose=0, return_dict=True)
+        self.start = {f"val_{name}": float(value) for name, value in found.items()}
+        self.best = checkpoint.values(self.distiller.student.weights)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if isinstance(self.rows, Rows):
@@ -61,13 +70,17 @@ class Progress(keras.callbacks.Callback):
                 f"The loss in epoch {epoch + 1} is not finite: {found}. Lower `learning_rate` and "
                 "check the data for values that are not finite."
             )
-        if not self.history or _score(found) >= max(map(_score, self.history)):
+        if not self.best or _score(found) >= max(map(_score, [*self.history, self.start or found])):
             self.best = self._averaged_weights()
         self.history.append(found)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             state = checkpoint.values(self.distiller.state)
-            record = {"settings": self.settings, "history": self.history}
+            record = {
+                "settings": self.settings,
+                "start": self.start,
+                "history": self.history,
+            }
             checkpoint.save(self.path, [*state, *self.best], record)
 
     def _averaged_weights(self) -> list[np.ndarray]:
@@ -85,7 +98,7 @@ class Progress(keras.callbacks.Callback):
         state, weights = self.distiller.state, self.distiller.student.weights
         try:
             record, arrays = checkpoint.read(path, [*state, *weights])
-            settings, history = record["settings"], list(record["history"])
+            settings, start, history = (record[name] for name in ("settings", "start", "history"))
             scores = [_score(epoch) for epoch in history]
             if not 0 < len(scores) <= self.settings["epochs"] or not np.isfinite(scores).all():
                 raise ValueError("its history is not the history of a distillation")
@@ -94,7 +107,7 @@ class Progress(keras.callbacks.Callback):
             return
         self._check(settings)
         checkpoint.assign(state, arrays[: len(state)])
-        self.history, self.best = history, arrays[len(state) :]
+        self.start, self.history, self.best = start, history, arrays[len(state) :]
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         changed = [

@@ -73,8 +73,8 @@ def distill(
             of its weights, and this is how much of it stays in each step, in `[0, 1)`. It spans
             about `1 / (1 - ema_momentum)` steps.
         validation_data: Held-out data in any form that `data` may have. The student ends with the
-            weights of the epoch in which it agreed most with the teacher there; without them, with
-            those of the last epoch.
+            weights with which it agreed most with the teacher there, after an epoch or before the
+            first one; without such data, with those of the last epoch.
         jit_compile: As for `keras.Model.compile`.
         seed: Seed of the order of samples in each epoch.
         folder: Where to save the state after each epoch. Each distillation needs its own.
@@ -165,6 +165,7 @@ def distill(
     }
     progress = Progress(distiller, train.dataset, ema_momentum is not None, settings, folder)
     if len(progress.history) < epochs:
+        progress.begin(held_out and held_out.dataset)
         distiller.fit(
             train.dataset,
             epochs=epochs,
