@@ -61,12 +61,12 @@ class Distiller(keras.Model):
     @property
     def state(self) -> list[keras.Variable]:
         """All variables that the next step depends on and changes."""
-        is_layer = isinstance(self.augmentation, keras.layers.Layer)
-        changed = self.augmentation.variables if is_layer else []
+        layer = self.augmentation
+        changed = layer.variables if isinstance(layer, keras.layers.Layer) else []
         return [*self.student.variables, *changed, *self.optimizer.variables]
 
     def call(self, inputs: Any, training: bool = False) -> dict[str, Any]:
-        if training and self.augmentation is not None:
+        if training:
             inputs = self._augmented(inputs)
         ours, theirs = self.layers_compared
         with _recorded(ours) as features:
@@ -86,7 +86,7 @@ class Distiller(keras.Model):
     def _augmented(self, inputs: Any) -> Any:
         if isinstance(self.augmentation, keras.layers.Layer):
             return self.augmentation(inputs, training=True)
-        return self.augmentation(inputs)
+        return inputs if self.augmentation is None else self.augmentation(inputs)
 
     def compute_loss(
         self,
