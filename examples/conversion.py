@@ -38,7 +38,7 @@ CALIBRATED = 2048  # training samples that kernels are fitted to
 WIDEST = 4  # times the width of the original net, of separable nets with the same MACs
 EPOCHS_SHARE = 1 / 3  # of the original epochs, to adapt a converted net
 # Of the distillation; chosen on the validation part of Fashion-MNIST.
-RECIPE = {"learning_rate": 3e-3, "temperature": 2.0, "label_weight": 0.1}
+RECIPE = {"learning_rate": 1e-2, "temperature": 2.0, "label_weight": 0.1}
 
 
 @dataclasses.dataclass(frozen=True)

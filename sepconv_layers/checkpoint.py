@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -64,6 +65,19 @@ def assign(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) ->
     """Sets variables to values that `values` returned."""
     for variable, value in zip(variables, arrays, strict=True):
         variable.assign(value)
+
+
+def set_seed(entropy: tuple[int, ...]) -> None:
+    """Sets all random seeds as `keras.utils.set_random_seed` does, except TensorFlow's own.
+
+    Setting that one makes TensorFlow build all functions again, which takes seconds, and no layer
+    needs it: Keras layers keep the state of their generators in variables.
+    """
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    if keras.backend.backend() != "tensorflow":
+        return keras.utils.set_random_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 def set_aside(path: Path, why: object) -> None:

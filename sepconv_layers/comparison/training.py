@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import random
 import re
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.checkpoint import set_aside, values
+from sepconv_layers.checkpoint import set_aside, set_seed, values
 from sepconv_layers.comparison import resume
 from sepconv_layers.comparison.recipe import Trainer, Training, take
 from sepconv_layers.files import remove_leftovers, write
@@ -114,19 +113,6 @@ def run(
 def model_path(folder: Path, seed: int) -> Path:
     """Where the model of a run is saved."""
     return folder / f"seed-{seed}.keras"
-
-
-def set_seed(entropy: tuple[int, ...]) -> None:
-    """Sets all random seeds as `keras.utils.set_random_seed` does, except TensorFlow's own.
-
-    Setting that one makes TensorFlow build all functions again, which takes seconds, and no layer
-    needs it: Keras layers keep the state of their generators in variables.
-    """
-    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-    if keras.backend.backend() != "tensorflow":
-        return keras.utils.set_random_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
 
 
 def score(epoch: Mapping[str, float]) -> tuple[float, float]:

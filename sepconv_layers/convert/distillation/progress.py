@@ -60,6 +60,8 @@ class Progress(keras.callbacks.Callback):
         self.best = checkpoint.values(self.distiller.student.weights)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        # Dropout of PyTorch and functions of the user draw from the global state, which is lost.
+        checkpoint.set_seed((self.settings["seed"], epoch))
         if isinstance(self.rows, Rows):
             self.rows.shuffle(epoch)
 

@@ -76,7 +76,8 @@ def distill(
             weights with which it agreed most with the teacher there, after an epoch or before the
             first one; without such data, with those of the last epoch.
         jit_compile: As for `keras.Model.compile`.
-        seed: Seed of the order of samples in each epoch.
+        seed: Seed of the order of samples, and of the global random numbers of Python, NumPy, JAX
+            and PyTorch, which are set at the start of each epoch.
         folder: Where to save the state after each epoch. Each distillation needs its own.
         verbose: As for `keras.Model.fit`.
 
