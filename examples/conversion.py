@@ -37,8 +37,8 @@ MACS = (0.5, 0.25, 0.125)  # shares of those of the original net
 CALIBRATED = 2048  # training samples that kernels are fitted to
 WIDEST = 4  # times the width of the original net, of separable nets with the same MACs
 EPOCHS_SHARE = 1 / 3  # of the original epochs, to adapt a converted net
-# Of the distillation; chosen on the validation part of Fashion-MNIST.
-RECIPE = {"learning_rate": 1e-2, "temperature": 2.0, "label_weight": 0.1}
+# Of the distillation; chosen on the validation part of Fashion-MNIST at an eighth of the MACs.
+RECIPE = {"learning_rate": 2e-2, "temperature": 2.0, "label_weight": 0.1}
 
 
 @dataclasses.dataclass(frozen=True)
