@@ -57,7 +57,7 @@ TABLE: dict[Where, str] = {
 MAX_TINY_POSITIONS, MAX_TINY_TAPS = 6, 3
 
 # Depthwise with XLA, `benchmarks.compile_time`, 7×7 and 31×31 kernels: XLA compiles up to 49 taps
-# in reasonable time. A larger kernel is a loop over its rows.
+# in reasonable time. A larger kernel is a loop over pieces of it, of up to that many taps.
 MAX_UNROLLED_TAPS = 49
 
 # Sums per channel with XLA for a CPU, `benchmarks.nets`, training: the numbers of slices that XLA

@@ -30,7 +30,7 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 
     def convolve(inputs: Any, kernel: Any) -> Any:
         if is_large:
-            return _correlate_rows(inputs, kernel, geometry)
+            return _correlate_pieces(inputs, kernel, geometry)
         every = itertools.product(*map(range, geometry.kernel_size))
         shifted = ((geometry.tap(inputs, index), kernel[index]) for index in every)
         return _weighted_sum(shifted, geometry)
@@ -40,8 +40,8 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
             padded, _ = _padded_upstream(inputs, upstream, geometry)
             flipped = keras.ops.flip(kernel, tuple(range(geometry.rank)))
             return (
-                _correlate_rows(padded, flipped, geometry),
-                _rows_kernel_gradient(inputs, upstream, geometry),
+                _correlate_pieces(padded, flipped, geometry),
+                _pieces_kernel_gradient(inputs, upstream, geometry),
             )
         return (
             _input_gradient(inputs, kernel, upstream, geometry),
@@ -126,44 +126,89 @@ def _input_gradient(inputs: Any, kernel: Any, upstream: Any, geometry: Geometry)
     return gradient[tuple(slices)]
 
 
-# A large kernel: a loop over its rows, each a sum of taps. Unrolled, hundreds of taps would take
-# minutes to compile. The rows run along the last spatial axis, and the stride is 1.
+# A large kernel: a loop over pieces of it, each a sum of taps. Unrolled, hundreds of taps would
+# take minutes to compile. The stride is 1.
 
 
-def _correlate_rows(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+class _Pieces:
+    """A kernel as pieces of the same number of rows, which run along the last spatial axis.
+
+    If the numbers do not match, the last piece of a column overlaps the one before, by zeros.
+
+    Args:
+        geometry: That of the whole kernel.
+        limit: The largest number of rows in a piece.
+    """
+
+    def __init__(self, geometry: Geometry, limit: int) -> None:
+        *self.leading, rows, columns = geometry.kernel_size
+        self.in_column = ceil_div(rows, limit)
+        height = ceil_div(rows, self.in_column)
+        self.before = (self.in_column - 1) * height  # rows before the last piece of a column
+        self.overlap = self.before + height - rows
+        self.number = math.prod(self.leading) * self.in_column
+        self.whole = geometry
+        self.piece = geometry.replace(kernel_size=(*(1 for _ in self.leading), height, columns))
+
+    def split(self, kernel: Any) -> Any:
+        """Returns `(number, taps, channels)` from a `(*kernel_size, channels, 1)` kernel."""
+        *_, rows, columns = self.whole.kernel_size
+        channels = kernel.shape[-2]
+        kernel = keras.ops.reshape(kernel, (-1, rows, columns, channels))
+        if self.overlap:
+            zeros = keras.ops.zeros_like(kernel[:, : self.overlap])
+            parts = [kernel[:, : self.before], zeros, kernel[:, self.before :]]
+            kernel = keras.ops.concatenate(parts, axis=1)
+        return keras.ops.reshape(kernel, (self.number, -1, channels))
+
+    def taps(self, inputs: Any, n: Any) -> list[Any]:
+        """Returns what each tap of the piece `n` overlaps."""
+        starts: list[Any] = [0] * len(inputs.shape)
+        sizes = list(keras.ops.shape(inputs))
+        *outer, row = self.whole.spatial_axes[:-1]
+        first = n % self.in_column * self.piece.kernel_size[-2]
+        if self.overlap:
+            first = keras.ops.minimum(first, self.before - self.overlap)
+        starts[row] = first * self.whole.dilation_rate[-2]
+        n = n // self.in_column
+        for i in reversed(range(len(outer))):
+            starts[outer[i]] = n % self.leading[i] * self.whole.dilation_rate[i]
+            n = n // self.leading[i]
+        for i, axis in enumerate((*outer, row)):
+            sizes[axis] = sizes[axis] - self.whole.extent[i] + self.piece.extent[i]
+        here = keras.ops.slice(inputs, starts, sizes)
+        every = itertools.product(*map(range, self.piece.kernel_size))
+        return [self.piece.tap(here, index) for index in every]
+
+
+def _correlate_pieces(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Convolves padded inputs with a `(*kernel_size, channels, 1)` kernel."""
-    rows, columns, band, tap = _loop(inputs, geometry)
-    kernel = keras.ops.reshape(kernel, (rows, columns, -1))
+    pieces = _Pieces(geometry, max(1, choice.MAX_UNROLLED_TAPS // geometry.kernel_size[-1]))
+    kernel = pieces.split(kernel)
 
-    def add_row(n: Any, outputs: Any) -> Any:
-        here, weights = band(n), kernel[n]
-        for i in range(columns):
-            outputs = outputs + tap(here, i) * geometry.per_channel(weights[i])
-        return outputs
+    def add_piece(n: Any, outputs: Any) -> Any:
+        weights = kernel[n]
+        parts = ((tap, weights[i]) for i, tap in enumerate(pieces.taps(inputs, n)))
+        return outputs + _weighted_sum(parts, geometry)
 
-    zeros = keras.ops.zeros_like(tap(band(0), 0))
-    return _repeated(add_row, rows, zeros)
+    zeros = keras.ops.zeros_like(pieces.taps(inputs, 0)[0])
+    return _repeated(add_piece, pieces.number, zeros)
 
 
-def _rows_kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
-    """The gradient with respect to that kernel."""
-    rows, columns, band, tap = _loop(inputs, geometry)
-    channels = inputs.shape[geometry.channel_axis]
+def _pieces_kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
+    """The gradient with respect to that kernel. No tap shares its sum with others."""
+    pieces = _Pieces(geometry, 1)
 
-    def add_row(n: Any, gradient: Any) -> Any:
-        here = band(n)
-        sums = keras.ops.stack(
-            [
-                sum_per_channel(tap(here, i) * upstream, geometry.channel_axis)
-                for i in range(columns)
-            ]
-        )
+    def add_piece(n: Any, gradient: Any) -> Any:
+        products = (tap * upstream for tap in pieces.taps(inputs, n))
+        sums = keras.ops.stack([sum_per_channel(x, geometry.channel_axis) for x in products])
         # Unlike an update in place, every backend can differentiate and compile this.
-        place = keras.ops.reshape(keras.ops.one_hot(n, rows, dtype=sums.dtype), (rows, 1, 1))
-        return gradient + place * sums
+        place = keras.ops.one_hot(n, pieces.number, dtype=sums.dtype)
+        return gradient + keras.ops.reshape(place, (-1, 1, 1)) * sums
 
-    zeros = keras.ops.zeros((rows, columns, channels), inputs.dtype)
-    gradient = _repeated(add_row, rows, zeros)
+    channels = inputs.shape[geometry.channel_axis]
+    zeros = keras.ops.zeros((pieces.number, geometry.kernel_size[-1], channels), inputs.dtype)
+    gradient = _repeated(add_piece, pieces.number, zeros)
     return keras.ops.reshape(gradient, (*geometry.kernel_size, channels, 1))
 
 
@@ -179,27 +224,6 @@ def _repeated(step: Callable, times: int, value: Any) -> Any:
         maximum_iterations=times,
     )
     return value
-
-
-def _loop(inputs: Any, geometry: Geometry) -> tuple[int, int, Callable, Callable]:
-    """The numbers of rows and columns, the inputs that a row overlaps, and those of a column."""
-    *leading, columns = geometry.kernel_size
-    within = geometry.replace(kernel_size=(*(1 for _ in leading), columns))
-
-    def band(n: Any) -> Any:
-        starts: list[Any] = [0] * len(inputs.shape)
-        sizes = list(keras.ops.shape(inputs))
-        for i in reversed(range(len(leading))):
-            axis = geometry.spatial_axes[i]
-            starts[axis] = n % leading[i] * geometry.dilation_rate[i]
-            sizes[axis] = sizes[axis] - geometry.extent[i]
-            n = n // leading[i]
-        return keras.ops.slice(inputs, starts, sizes)
-
-    def tap(here: Any, i: int) -> Any:
-        return within.tap(here, (*(0 for _ in leading), i))
-
-    return math.prod(leading), columns, band, tap
 
 
 # Sums.
