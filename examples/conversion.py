@@ -13,7 +13,8 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class Point:
         params: Its parameters.
         epochs: Epochs of all trainings that it needed.
         per_seed: Its test accuracies.
+        infer_ms: The median time of a batch, beside all other nets in one process, each in its
+            fastest mode.
     """
 
     kind: str
@@ -60,6 +63,7 @@ class Point:
     params: int
     epochs: int
     per_seed: list[float]
+    infer_ms: float = math.nan  # until all nets are there
 
     @property
     def accuracy(self) -> str:
@@ -68,18 +72,43 @@ class Point:
         return f"{mean:.3f} ± {spread:.3f}" if len(self.per_seed) > 1 else f"{mean:.3f}"
 
 
-def make_parser(
-    example: str, description: str | None, *, epochs: str, batch_size: int | str = 64, **data: Any
-) -> argparse.ArgumentParser:
-    """Returns the parser of `examples.EXAMPLE.convert`.
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """The command `python -m examples.EXAMPLE.convert`.
 
-    Args:
+    Attributes:
         example: The folder of the example.
         description: The docstring of the module.
-        epochs: The default of `--epochs`, in words.
-        batch_size: The default of `--batch-size`.
-        **data: `datasets`, `default` and `own_data` of `command_line.training_parser`.
+        options: `datasets`, `default`, `own_data`, `epochs` and perhaps `batch_size` of
+            `command_line.training_parser`.
+        add_options: Adds the options of this example alone to a parser.
+        prepare: Returns the data and the nets that a parser and its parsed options name.
     """
+
+    example: str
+    description: str | None
+    options: Mapping[str, Any]
+    add_options: Callable[[argparse.ArgumentParser], None]
+    prepare: Callable[[argparse.ArgumentParser, argparse.Namespace], Experiment]
+
+    @command_line.without_traceback
+    def main(self, argv: Sequence[str] | None = None) -> list[Point]:
+        """Makes and measures all nets."""
+        argv = sys.argv[1:] if argv is None else argv
+        parser = self.make_parser()
+        arguments = parser.parse_args(argv)
+        return run(self.prepare(parser, arguments), arguments, argv, self.example)
+
+    def make_parser(self) -> argparse.ArgumentParser:
+        """Returns the parser of the command."""
+        parser = _make_parser(self.example, self.description, **self.options)
+        self.add_options(parser)
+        return parser
+
+
+def _make_parser(
+    example: str, description: str | None, *, epochs: str, batch_size: int | str = 64, **data: Any
+) -> argparse.ArgumentParser:
     parser = command_line.new_parser(f"examples.{example}.convert", description)
     command_line.add_source(parser, **data)
     parser.add_argument(
@@ -113,7 +142,7 @@ def run(
 
     Args:
         experiment: The data and the nets.
-        arguments: The parsed options of `make_parser`.
+        arguments: The parsed options.
         argv: The options as they were given, for the record.
         example: The folder of the example.
     """
@@ -139,9 +168,9 @@ def run(
     }
     output = trials.folder
     files.write_text(output / "conversion.json", json.dumps(record, indent=1) + "\n")
-    files.write_text(output / "conversion.md", f"{tables.markdown(cells(points))}\n")
+    files.write_text(output / "conversion.md", f"{markdown(record)}\n")
     files.write(output / "conversion.png", partial(_picture(points).savefig, dpi=150))
-    print(f"\n{tables.text(cells(points))}\n")
+    print(f"\n{tables.text(cells(points, trials.batch_size))}\n")
     print(f"Saved in {output}: conversion.md, conversion.png, conversion.json, models")
     return points
 
@@ -156,6 +185,7 @@ class Trials:
         self.adapt_epochs = arguments.adapt_epochs or share
         self.batch_size = arguments.batch_size or experiment.batch_size
         self.width = arguments.width
+        self.nets: list[keras.Model] = []  # one for each point, which all have their time
 
     def part(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and labels of a part."""
@@ -176,7 +206,12 @@ class Trials:
                 build = partial(self.experiment.build, conv)
                 width = widest_within(build, most, widest)
                 found.append(self._from_scratch(kind, share, conv, width))
-        return found
+        print("\nTiming all nets", flush=True)
+        batch = self.part("test")[0][: self.batch_size]
+        times = infer_ms(self.nets, batch, self.arguments.jit_compile)
+        return [
+            dataclasses.replace(point, infer_ms=ms) for point, ms in zip(found, times, strict=True)
+        ]
 
     def _originals(self) -> Point:
         self.originals = [
@@ -247,6 +282,7 @@ class Trials:
         ]
         cost = profile(models[0], x.shape[1:])
         point = Point(kind, share, int(cost.macs), int(cost.params), epochs, accuracies)
+        self.nets.append(models[0])
         print(f"{kind}: {point.macs:,} MACs, accuracy {point.accuracy}", flush=True)
         return point
 
@@ -273,18 +309,52 @@ def smaller(model: keras.Model, share: float, samples: np.ndarray) -> keras.Mode
     return convert.prune_channels(separable, macs=most, data=samples)[0]
 
 
-def cells(points: Sequence[Point]) -> list[list[str]]:
+def infer_ms(
+    models: Sequence[keras.Model], batch: np.ndarray, jit_compile: bool | str = "auto"
+) -> list[float]:
+    """Returns the median time of a batch for each model. They take turns in one process.
+
+    Args:
+        models: The models.
+        batch: The inputs.
+        jit_compile: A mode of the backend; by default each model counts in its fastest mode.
+    """
+    modes = timing.MODES[keras.backend.backend()]
+    wanted = {mode: compiles for mode, compiles in modes.items() if compiles is jit_compile}
+    calls = {}
+    for number, model in enumerate(models):
+        for mode, compiles in (wanted or modes).items():
+            copy = keras.models.clone_model(model)  # whose compiled function is its own
+            copy.jit_compile = compiles
+            calls[number, mode] = partial(copy.predict_on_batch, batch)
+    running, _ = timing.runnable(calls)  # XLA cannot compile some nets
+    times = timing.medians(running)
+    return [
+        min(ms for (of, _), ms in times.items() if of == number) for number in range(len(models))
+    ]
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """Returns the table of a record, conversion.json."""
+    points = [Point(**point) for point in record["points"]]
+    return tables.markdown(cells(points, record["budget"]["batch_size"]))
+
+
+def cells(points: Sequence[Point], batch_size: int) -> list[list[str]]:
     """Returns the header and a row for each net."""
     header = ["net", "MACs ÷", "MACs", "parameters", "epochs", "accuracy"]
-    original = points[0].macs
+    header += [f"inference ms, batch {batch_size}", "times as fast"]
+    original = points[0]
     rows = [
         [
             point.kind,
-            f"{original / point.macs:.1f}",
+            f"{original.macs / point.macs:.1f}",
             f"{point.macs:,}",
             f"{point.params:,}",
             str(point.epochs),
             point.accuracy,
+            f"{point.infer_ms:.2f}",
+            f"{original.infer_ms / point.infer_ms:.1f}",
         ]
         for point in points
     ]

@@ -11,9 +11,10 @@ from examples.audio import convert as audio
 from examples.text import convert as text
 from examples.vision import convert as vision
 from examples.vision import train
-from sepconv_layers import profile
+from sepconv_layers import profile, timing
 from tests.test_comparison import no_training, without_timing
 
+infer_ms = conversion.infer_ms  # the function itself, which most tests replace
 TINY = ["--epochs", "1", "--width", "0.25", "--limit", "60", "--no-jit-compile"]
 
 
@@ -21,6 +22,7 @@ TINY = ["--epochs", "1", "--width", "0.25", "--limit", "60", "--no-jit-compile"]
 def _quick(monkeypatch):
     monkeypatch.setattr(nets, "HALVINGS", 1)
     monkeypatch.setattr(train, "STAGES", train.STAGES[:1])
+    monkeypatch.setattr(conversion, "infer_ms", lambda models, *_: [1.0] * len(models))
     with without_timing():
         yield
 
@@ -41,6 +43,7 @@ def test_a_net_is_converted_adapted_and_compared(tmp_path, capsys):
     adapted = keras.saving.load_model(tmp_path / "adapted-0.1-seed-0.keras")
     assert profile(adapted).macs == points[2].macs
     table = (tmp_path / "conversion.md").read_text("utf-8")
+    assert table == f"{conversion.markdown(record)}\n"
     assert all(point.accuracy in table for point in points)
     assert (tmp_path / "conversion.png").read_bytes()[:4] == b"\x89PNG"
     assert "Saved in" in capsys.readouterr().out
@@ -59,6 +62,22 @@ def test_every_kind_of_data_has_such_an_example(example, tmp_path, monkeypatch):
     assert [point.kind for point in points] == list(conversion.COLORS)
     assert points[2].macs <= 0.5 * points[0].macs
     assert all(np.isfinite(point.per_seed).all() for point in points)
+
+
+def test_nets_take_turns_and_count_in_their_fastest_mode(monkeypatch):
+    times = iter([4.0, 2.0, 1.0, 3.0])
+    timed = []
+
+    def medians(calls):
+        timed.extend(calls)
+        assert all(call().shape == (2, 3) for call in calls.values())
+        return {key: next(times) for key in calls}
+
+    monkeypatch.setattr(timing, "MODES", {keras.backend.backend(): {"a": False, "b": 0}})
+    monkeypatch.setattr(timing, "medians", medians)
+    nets = [keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]) for _ in range(2)]
+    assert infer_ms(nets, np.ones((2, 4), "float32")) == [2.0, 1.0]
+    assert timed == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
 
 
 @pytest.mark.parametrize("macs", ["1", "0", "0.5,x", "-0.1"])

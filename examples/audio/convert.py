@@ -11,27 +11,11 @@ the same MACs that are trained from scratch stand beside it. Run the same comman
 an interrupted run.
 """
 
-import argparse
-import sys
-from collections.abc import Sequence
-
-from examples import command_line, conversion
+from examples import conversion
 from examples.audio import train
 
-
-@command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> list[conversion.Point]:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
-    return conversion.run(train.prepare(parser, arguments), arguments, argv, "audio")
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = conversion.make_parser("audio", __doc__, **train.OPTIONS)
-    train.add_options(parser)
-    return parser
-
+COMMAND = conversion.Command("audio", __doc__, train.OPTIONS, train.add_options, train.prepare)
+make_parser, main = COMMAND.make_parser, COMMAND.main
 
 if __name__ == "__main__":
     main()

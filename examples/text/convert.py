@@ -11,28 +11,13 @@ the same MACs that are trained from scratch stand beside it. Run the same comman
 an interrupted run.
 """
 
-import argparse
-import sys
-from collections.abc import Sequence
-
-from examples import command_line, conversion
+from examples import conversion
 from examples.text import train
 
-
-@command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> list[conversion.Point]:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
-    texts, *_ = train.prepare(parser, arguments)
-    return conversion.run(texts, arguments, argv, "text")
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = conversion.make_parser("text", __doc__, **train.OPTIONS)
-    train.add_options(parser)
-    return parser
-
+COMMAND = conversion.Command(
+    "text", __doc__, train.OPTIONS, train.add_options, lambda *given: train.prepare(*given)[0]
+)
+make_parser, main = COMMAND.make_parser, COMMAND.main
 
 if __name__ == "__main__":
     main()

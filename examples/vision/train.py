@@ -135,12 +135,12 @@ def make_parser() -> argparse.ArgumentParser:
         default=1,
         help="depthwise kernels per channel in the separable net; default: 1",
     )
-    add_image_size(parser)
+    add_options(parser)
     return parser
 
 
-def add_image_size(parser: argparse.ArgumentParser) -> None:
-    """Adds `--image-size`."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of images, which `train` and `convert` share."""
     positive = command_line.positive_number(int)
     parser.add_argument("--image-size", type=positive, help="height and width to resize images to")
 
