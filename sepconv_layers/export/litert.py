@@ -18,6 +18,7 @@ from sepconv_layers.export.graph import ExportGraph
 from sepconv_layers.export.inputs import Arrays, sample_for
 from sepconv_layers.export.runtimes import checked_runner
 from sepconv_layers.extras import require
+from sepconv_layers.quantize.insertion import is_aware
 
 # The default tolerance of each kind; `None` where only the user can judge the difference.
 QUANTIZE: dict[str | None, float | None] = {
@@ -56,7 +57,8 @@ def to_litert(
             channel, and int8 activations. Operators without an int8 kernel stay in float32.
         calibration: For `"int8"`, about a hundred typical inputs, which set the range of each
             activation: a batch, or an iterable of batches. A batch is an array, or a list or
-            dictionary of arrays for several inputs.
+            dictionary of arrays for several inputs. A model of `quantize.aware` has learned its
+            ranges: it needs `"int8"` and takes no calibration.
         sample: A batch of inputs to run the artifact with, one by one. Where the model has open
             sizes, the file gets the sample's. By default samples of the calibration, or random
             numbers.
@@ -101,10 +103,11 @@ def to_litert(
     sample = sample_for(model, sample)
     graph = ExportGraph(model, _fixed_shapes(sample, batches))
     inputs = [spec.name for spec in graph.specs]
+    ranges = "learned" if is_aware(model) else "measured"
 
     def write(beside: Path, kind: str | None = quantize) -> None:
         content = _converted(graph, kind, batches, quantize_io)
-        beside.write_bytes(finalize(content, model.name, inputs, graph.outputs, names))
+        beside.write_bytes(finalize(content, model.name, inputs, graph.outputs, names, ranges))
 
     def load(beside: Path) -> Runner:
         return checked_runner("litert", beside, model.name, inputs)
@@ -157,6 +160,15 @@ def _warn_if_slower(artifact: Artifact, float_ms: float) -> None:
 
 def _calibration(model: keras.Model, quantize: str | None, calibration: Any) -> list[Arrays]:
     """Returns the batches of the calibration, each as a list of arrays."""
+    if is_aware(model):
+        if quantize != "int8" or calibration is not None:
+            raise ValueError(
+                "A model of `quantize.aware` has learned its ranges, and needs quantize='int8' and "
+                "calibration=None. Received: calibration="
+                f"{'None' if calibration is None else type(calibration).__name__} with "
+                f"quantize={quantize!r}"
+            )
+        return []
     if (calibration is None) == (quantize == "int8"):
         raise ValueError(
             "The `calibration` argument must be inputs to measure the ranges of activations for "
@@ -199,9 +211,10 @@ def _converted(
         converter.target_spec.supported_types = [tf.float16]
     if quantize == "int8":
         check_no_loops(graph, function)
-        sets = tf.lite.OpsSet
-        converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8, sets.TFLITE_BUILTINS]
-        converter.representative_dataset = lambda: _one_by_one(graph, batches)
+        if batches:  # otherwise the graph has the ranges
+            sets = tf.lite.OpsSet
+            converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8, sets.TFLITE_BUILTINS]
+            converter.representative_dataset = lambda: _one_by_one(graph, batches)
         if quantize_io:
             converter.inference_input_type = converter.inference_output_type = tf.int8
     try:
