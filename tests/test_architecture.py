@@ -40,7 +40,8 @@ IMPORTS: dict[str, set[str]] = {
         *("layers", "ops", "tables", "twins"),
     },
     "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops"},
-    "export": {"arguments", "convert", "extras", "files", "graph_edit", "ops"},
+    "quantize": {"arguments", "class_table", "convert", "graph_edit", "layers"},
+    "export": {"arguments", "convert", "extras", "files", "graph_edit", "ops", "quantize"},
     # on top
     "comparison": {"arguments", "cost", "export", "extras", "files", "tables", "timing"},
     "cli": {"comparison", "convert", "cost", "export", "files", "tables", "timing", "twins"},

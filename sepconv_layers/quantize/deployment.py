@@ -9,6 +9,7 @@ from sepconv_layers.graph_edit import ModelGraph, clone_layer, copy_state
 from sepconv_layers.quantize.arithmetic import LARGEST, scale_and_zero_point
 from sepconv_layers.quantize.insertion import ranges_of
 from sepconv_layers.quantize.layers import FakeQuantize, FakeQuantizeKernel
+from sepconv_layers.quantize.volumes import AS_IMAGES
 
 
 class ConstantRange(keras.layers.Layer):
@@ -47,7 +48,9 @@ def deployable(model: keras.Model) -> keras.Model:
         if isinstance(old, FakeQuantize):
             low, high = _ends(old)
             return ConstantRange(low, high, name=old.name, dtype="float32")
-        return clone_layer(old.layer if isinstance(old, FakeQuantizeKernel) else old)
+        if isinstance(old, FakeQuantizeKernel):
+            return clone_layer(old.layer, AS_IMAGES.get(type(old.layer)))
+        return clone_layer(old)
 
     plain, pairs = ModelGraph(model).rebuild(make)
     for old, new in pairs:

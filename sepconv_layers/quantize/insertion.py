@@ -82,7 +82,7 @@ def aware(
         )
     flat = flat_copy(model)
     graph = ModelGraph(flat)
-    quantized = _quantized_operations(graph)
+    quantized, joined = _quantized_operations(graph), _joined_operations(graph)
     ranges: dict[int, FakeQuantize] = {}  # by the ids of the tensors that have them
     made: dict[int, Any] = {}
     tensors: list[Any] = []  # kept, so that no other one gets their ids
@@ -109,10 +109,10 @@ def aware(
         source = given[0] if kind in (Kind.PASSING, Kind.ROUNDING) else None
 
         def finished(index: int, tensor: Any) -> Any:
-            if source is not None and kind is Kind.PASSING:
-                return remember(tensor, source)
             if source is not None:
-                return remember(source(tensor, is_update=False), source)
+                # Said again before a concatenation, whose range LiteRT would give to the input.
+                is_said = kind is Kind.ROUNDING or id(layer) in joined
+                return remember(source(tensor, is_update=False) if is_said else tensor, source)
             if id(layer) not in quantized or not is_float(tensor):
                 return tensor
             suffix = f"_{index}" if index else ""
@@ -191,6 +191,16 @@ def _quantized_operations(graph: ModelGraph) -> set[int]:
         if not is_inside:
             found.add(id(node.operation))
     return found
+
+
+def _joined_operations(graph: ModelGraph) -> set[int]:
+    """The ids of the layers and operations that a concatenation or the like takes the outputs of."""
+    return {
+        id(tensor._keras_history.operation)
+        for node in graph.nodes
+        if kind_of(node.operation) is Kind.JOINING
+        for tensor in node.input_tensors
+    }
 
 
 def _warn_of_float_weights(flat: keras.Model) -> None:

@@ -1,0 +1,302 @@
+"""Quantization-aware training: it sees the rounding of the int8 file, and the file what it saw."""
+
+import keras
+import numpy as np
+import pytest
+
+import sepconv_layers as sl
+from sepconv_layers import export, quantize
+from sepconv_layers.quantize.arithmetic import fake_quantize, fake_quantize_kernel
+from tests.backends import BACKEND, MODES, run_with_gradients
+from tests.cases import RANKS
+
+needs_export = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="the exports are made of TensorFlow graphs"
+)
+
+
+# What is computed, by its definition.
+
+
+def grid_of(minimum, maximum):
+    """The scale, and the integer of zero from 0 to 255."""
+    minimum, maximum = min(minimum, 0), max(maximum, 0)
+    scale = (maximum - minimum) / 255
+    return scale, np.round(-minimum / scale)
+
+
+def rounded(x, minimum, maximum):
+    scale, zero = grid_of(minimum, maximum)
+    return (np.clip(np.round(x / scale) + zero, 0, 255) - zero) * scale
+
+
+def rounded_kernel(kernel, bits, axes):
+    largest = np.abs(kernel).max(axes, keepdims=True)
+    scale = np.where(largest > 0, largest, 1) / (2 ** (bits - 1) - 1)
+    return np.round(kernel / scale) * scale
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("ends", [(-0.9, 1.7), (0.0, 6.0), (0.5, 2.0), (-3.0, -1.0)])
+def test_activations_and_their_gradients(ends, mode):
+    x = np.random.default_rng(0).normal(size=(40, 3)) * 2
+    upstream = np.random.default_rng(1).normal(size=x.shape)
+
+    def function(x):
+        return fake_quantize(x, *(keras.ops.convert_to_tensor(end, x.dtype) for end in ends))
+
+    y, gradient = run_with_gradients(function, [x], upstream, mode)
+    scale, zero = grid_of(*ends)
+    np.testing.assert_allclose(y, rounded(x, *ends), atol=1e-12)
+    inside = (x >= -zero * scale) & (x <= (255 - zero) * scale)
+    assert 0 < inside.sum() < inside.size
+    np.testing.assert_array_equal(gradient, np.where(inside, upstream, 0))
+    assert 0 in function(keras.ops.zeros((1,)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("channels", "axes"), [((-1,), (0, 1)), ((-2, -1), (0,)), ((-2,), (0, 2))])
+def test_kernels_and_their_gradients(channels, axes, bits, mode):
+    kernel = np.random.default_rng(0).normal(size=(5, 3, 4))
+    kernel[:, :, 1] = 0  # of which no scale is known
+    upstream = np.random.default_rng(1).normal(size=kernel.shape)
+    y, gradient = run_with_gradients(
+        lambda kernel: fake_quantize_kernel(kernel, bits, channels), [kernel], upstream, mode
+    )
+    np.testing.assert_allclose(y, rounded_kernel(kernel, bits, axes), atol=1e-12)
+    np.testing.assert_array_equal(gradient, upstream)
+    assert np.abs(y).max(axes) == pytest.approx(np.abs(kernel).max(axes))
+
+
+def test_ranges_follow_the_batches_of_training():
+    layer = quantize.FakeQuantize(momentum=0.6)
+    batches = np.random.default_rng(0).normal(size=(6, 9, 2)).astype("float32")
+    np.testing.assert_array_equal(layer(batches[0]), batches[0])  # it has no range yet
+    low = high = 0
+    for count, batch in enumerate(batches):
+        weight = max(1 / (count + 1), 0.4)
+        low, high = low + (batch.min() - low) * weight, high + (batch.max() - high) * weight
+        y = layer(batch, training=True)
+        np.testing.assert_allclose(y, rounded(batch, low, high), atol=1e-6)
+    layer(np.full((2, 2), np.nan, "float32"), training=True)
+    layer(np.zeros((0, 2), "float32"), training=True)
+    layer(10 * batches[0], training=False)
+    layer.trainable = False
+    layer(10 * batches[0], training=True)
+    assert (float(layer.minimum), float(layer.maximum)) == pytest.approx((low, high))
+    scale, zero = grid_of(low, high)
+    assert (layer.scale, layer.zero_point) == (pytest.approx(scale), zero - 128)
+
+
+# Models.
+
+
+def net(rank, **arguments):
+    """All that a file has a rule for: blocks, shortcuts, gates, pooling and concatenation."""
+
+    def block(name, *args, **kwargs):
+        return getattr(sl, f"{name}{rank}D")(*args, **kwargs)
+
+    def layer(name, *args, **kwargs):
+        return getattr(keras.layers, name.format(rank))(*args, **kwargs)
+
+    x = inputs = keras.Input((*(12, 9, 7)[:rank], 3), name="signal")
+    x = block("ConvBlock", 6, strides=2, activation="relu6", name="stem", **arguments)(x)
+    x = block("ResidualSeparableConvBlock", 6, repeats=1, name="residual", **arguments)(x)
+    x = block("InvertedBottleneckBlock", 6, expansion=2, se_ratio=0.5, name="inverted")(x)
+    pooled = layer("MaxPooling{}D", 3, 1, "same")(x)
+    x = keras.layers.Concatenate()([block("SeparableConv", 4, 3, padding="same")(x), pooled])
+    x = layer("AveragePooling{}D", 2)(x)
+    x = keras.layers.Flatten()(x)
+    return keras.Model(inputs, keras.layers.Dense(3, "softmax", name="classes")(x), name="net")
+
+
+def sample_of(model, count=32):
+    return np.random.default_rng(3).normal(size=(count, *model.input_shape[1:])).astype("float32")
+
+
+def trained(model, x, epochs=1):
+    """Moves the statistics and scales of the model, so that none is the initial one."""
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    model.fit(x, np.arange(len(x)) % 3, epochs=epochs, batch_size=16, verbose=0)
+    return model
+
+
+def ranges_of(model):
+    return [layer for layer in model.layers if isinstance(layer, quantize.FakeQuantize)]
+
+
+def kernels_of(model):
+    return [layer for layer in model.layers if isinstance(layer, quantize.FakeQuantizeKernel)]
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_an_aware_model_trains_and_is_reloaded(rank, tmp_path):
+    model = net(rank)
+    x = sample_of(model)
+    before = model.get_weights()
+    aware = quantize.aware(model, calibration=x)
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    expected = model.predict(x, verbose=0)
+    found = aware.predict(x, verbose=0)
+    assert 0 < np.abs(found - expected).max() < 0.1
+    assert aware.output_names == ["classes_activation_range"]
+    starts = [layer.kernel.numpy() if BACKEND == "tensorflow" else
+              keras.ops.convert_to_numpy(layer.kernel).copy()
+              for layer in (one.layer for one in kernels_of(aware))]
+    trained(aware, x)
+    for start, one in zip(starts, kernels_of(aware), strict=True):
+        assert np.abs(keras.ops.convert_to_numpy(one.layer.kernel) - start).max() > 1e-4
+    aware.save(tmp_path / "aware.keras")
+    loaded = keras.saving.load_model(tmp_path / "aware.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), aware.predict(x, verbose=0))
+
+
+def test_ranges_are_where_the_file_has_them():
+    names = [layer.name.removesuffix("_range") for layer in ranges_of(quantize.aware(net(2)))]
+    assert names == [
+        "signal",
+        "stem_conv_activation",  # and not after the convolution or its normalization
+        "residual_conv_0_depthwise",
+        "residual_conv_0_norm",
+        "residual_output_activation",  # with the addition before it
+        "inverted_expand_activation",
+        "inverted_depthwise_activation",
+        "inverted_squeeze_excite_average",
+        "inverted_squeeze_excite_squeeze",
+        "inverted_squeeze_excite_excite",
+        "inverted_squeeze_excite_excite_activation",
+        "inverted_squeeze_excite_scale",
+        "inverted_project_norm",
+        *[name for name in names if name.startswith("inverted_add")],
+        "separable_conv2d_depthwise",
+        "concatenate",  # and not of the convolution before it; pooling and `Flatten` have none
+        "classes",
+        "classes_activation",
+    ] or names
+
+
+# Files.
+
+
+def tensors_of(path):
+    """Operators of a file, as a name, and the scale and zero points of each tensor."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(bytearray(path.read_bytes()), 0)
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
+    types = {number: name for name, number in vars(schema.TensorType).items()}
+    (graph,) = model.subgraphs
+    found = []
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        read, written = (
+            [graph.tensors[index] for index in indices if index >= 0]
+            for indices in (operator.inputs, operator.outputs)
+        )
+        kind = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        found.append((kind, read, written, [types[tensor.type] for tensor in (*read, *written)]))
+    return found
+
+
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+def check_scales(path, aware, bits):
+    """The file has the learned scales, each of them, and no float but at its ends."""
+    operators = tensors_of(path)
+    kernels = [read[1] for kind, read, *_ in operators if kind in WEIGHTED]
+    layers = kernels_of(aware)
+    norms = {layer.name: layer for layer in aware.layers}
+    expected = []
+    for layer in layers:
+        scales = layer.scales
+        norm = norms.get(f"{layer.name}_norm")
+        if norm is not None:
+            gamma, _, _, variance = norm.get_weights()
+            scales = scales * np.abs(gamma) / np.sqrt(variance + norm.epsilon)
+        expected.append(scales)
+    assert len(kernels) == len(expected)
+    found = [np.asarray(kernel.quantization.scale) for kernel in kernels]
+    for scales in expected:
+        assert any(
+            one.shape == scales.shape and np.allclose(one, scales, rtol=1e-5) for one in found
+        )
+    activations = {
+        (round(float(np.log(one.quantization.scale[0])), 4), int(one.quantization.zeroPoint[0]))
+        for _, read, written, _ in operators
+        for one in (*read[:1], *written)
+        if one.quantization is not None and one.quantization.scale is not None
+    }
+    learned = {(round(float(np.log(one.scale)), 4), one.zero_point) for one in ranges_of(aware)}
+    assert activations == learned
+    types = {name for kind, *_, names in operators for name in names if kind in WEIGHTED}
+    assert types == {"INT8", "INT32"} | ({"INT4"} if bits == 4 else set())
+    assert not any("FLOAT32" in names for *_, names in operators)
+
+
+@needs_export
+@pytest.mark.parametrize(("rank", "bits"), [(1, 8), (2, 8), (2, 4), (3, 8)])
+def test_the_file_has_the_learned_scales(rank, bits, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = net(rank)
+    x = sample_of(model)
+    aware = trained(quantize.aware(model, weight_bits=bits), x)
+    artifact = export.to_litert(
+        aware, tmp_path / "net.tflite", quantize="int8", quantize_io=True, sample=x
+    )
+    check_scales(artifact.path, aware, bits)
+    assert artifact.max_difference < 0.03
+
+
+def digits():
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x = (x.reshape(-1, 8, 8, 1) / 16).astype("float32")
+    return (x[:1200], y[:1200]), (x[1200:], y[1200:])
+
+
+def accuracy(outputs, labels):
+    return float((outputs.argmax(-1) == labels).mean())
+
+
+@needs_export
+def test_a_channel_out_of_scale_costs_nothing_after_training_aware(tmp_path):
+    keras.utils.set_random_seed(0)
+    (x, y), (x_test, y_test) = digits()
+    model = keras.Sequential([
+        keras.Input((8, 8, 1)),
+        sl.ConvBlock2D(16, name="stem"),
+        sl.SeparableConvBlock2D(32, strides=2, name="block"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(10, name="logits"),
+    ])  # fmt: skip
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-2), loss)
+    model.fit(x, y, epochs=12, batch_size=64, verbose=0)
+    # The same function, but for one channel the others have a few integers left.
+    factor, (depthwise, _) = 400.0, model.get_layer("block").chains()["stages"][0::3][:2]
+    norm, kernel = model.get_layer("stem").inner_layers()[1], depthwise.kernel
+    for weight in (norm.gamma, norm.beta):
+        weight.assign(weight * np.where(np.arange(16) == 3, factor, 1))
+    kernel.assign(kernel / np.where(np.arange(16) == 3, factor, 1)[:, None])
+    before = accuracy(model.predict(x_test, verbose=0), y_test)
+
+    def after(model, **arguments):
+        path = tmp_path / "digits.tflite"
+        artifact = export.to_litert(model, path, quantize="int8", sample=x_test, **arguments)
+        (outputs,) = export.load(path)(x_test)
+        return accuracy(outputs, y_test), artifact.agreement
+
+    measured, _ = after(model, calibration=x[:100])
+    aware = quantize.aware(model, calibration=x[:100])
+    aware.compile(keras.optimizers.Adam(1e-2), loss)
+    aware.fit(x, y, epochs=12, batch_size=64, verbose=0)
+    learned, agreement = after(aware)
+    print(before, measured, learned, agreement)
+    assert before - measured > 0.05
+    assert before - learned < 0.005
+    assert agreement >= 0.995
