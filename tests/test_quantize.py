@@ -7,8 +7,9 @@ import pytest
 import sepconv_layers as sl
 from sepconv_layers import export, quantize
 from sepconv_layers.quantize.arithmetic import fake_quantize, fake_quantize_kernel
-from tests.backends import BACKEND, MODES, run_with_gradients
+from tests.backends import BACKEND, MODES, output_of, run_with_gradients
 from tests.cases import RANKS
+from tests.test_convert import as_trained
 
 needs_export = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="the exports are made of TensorFlow graphs"
@@ -95,18 +96,19 @@ def test_ranges_follow_the_batches_of_training():
 def net(rank, **arguments):
     """All that a file has a rule for: blocks, shortcuts, gates, pooling and concatenation."""
 
-    def block(name, *args, **kwargs):
-        return getattr(sl, f"{name}{rank}D")(*args, **kwargs)
+    def block(kind, *args, **kwargs):
+        return getattr(sl, f"{kind}{rank}D")(*args, **kwargs)
 
-    def layer(name, *args, **kwargs):
-        return getattr(keras.layers, name.format(rank))(*args, **kwargs)
+    def layer(kind, *args, **kwargs):
+        return getattr(keras.layers, kind.format(rank))(*args, **kwargs)
 
     x = inputs = keras.Input((*(12, 9, 7)[:rank], 3), name="signal")
     x = block("ConvBlock", 6, strides=2, activation="relu6", name="stem", **arguments)(x)
     x = block("ResidualSeparableConvBlock", 6, repeats=1, name="residual", **arguments)(x)
     x = block("InvertedBottleneckBlock", 6, expansion=2, se_ratio=0.5, name="inverted")(x)
     pooled = layer("MaxPooling{}D", 3, 1, "same")(x)
-    x = keras.layers.Concatenate()([block("SeparableConv", 4, 3, padding="same")(x), pooled])
+    separable = block("SeparableConv", 4, 3, padding="same", name="separable")
+    x = keras.layers.Concatenate(name="concatenate")([separable(x), pooled])
     x = layer("AveragePooling{}D", 2)(x)
     x = keras.layers.Flatten()(x)
     return keras.Model(inputs, keras.layers.Dense(3, "softmax", name="classes")(x), name="net")
@@ -114,13 +116,6 @@ def net(rank, **arguments):
 
 def sample_of(model, count=32):
     return np.random.default_rng(3).normal(size=(count, *model.input_shape[1:])).astype("float32")
-
-
-def trained(model, x, epochs=1):
-    """Moves the statistics and scales of the model, so that none is the initial one."""
-    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
-    model.fit(x, np.arange(len(x)) % 3, epochs=epochs, batch_size=16, verbose=0)
-    return model
 
 
 def ranges_of(model):
@@ -132,50 +127,55 @@ def kernels_of(model):
 
 
 @pytest.mark.parametrize("rank", RANKS)
-def test_an_aware_model_trains_and_is_reloaded(rank, tmp_path):
-    model = net(rank)
+def test_an_aware_model_is_close_and_reloaded(rank, tmp_path):
+    model = as_trained(net(rank))
     x = sample_of(model)
     before = model.get_weights()
     aware = quantize.aware(model, calibration=x)
     for weight, old in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
-    expected = model.predict(x, verbose=0)
-    found = aware.predict(x, verbose=0)
-    assert 0 < np.abs(found - expected).max() < 0.1
-    assert aware.output_names == ["classes_activation_range"]
-    starts = [layer.kernel.numpy() if BACKEND == "tensorflow" else
-              keras.ops.convert_to_numpy(layer.kernel).copy()
-              for layer in (one.layer for one in kernels_of(aware))]
-    trained(aware, x)
-    for start, one in zip(starts, kernels_of(aware), strict=True):
-        assert np.abs(keras.ops.convert_to_numpy(one.layer.kernel) - start).max() > 1e-4
+    outputs = output_of(aware, x)
+    assert 0 < np.abs(outputs - output_of(model, x)).max() < 0.1
     aware.save(tmp_path / "aware.keras")
     loaded = keras.saving.load_model(tmp_path / "aware.keras")
-    np.testing.assert_array_equal(loaded.predict(x, verbose=0), aware.predict(x, verbose=0))
+    np.testing.assert_array_equal(output_of(loaded, x), outputs)
+
+
+def test_an_aware_model_trains_every_weight():
+    model = as_trained(net(1))
+    x = sample_of(model)
+    aware = quantize.aware(model)
+    before = aware.get_weights()
+    aware.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    aware.fit(x, np.arange(len(x)) % 3, batch_size=16, verbose=0)
+    assert all(layer.is_ready for layer in ranges_of(aware))
+    for weight, old, new in zip(aware.weights, before, aware.get_weights(), strict=True):
+        is_one_sided = weight.path.endswith(("range/minimum", "range/maximum"))
+        assert is_one_sided or "fixed" in weight.path or np.abs(new - old).max() > 0, weight.path
 
 
 def test_ranges_are_where_the_file_has_them():
-    names = [layer.name.removesuffix("_range") for layer in ranges_of(quantize.aware(net(2)))]
-    assert names == [
+    aware = quantize.aware(net(2))
+    names = [layer.name.removesuffix("_range") for layer in ranges_of(aware)]
+    assert [name for name in names if name.startswith(("signal", "stem", "residual"))] == [
         "signal",
-        "stem_conv_activation",  # and not after the convolution or its normalization
+        "stem_conv_activation",  # not after the convolution or its normalization
         "residual_conv_0_depthwise",
         "residual_conv_0_norm",
-        "residual_output_activation",  # with the addition before it
-        "inverted_expand_activation",
-        "inverted_depthwise_activation",
-        "inverted_squeeze_excite_average",
-        "inverted_squeeze_excite_squeeze",
-        "inverted_squeeze_excite_excite",
-        "inverted_squeeze_excite_excite_activation",
-        "inverted_squeeze_excite_scale",
-        "inverted_project_norm",
-        *[name for name in names if name.startswith("inverted_add")],
-        "separable_conv2d_depthwise",
-        "concatenate",  # and not of the convolution before it; pooling and `Flatten` have none
-        "classes",
-        "classes_activation",
-    ] or names
+        "residual_output_activation",  # not after the addition
+    ]
+    # Not after the convolution before the concatenation, nor after pooling and `Flatten`.
+    assert names[-4:] == ["separable_depthwise", "concatenate", "classes", "classes_activation"]
+    pooling, average = (layer.output for layer in aware.layers if "pooling" in layer.name)
+    for tensor, source in ((pooling, names[-5]), (average, "concatenate")):
+        (node,) = [
+            node
+            for layer in ranges_of(aware)
+            for node in layer._inbound_nodes
+            if node.input_tensors[0] is tensor
+        ]
+        assert node.operation.name == f"{source}_range"
+        assert node.arguments.kwargs["is_update"] is False
 
 
 # Files.
@@ -240,15 +240,54 @@ def check_scales(path, aware, bits):
 @needs_export
 @pytest.mark.parametrize(("rank", "bits"), [(1, 8), (2, 8), (2, 4), (3, 8)])
 def test_the_file_has_the_learned_scales(rank, bits, tmp_path):
-    keras.utils.set_random_seed(0)
-    model = net(rank)
+    model = as_trained(net(rank))
     x = sample_of(model)
-    aware = trained(quantize.aware(model, weight_bits=bits), x)
+    aware = quantize.aware(model, weight_bits=bits, calibration=x)
     artifact = export.to_litert(
         aware, tmp_path / "net.tflite", quantize="int8", quantize_io=True, sample=x
     )
     check_scales(artifact.path, aware, bits)
-    assert artifact.max_difference < 0.03
+    assert artifact.max_difference < 0.05  # a few steps of logits, after twenty roundings
+
+
+@needs_export
+def test_every_layer_rounds_as_in_its_file(tmp_path):
+    layers, x = keras.layers, keras.Input((9, 8, 4))
+    outputs = [
+        make(x)
+        for make in (
+            sl.Conv2D(6, 3, strides=2, padding="same", groups=2, activation="relu"),
+            sl.Conv2D(5, 3, dilation_rate=2, padding="causal"),
+            sl.DepthwiseConv2D(3, depth_multiplier=2, strides=(2, 1)),
+            sl.SeparableConv2D(6, 3, activation="relu6"),
+            sl.DepthwiseConv2DTranspose(3, strides=2, padding="same"),
+            layers.Conv2D(6, 3, activation="relu"),
+            layers.DepthwiseConv2D(3),
+            layers.SeparableConv2D(6, 3, depth_multiplier=2, activation="tanh"),
+            layers.Conv2DTranspose(5, 3, strides=2, activation="sigmoid"),
+            layers.Dense(5, activation="hard_silu"),
+            layers.BatchNormalization(),
+            layers.LayerNormalization(),
+            layers.LeakyReLU(),
+            layers.AveragePooling2D(2),
+            layers.UpSampling2D(2),
+            layers.ZeroPadding2D(1),
+            lambda x: layers.Concatenate()([x, 3 * x]),
+            lambda x: keras.ops.relu(x - layers.Conv2D(4, 1)(x)),
+            lambda x: keras.ops.transpose(x, (0, 2, 1, 3))[:, 1:],
+        )
+    ]
+    model = as_trained(keras.Model(x, outputs))
+    aware = quantize.aware(model, calibration=sample_of(model))
+    x = sample_of(model, 8)
+    path = tmp_path / "layers.tflite"
+    export.to_litert(aware, path, quantize="int8", sample=x)
+    for index, (wanted, found) in enumerate(zip(aware(x), export.load(path)(x), strict=True)):
+        name = aware.outputs[index]._keras_history.operation.name
+        wanted = wanted.numpy()
+        step = np.diff(np.unique(wanted.round(6))).min()
+        assert np.abs(found - wanted).max() < 2.1 * step, name
+        assert np.mean(np.abs(found - wanted) < 0.1 * step) > 0.9, name
 
 
 def digits():
@@ -269,20 +308,21 @@ def test_a_channel_out_of_scale_costs_nothing_after_training_aware(tmp_path):
     (x, y), (x_test, y_test) = digits()
     model = keras.Sequential([
         keras.Input((8, 8, 1)),
-        sl.ConvBlock2D(16, name="stem"),
-        sl.SeparableConvBlock2D(32, strides=2, name="block"),
+        sl.ConvBlock2D(16, strides=2, name="stem"),
+        sl.SeparableConvBlock2D(32, name="block"),
         keras.layers.GlobalAveragePooling2D(),
         keras.layers.Dense(10, name="logits"),
     ])  # fmt: skip
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-2), loss)
-    model.fit(x, y, epochs=12, batch_size=64, verbose=0)
+    model.fit(x, y, epochs=20, batch_size=64, verbose=0)
     # The same function, but for one channel the others have a few integers left.
-    factor, (depthwise, _) = 400.0, model.get_layer("block").chains()["stages"][0::3][:2]
-    norm, kernel = model.get_layer("stem").inner_layers()[1], depthwise.kernel
+    factors = np.where(np.arange(16) == 3, 100.0, 1.0)
+    norm, kernel = (model.get_layer(name).inner_layers() for name in ("stem", "block"))
+    norm, kernel = norm[1], kernel[0].kernel
     for weight in (norm.gamma, norm.beta):
-        weight.assign(weight * np.where(np.arange(16) == 3, factor, 1))
-    kernel.assign(kernel / np.where(np.arange(16) == 3, factor, 1)[:, None])
+        weight.assign(weight * factors)
+    kernel.assign(kernel / factors[:, None])
     before = accuracy(model.predict(x_test, verbose=0), y_test)
 
     def after(model, **arguments):
@@ -292,11 +332,56 @@ def test_a_channel_out_of_scale_costs_nothing_after_training_aware(tmp_path):
         return accuracy(outputs, y_test), artifact.agreement
 
     measured, _ = after(model, calibration=x[:100])
-    aware = quantize.aware(model, calibration=x[:100])
-    aware.compile(keras.optimizers.Adam(1e-2), loss)
-    aware.fit(x, y, epochs=12, batch_size=64, verbose=0)
+    aware = quantize.aware(model, momentum=0.9, calibration=x[:100])
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, 15 * 19)
+    aware.compile(keras.optimizers.Adam(rate), loss)
+    aware.fit(x, y, epochs=15, batch_size=64, verbose=0)
     learned, agreement = after(aware)
-    print(before, measured, learned, agreement)
     assert before - measured > 0.05
     assert before - learned < 0.005
     assert agreement >= 0.995
+
+
+# What is refused, and said.
+
+
+def test_errors():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")])
+    with pytest.raises(ValueError, match="`weight_bits` argument must be one of"):
+        quantize.aware(model, weight_bits=5)
+    with pytest.raises(ValueError, match="`momentum`"):
+        quantize.aware(model, momentum=1)
+    with pytest.raises(ValueError, match="`calibration` argument must be a batch"):
+        quantize.aware(model, calibration=3)
+    with pytest.raises(ValueError, match="functional model or a built sequential model"):
+        quantize.aware(keras.Sequential([keras.layers.Dense(2)]))
+    with pytest.raises(ValueError, match="model without fake quantization"):
+        quantize.aware(quantize.aware(model))
+    with pytest.raises(ValueError, match="`fixed_range` argument"):
+        quantize.FakeQuantize(fixed_range=(1, 2))
+    with pytest.raises(ValueError, match="must be a convolution or dense layer"):
+        quantize.FakeQuantizeKernel(keras.layers.LSTM(3))
+    model.get_layer("dense").quantize("int8")
+    with pytest.warns(UserWarning, match="layers dense stay in float32"):
+        quantize.aware(model)
+
+
+def test_weights_that_stay_in_float_are_named():
+    model = keras.Sequential([keras.Input((4, 3)), keras.layers.LSTM(5, name="memory")])
+    with pytest.warns(UserWarning, match="Weights of the layers memory stay in float32"):
+        aware = quantize.aware(model, calibration=np.ones((2, 4, 3), "float32"))
+    assert [layer.name for layer in ranges_of(aware)][1:] == ["memory_range"]
+
+
+@needs_export
+def test_errors_of_the_export(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    x, path = np.ones((3, 4), "float32"), tmp_path / "net.tflite"
+    with pytest.raises(ValueError, match="has learned its ranges, and needs quantize='int8'"):
+        export.to_litert(quantize.aware(model, calibration=x), path)
+    with pytest.raises(ValueError, match="and calibration=None"):
+        export.to_litert(quantize.aware(model), path, quantize="int8", calibration=x)
+    with pytest.raises(ValueError, match="aware model with known ranges"):
+        export.to_litert(quantize.aware(model), path, quantize="int8")
+    with pytest.raises(ValueError, match="`export.to_litert`"):
+        export.to_onnx(quantize.aware(model, calibration=x), tmp_path / "net.onnx")

@@ -7,7 +7,7 @@ the model's flatbuffer, and the files that they name follow it as a ZIP archive.
 import io
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def finalize(
     inputs: Sequence[str],
     outputs: Sequence[str],
     labels: Sequence[str],
-    ranges: Literal["measured", "learned"] = "measured",
+    is_learned: bool = False,
 ) -> bytes:
     """Removes what inference does not need from a converted model, and adds labels.
 
@@ -44,7 +44,7 @@ def finalize(
         inputs: Names of its inputs.
         outputs: Names of its outputs.
         labels: Names of the classes of the first output; empty for no labels.
-        ranges: Where the scales of an int8 model come from. Those that were learned stay.
+        is_learned: Whether the scales of an int8 model were learned. Then they stay.
 
     Returns:
         The content of the file.
@@ -62,7 +62,7 @@ def finalize(
         if entry.name == CONVERSION_METADATA:
             model.buffers[entry.buffer].data = None
     model.metadata = [entry for entry in metadata if entry.name != CONVERSION_METADATA]
-    if ranges == "learned":
+    if is_learned:
         pack_four_bits(model)
     else:
         unit_scales(model)

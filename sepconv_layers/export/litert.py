@@ -103,11 +103,11 @@ def to_litert(
     sample = sample_for(model, sample)
     graph = ExportGraph(model, _fixed_shapes(sample, batches))
     inputs = [spec.name for spec in graph.specs]
-    ranges = "learned" if is_aware(model) else "measured"
+    is_learned = is_aware(model)
 
     def write(beside: Path, kind: str | None = quantize) -> None:
         content = _converted(graph, kind, batches, quantize_io)
-        beside.write_bytes(finalize(content, model.name, inputs, graph.outputs, names, ranges))
+        beside.write_bytes(finalize(content, model.name, inputs, graph.outputs, names, is_learned))
 
     def load(beside: Path) -> Runner:
         return checked_runner("litert", beside, model.name, inputs)

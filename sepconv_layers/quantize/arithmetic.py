@@ -1,4 +1,4 @@
-"""Fake quantization: values rounded to the grid of an integer type, with straight-through gradients.
+"""Fake quantization: rounds to the values of an integer type, with straight-through gradients.
 
 An integer stands for `scale * (integer - zero_point)`. Activations have 256 such values in a range
 that holds zero exactly, as padding needs it. Kernels have a scale for each output channel, and as
@@ -31,9 +31,7 @@ def fake_quantize(x: Any, minimum: Any, maximum: Any) -> Any:
     ops = keras.ops
     scale, zero_point = scale_and_zero_point(minimum, maximum)
     integers = ops.round(x / scale) + zero_point
-    is_inside = ops.logical_and(
-        x >= -zero_point * scale, x <= (LARGEST - zero_point) * scale
-    )
+    is_inside = ops.logical_and(x >= -zero_point * scale, x <= (LARGEST - zero_point) * scale)
     quantized = (ops.clip(integers, 0.0, float(LARGEST)) - zero_point) * scale
     return _straight_through(quantized, ops.where(is_inside, x, ops.stop_gradient(x)))
 

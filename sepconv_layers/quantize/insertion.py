@@ -150,8 +150,10 @@ def ranges_of(model: Any) -> list[FakeQuantize]:
 
 def measure(model: keras.Model, calibration: Any) -> None:
     """Sets the ranges of an aware model to those of inputs, without rounding any."""
-    is_batch = hasattr(calibration, "shape") or isinstance(calibration, dict) or (
-        isinstance(calibration, list | tuple) and len(model.inputs) > 1
+    is_batch = (
+        hasattr(calibration, "shape")
+        or isinstance(calibration, dict)
+        or (isinstance(calibration, list | tuple) and len(model.inputs) > 1)
     )
     if not is_batch and not isinstance(calibration, Iterable):
         raise ValueError(
@@ -194,7 +196,7 @@ def _quantized_operations(graph: ModelGraph) -> set[int]:
 
 
 def _joined_operations(graph: ModelGraph) -> set[int]:
-    """The ids of the layers and operations that a concatenation or the like takes the outputs of."""
+    """The ids of the layers and operations before a concatenation or the like."""
     return {
         id(tensor._keras_history.operation)
         for node in graph.nodes
@@ -207,8 +209,7 @@ def _warn_of_float_weights(flat: keras.Model) -> None:
     names = [
         layer.name
         for layer in flat.layers
-        if kind_of(layer) is Kind.OTHER
-        and any(len(weight.shape) > 1 for weight in layer.weights)
+        if kind_of(layer) is Kind.OTHER and any(len(weight.shape) > 1 for weight in layer.weights)
     ]
     if names:
         warnings.warn(
