@@ -31,7 +31,7 @@ def flat_copy(model: keras.Model) -> keras.Model:
         ValueError: If the model is of another kind.
     """
     original = unrolled(model)
-    inputs = keras.tree.map_structure(_new_input, original.input)
+    inputs = keras.tree.map_structure(new_input, original.input)
     made: dict[int, list[Any]] = {}
     names: set[str] = set()
 
@@ -51,7 +51,8 @@ def flat_copy(model: keras.Model) -> keras.Model:
     return keras.Model(inputs, outputs, name=model.name)
 
 
-def _new_input(tensor: Any) -> Any:
+def new_input(tensor: Any) -> Any:
+    """An input like another one, in float32 if it is a float."""
     dtype = DTYPE if "float" in tensor.dtype else tensor.dtype
     return keras.Input(batch_shape=tensor.shape, dtype=dtype, name=tensor.name)
 
@@ -84,20 +85,20 @@ def _parts(layer: Any, name: str) -> Iterator[Any]:
     if transposed is not None and calls_as_defined(layer):
         yield from _separated(layer, transposed, name)
     elif is_own:
-        new = clone_layer(layer, name=name, activation=None, **changes)
-        _build_like(layer, new)
-        yield new
+        yield copied(layer, name=name, activation=None, **changes)
         yield keras.layers.Activation(layer.activation, name=f"{name}_activation", dtype=DTYPE)
     else:
-        new = clone_layer(layer, name=name, **changes)
-        _build_like(layer, new)
-        yield new
+        yield copied(layer, name=name, **changes)
 
 
-def _build_like(old: Any, new: Any) -> None:
-    if old.built and not new.built:
-        new.build_from_config(old.get_build_config())
-    copy_state(old, new)
+def copied(old: Any, **changes: Any) -> Any:
+    """A copy of a layer with its weights, or of an operation, that is in no graph yet."""
+    new = clone_layer(old, **changes)
+    if isinstance(old, keras.layers.Layer) and old.built:
+        if not new.built:
+            new.build_from_config(old.get_build_config())
+        copy_state(old, new)
+    return new
 
 
 def _separated(layer: Any, transposed: str, name: str) -> Iterator[Any]:

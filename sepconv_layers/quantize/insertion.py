@@ -9,7 +9,7 @@ import keras
 from sepconv_layers.convert.folding import norms_to_fold
 from sepconv_layers.convert.unrolling import run_layers
 from sepconv_layers.graph_edit import ModelGraph
-from sepconv_layers.quantize.flattening import DTYPE, flat_copy
+from sepconv_layers.quantize.flattening import DTYPE, copied, flat_copy, new_input
 from sepconv_layers.quantize.layers import FakeQuantize, FakeQuantizeKernel, check_bits
 from sepconv_layers.quantize.rules import Kind, fixed_range, is_relu, kind_of
 
@@ -85,13 +85,15 @@ def aware(
     quantized, joined = _quantized_operations(graph), _joined_operations(graph)
     ranges: dict[int, FakeQuantize] = {}  # by the ids of the tensors that have them
     made: dict[int, Any] = {}
+    made_ranges: dict[str, FakeQuantize] = {}
     tensors: list[Any] = []  # kept, so that no other one gets their ids
 
     def with_range(tensor: Any, name: str, **arguments: Any) -> Any:
-        layer = made.setdefault(
-            hash(name), FakeQuantize(momentum, name=f"{name}_range", dtype=DTYPE, **arguments)
-        )
-        return remember(layer(tensor), layer)
+        if name not in made_ranges:
+            made_ranges[name] = FakeQuantize(
+                momentum, name=f"{name}_range", dtype=DTYPE, **arguments
+            )
+        return remember(made_ranges[name](tensor), made_ranges[name])
 
     def remember(tensor: Any, layer: FakeQuantize) -> Any:
         ranges[id(tensor)] = layer
@@ -100,11 +102,11 @@ def aware(
 
     def call(name: str, layer: Any, *args: Any, **kwargs: Any) -> Any:
         kind = kind_of(layer)
-        if kind is Kind.KERNEL:
-            runner = made.setdefault(id(layer), FakeQuantizeKernel(layer, weight_bits))
-            outputs = runner(*args, **kwargs)
-        else:
-            outputs = layer(*args, **kwargs)
+        if id(layer) not in made:
+            new = copied(layer)
+            is_kernel = kind is Kind.KERNEL
+            made[id(layer)] = FakeQuantizeKernel(new, weight_bits) if is_kernel else new
+        outputs = made[id(layer)](*args, **kwargs)
         given = [ranges.get(id(leaf)) for leaf in keras.tree.flatten((args, kwargs))]
         source = given[0] if kind in (Kind.PASSING, Kind.ROUNDING) else None
 
@@ -121,11 +123,12 @@ def aware(
         leaves = [finished(*pair) for pair in enumerate(keras.tree.flatten(outputs))]
         return keras.tree.pack_sequence_as(outputs, leaves)
 
+    inputs = keras.tree.map_structure(new_input, flat.input)
     rounded = keras.tree.map_structure(
-        lambda tensor: with_range(tensor, tensor.name) if is_float(tensor) else tensor, flat.input
+        lambda tensor: with_range(tensor, tensor.name) if is_float(tensor) else tensor, inputs
     )
     outputs = run_layers(flat, rounded, call)
-    new = keras.Model(flat.input, outputs, name=model.name)
+    new = keras.Model(inputs, outputs, name=model.name)
     _warn_of_float_weights(flat)
     if calibration is not None:
         measure(new, calibration)
