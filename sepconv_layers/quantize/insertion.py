@@ -40,7 +40,9 @@ def aware(
       and the file has it folded exactly. No correction for noisy statistics is needed.
 
     Layers of other kinds with weights, such as recurrent layers, run in float32 also in the file,
-    between rounded inputs and outputs. A warning names them.
+    between rounded inputs and outputs. A warning names them. A layer that LiteRT computes in
+    several operations, such as a layer normalization, may be rounded in between as well, which
+    training does not see: the `agreement` of the exported `Artifact` says how much it matters.
 
     Args:
         model: A functional model or a built sequential model, usually a trained one. It is not
