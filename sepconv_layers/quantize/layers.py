@@ -175,8 +175,10 @@ class FakeQuantizeKernel(keras.layers.Wrapper):
     Example:
         >>> import keras, numpy as np
         >>> from sepconv_layers import quantize
-        >>> dense = keras.layers.Dense(1, kernel_initializer=keras.initializers.Constant([1, 0.4]))
-        >>> y = quantize.FakeQuantizeKernel(dense, bits=4)(np.eye(2, dtype="float32"))
+        >>> layer = quantize.FakeQuantizeKernel(keras.layers.Dense(1), bits=4)
+        >>> layer.build((None, 2))
+        >>> layer.set_weights([np.array([[1.0], [0.4]]), np.zeros(1)])
+        >>> y = layer(np.eye(2, dtype="float32"))
         >>> [round(float(value), 3) for value in y[:, 0]]
         [1.0, 0.429]
 
