@@ -23,6 +23,7 @@ FILES = [
     "test_models.py",
     "test_graph_edit.py",
     "test_twins.py",
+    "test_quantize.py",
 ]
 
 
