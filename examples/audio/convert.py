@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from examples import command_line, conversion
-from examples.audio import data, train
+from examples.audio import train
 
 
 @command_line.without_traceback
@@ -28,14 +28,7 @@ def main(argv: Sequence[str] | None = None) -> list[conversion.Point]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = conversion.make_parser(
-        "audio",
-        __doc__,
-        datasets=data.SOURCES,
-        default=data.DEFAULT,
-        own_data=("FOLDER", "a folder of recordings"),
-        epochs="5 for mini, else 20",
-    )
+    parser = conversion.make_parser("audio", __doc__, **train.OPTIONS)
     train.add_options(parser)
     return parser
 

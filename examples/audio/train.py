@@ -39,6 +39,12 @@ from sepconv_layers import Comparison, Frontier, Search, export, files, models, 
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:2]
 SPACE = {"width": (0.25, 2.0), "mfcc": [True, False]}  # of --search
+OPTIONS: dict[str, Any] = {  # of `train` and `convert`
+    "datasets": data.SOURCES,
+    "default": data.DEFAULT,
+    "own_data": ("FOLDER", "a folder of recordings"),
+    "epochs": "5 for mini, else 20",
+}
 EPOCHS = {"mini": 5}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
@@ -246,15 +252,7 @@ def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> Non
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = command_line.training_parser(
-        "audio",
-        __doc__,
-        datasets=data.SOURCES,
-        default=data.DEFAULT,
-        own_data=("FOLDER", "a folder of recordings"),
-        searched=SPACE,
-        epochs="5 for mini, else 20",
-    )
+    parser = command_line.training_parser("audio", __doc__, **OPTIONS, searched=SPACE)
     add_options(parser)
     return parser
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from examples import command_line, conversion
-from examples.text import data, train
+from examples.text import train
 
 
 @command_line.without_traceback
@@ -29,15 +29,7 @@ def main(argv: Sequence[str] | None = None) -> list[conversion.Point]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = conversion.make_parser(
-        "text",
-        __doc__,
-        datasets=data.SOURCES,
-        default=data.DEFAULT,
-        own_data=("PATH", "a file of texts and labels, or a folder with one for each part"),
-        epochs="4 for imdb, 6 for docstrings, 14 for trec, else 8",
-        batch_size="32 for trec, else 64",
-    )
+    parser = conversion.make_parser("text", __doc__, **train.OPTIONS)
     train.add_options(parser)
     return parser
 

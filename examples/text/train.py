@@ -37,6 +37,13 @@ from sepconv_layers import Comparison, Frontier, Search, models, timing
 
 WEIGHT_DECAY = 0.1
 SPACE = {"width": (0.25, 2.0), "embedding": [32, 64, 128]}  # of --search
+OPTIONS: dict[str, Any] = {  # of `train` and `convert`
+    "datasets": data.SOURCES,
+    "default": data.DEFAULT,
+    "own_data": ("PATH", "a file of texts and labels, or a folder with one for each part"),
+    "epochs": "4 for imdb, 6 for docstrings, 14 for trec, else 8",
+    "batch_size": "32 for trec, else 64",
+}
 SERVED = 256  # texts in a batch, to measure the throughput
 
 
@@ -306,17 +313,7 @@ def throughput(found: Comparison, output: Path, texts: np.ndarray) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = command_line.training_parser(
-        "text",
-        __doc__,
-        datasets=data.SOURCES,
-        default=data.DEFAULT,
-        own_data=("PATH", "a file of texts and labels, or a folder with one for each part"),
-        searched=SPACE,
-        epochs="4 for imdb, 6 for docstrings, 14 for trec, else 8",
-        batch_size="32 for trec, else 64",
-        export="hub",
-    )
+    parser = command_line.training_parser("text", __doc__, **OPTIONS, searched=SPACE, export="hub")
     add_options(parser)
     return parser
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from examples import command_line, conversion
-from examples.vision import data, train
+from examples.vision import train
 
 
 @command_line.without_traceback
@@ -28,14 +28,7 @@ def main(argv: Sequence[str] | None = None) -> list[conversion.Point]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = conversion.make_parser(
-        "vision",
-        __doc__,
-        datasets=data.SOURCES,
-        default=data.DEFAULT,
-        own_data=("PATH", "a folder of images, or a .npz file"),
-        epochs="10 to 20, by data set",
-    )
+    parser = conversion.make_parser("vision", __doc__, **train.OPTIONS)
     train.add_image_size(parser)
     return parser
 

@@ -19,6 +19,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import keras
 
@@ -43,6 +44,12 @@ DEFAULT_EPOCHS = 20
 LEARNING_RATE = 2e-2
 WEIGHT_DECAY = 2e-2
 SPACE = {"width": (0.25, 2.0), "kernel_size": [3, 5], "depth_multiplier": [1, 2]}  # of --search
+OPTIONS: dict[str, Any] = {  # of `train` and `convert`
+    "datasets": data.SOURCES,
+    "default": data.DEFAULT,
+    "own_data": ("PATH", "a folder of images, or a .npz file"),
+    "epochs": "10 to 20, by data set",
+}
 MIRRORED = ("cifar10", "fashion_mnist")  # a mirror image has the same class
 LARGEST_STEM_OUTPUT = 32  # positions a side
 
@@ -120,15 +127,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = command_line.training_parser(
-        "vision",
-        __doc__,
-        datasets=data.SOURCES,
-        default=data.DEFAULT,
-        own_data=("PATH", "a folder of images, or a .npz file"),
-        searched=SPACE,
-        epochs="10 to 20, by data set",
-    )
+    parser = command_line.training_parser("vision", __doc__, **OPTIONS, searched=SPACE)
     positive = command_line.positive_number(int)
     parser.add_argument(
         "--depth-multiplier",

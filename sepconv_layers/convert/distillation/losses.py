@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.cost.trace import replaced
 from sepconv_layers.graph_edit import ModelGraph
 
 Pair = tuple[str, str]  # name of a layer of the student, and of one of the teacher
@@ -197,11 +198,7 @@ def _recorded(layers: Sequence[Any]) -> Iterator[list[list[Any]]]:
 
         return recording_call
 
-    try:
+    with contextlib.ExitStack() as stack:
         for layer, found in zip(layers, outputs, strict=True):
-            # The attribute of the instance, without the tracking of Keras.
-            object.__setattr__(layer, "call", recording(layer.call, found))
+            stack.enter_context(replaced(layer, "call", recording(layer.call, found)))
         yield outputs
-    finally:
-        for layer in layers:
-            vars(layer).pop("call", None)
