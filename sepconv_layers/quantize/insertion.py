@@ -9,6 +9,7 @@ import keras
 from sepconv_layers.convert.folding import norms_to_fold
 from sepconv_layers.convert.unrolling import run_layers
 from sepconv_layers.graph_edit import ModelGraph
+from sepconv_layers.quantize.equalization import equalize
 from sepconv_layers.quantize.flattening import DTYPE, copied, flat_copy, new_input
 from sepconv_layers.quantize.layers import FakeQuantize, FakeQuantizeKernel, check_bits
 from sepconv_layers.quantize.rules import Kind, fixed_range, is_relu, kind_of
@@ -84,6 +85,7 @@ def aware(
         )
     flat = flat_copy(model)
     graph = ModelGraph(flat)
+    equalize(graph)
     quantized, joined = _quantized_operations(graph), _joined_operations(graph)
     ranges: dict[int, FakeQuantize] = {}  # by the ids of the tensors that have them
     made: dict[int, Any] = {}
