@@ -1,7 +1,6 @@
 """Cross-layer equalization: channels of like range, in the same function."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -54,7 +53,8 @@ def equalize(graph: ModelGraph) -> None:
 
     Channels that only depthwise kernels read get the same range, as each of those kernels has a
     scale of its own. For others, the factor balances the range of the channel and that of its
-    weights. The result does not depend on the factors that the channels had before.
+    weights. The result does not depend on the factors that the channels had before,
+    except for a common one.
 
     Args:
         graph: The graph of a model without blocks. Its weights are changed.
@@ -164,12 +164,12 @@ def _formats(operation: Any) -> set[str]:
 
 
 def _factors(group: Group, size: int) -> np.ndarray:
-    """The factor of each channel, with a geometric mean of one."""
+    """The factor of each channel, with a median of one, so that most ranges stay."""
     ranges = _above_zero(np.max([_output_ranges(maker) for maker in group.makers], 0))
     users = [user for user in group.users if not _is_depthwise(user)]
     shares = np.max([_shares(user, ranges) for user in users], 0) if users else np.ones(size)
-    logarithms = np.log(ranges / np.sqrt(_above_zero(shares)))
-    return np.exp(logarithms - logarithms.mean())
+    factors: np.ndarray = ranges / np.sqrt(_above_zero(shares))
+    return factors / np.median(factors)
 
 
 def _above_zero(ranges: np.ndarray) -> np.ndarray:

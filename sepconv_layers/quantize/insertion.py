@@ -31,6 +31,11 @@ def aware(
     with `export.to_litert(aware_model, path, quantize="int8")`: the file gets the learned scales,
     and needs no calibration.
 
+    - First, the channels are equalized, as Nagel et al. do: where all that is between two layers
+      commutes with a positive factor, such as a ReLU, pooling or an addition, factors move from one
+      layer's weights to the next one's, so that no channel has values much larger than the others.
+      The function stays the same. This cannot be done past a ReLU6 or a hard swish, which keep the
+      differences that their inputs have.
     - Kernels of convolutions and dense layers are rounded to one scale for each output channel, the
       largest of whose values is the largest integer.
     - Inputs, outputs and activations are rounded to 256 values of a range that follows the batches
@@ -74,7 +79,9 @@ def aware(
 
     Reference:
         [Jacob et al., "Quantization and Training of Neural Networks for Efficient
-        Integer-Arithmetic-Only Inference", 2017](https://arxiv.org/abs/1712.05877).
+        Integer-Arithmetic-Only Inference", 2017](https://arxiv.org/abs/1712.05877);
+        [Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
+        2019](https://arxiv.org/abs/1906.04721).
     """
     check_bits(weight_bits, "weight_bits")
     FakeQuantize(momentum)  # raises a `ValueError` for an invalid one
