@@ -94,11 +94,9 @@ def test_outliers_vanish_and_the_function_stays(rank):
         np.testing.assert_allclose(output_of(flat, x), wanted, rtol=1e-3, atol=1e-4)
         equalize(ModelGraph(flat))
         np.testing.assert_allclose(output_of(flat, x), wanted, rtol=1e-3, atol=1e-4)
-        weights.append([weight / abs(weight).max() for weight in flat.get_weights()])
-    # Of the factors of 200, none is left; the estimates of ranges differ a little.
+        weights.append(flat.get_weights())
     for one, other in zip(*weights, strict=True):
-        ratios = one[other != 0] / other[other != 0]
-        assert 1 / 3 < ratios.min() <= ratios.max() < 3
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_channels_before_depthwise_kernels_have_one_range():

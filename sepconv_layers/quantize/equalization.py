@@ -53,8 +53,7 @@ def equalize(graph: ModelGraph) -> None:
 
     Channels that only depthwise kernels read get the same range, as each of those kernels has a
     scale of its own. For others, the factor balances the range of the channel and that of its
-    weights. The result does not depend on the factors that the channels had before,
-    except for a common one.
+    weights. The result does not depend on the factors that the channels had before.
 
     Args:
         graph: The graph of a model without blocks. Its weights are changed.
@@ -164,12 +163,12 @@ def _formats(operation: Any) -> set[str]:
 
 
 def _factors(group: Group, size: int) -> np.ndarray:
-    """The factor of each channel, with a median of one, so that most ranges stay."""
+    """The factor of each channel, after which the largest has a deviation of about one."""
     ranges = _above_zero(np.max([_output_ranges(maker) for maker in group.makers], 0))
     users = [user for user in group.users if not _is_depthwise(user)]
     shares = np.max([_shares(user, ranges) for user in users], 0) if users else np.ones(size)
-    factors: np.ndarray = ranges / np.sqrt(_above_zero(shares))
-    return factors / np.median(factors)
+    factors: np.ndarray = ranges / (DEVIATIONS * np.sqrt(_above_zero(shares)))
+    return factors
 
 
 def _above_zero(ranges: np.ndarray) -> np.ndarray:
@@ -186,7 +185,7 @@ def _output_ranges(layer: Any) -> np.ndarray:
     axes = channel_axes(layer)
     others = tuple(axis for axis in range(kernel.ndim) if axis - kernel.ndim not in axes)
     norms = np.sqrt(np.square(kernel).sum(others)).ravel()
-    return norms + (abs(_array(layer.bias)) if layer.use_bias else 0.0)
+    return DEVIATIONS * norms + (abs(_array(layer.bias)) if layer.use_bias else 0.0)
 
 
 def _shares(layer: Any, ranges: np.ndarray) -> np.ndarray:
