@@ -41,7 +41,10 @@ IMPORTS: dict[str, set[str]] = {
         *("graph_edit", "layers", "ops", "tables", "twins"),
     },
     "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops"},
-    "export": {"arguments", "convert", "cost", "extras", "files", "graph_edit", "ops"},
+    "quantize": {"arguments", "class_table", "convert", "graph_edit", "layers"},
+    "export": {
+        *("arguments", "convert", "cost", "extras", "files", "graph_edit", "ops", "quantize"),
+    },
     # on top
     "comparison": {
         *("arguments", "checkpoint", "cost", "export", "extras", "files", "tables", "timing"),

@@ -20,7 +20,7 @@ TEXTS = {
 }
 # Modules with an `__all__`.
 LISTED = [sl, sl.comparison, sl.convert, sl.cost, sl.export, sl.files, sl.models, sl.ops]
-LISTED += [sl.streaming, sl.tables, sl.timing]
+LISTED += [sl.quantize, sl.streaming, sl.tables, sl.timing]
 DRAWING = runpy.run_path(str(DOCS / "draw_blocks.py"))
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sepconv_layers.export.artifact import LABELS_FILE
+from sepconv_layers.export.four_bits import pack_four_bits
 from sepconv_layers.export.scales import unit_scales
 
 CONVERSION_METADATA = b"CONVERSION_METADATA"  # the converter's arguments
@@ -28,7 +29,12 @@ FILE = {"fields": 4, "name": 0, "description": 1, "type": 2}
 
 
 def finalize(
-    content: bytes, name: str, inputs: Sequence[str], outputs: Sequence[str], labels: Sequence[str]
+    content: bytes,
+    name: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    labels: Sequence[str],
+    is_learned: bool = False,
 ) -> bytes:
     """Removes what inference does not need from a converted model, and adds labels.
 
@@ -38,6 +44,7 @@ def finalize(
         inputs: Names of its inputs.
         outputs: Names of its outputs.
         labels: Names of the classes of the first output; empty for no labels.
+        is_learned: Whether the scales of an int8 model were learned. Then they stay.
 
     Returns:
         The content of the file.
@@ -55,7 +62,10 @@ def finalize(
         if entry.name == CONVERSION_METADATA:
             model.buffers[entry.buffer].data = None
     model.metadata = [entry for entry in metadata if entry.name != CONVERSION_METADATA]
-    unit_scales(model)
+    if is_learned:
+        pack_four_bits(model)
+    else:
+        unit_scales(model)
     if labels:
         buffer, entry = schema.BufferT(), schema.MetadataT()
         buffer.data = np.frombuffer(_metadata(name, inputs, outputs), "uint8")

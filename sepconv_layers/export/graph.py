@@ -17,6 +17,8 @@ from sepconv_layers.export.names import (
 )
 from sepconv_layers.export.portable import portable_keras
 from sepconv_layers.graph_edit import clone_layer, shallow_copy
+from sepconv_layers.quantize.deployment import deployable
+from sepconv_layers.quantize.insertion import is_aware
 
 HALF_PRECISION = ("float16", "bfloat16")
 
@@ -40,7 +42,7 @@ class ExportGraph:
         import tensorflow as tf
 
         self.model = model
-        self.folded = fold(model, "float32", _cloned)
+        self.folded = fold(deployable(model) if is_aware(model) else model, "float32", _cloned)
         self.specs = [
             tf.TensorSpec(shape, tensor.dtype, name)
             for shape, tensor, name in zip(shapes, model.inputs, input_names(model), strict=True)

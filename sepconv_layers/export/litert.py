@@ -18,6 +18,7 @@ from sepconv_layers.export.graph import ExportGraph
 from sepconv_layers.export.inputs import Arrays, sample_for
 from sepconv_layers.export.runtimes import checked_runner
 from sepconv_layers.extras import require
+from sepconv_layers.quantize.insertion import is_aware
 
 # The default tolerance of each kind; `None` where only the user can judge the difference.
 QUANTIZE: dict[str | None, float | None] = {
@@ -56,7 +57,8 @@ def to_litert(
             channel, and int8 activations. Operators without an int8 kernel stay in float32.
         calibration: For `"int8"`, about a hundred typical inputs, which set the range of each
             activation: a batch, or an iterable of batches. A batch is an array, or a list or
-            dictionary of arrays for several inputs.
+            dictionary of arrays for several inputs. A model of `quantize.aware` has learned its
+            ranges: it needs `"int8"` and takes no calibration.
         sample: A batch of inputs to run the artifact with, one by one. Where the model has open
             sizes, the file gets the sample's. By default samples of the calibration, or random
             numbers.
@@ -95,17 +97,18 @@ def to_litert(
     require("ai_edge_litert.interpreter", "export", "export.to_litert")
     _check_quantize(quantize, quantize_io)
     allowed = QUANTIZE[quantize] if tolerance == "auto" else tolerance
-    _check_calibration(quantize, calibration)
+    _check_calibration(model, quantize, calibration)
     batches = [] if calibration is None else calibration_batches(model, calibration)
     if sample is None and batches:
         sample = [array[:LARGEST_SAMPLE] for array in batches[0]]
     sample = sample_for(model, sample)
     graph = ExportGraph(model, fixed_shapes(sample, batches))
     inputs = [spec.name for spec in graph.specs]
+    is_learned = is_aware(model)
 
     def write(beside: Path, kind: str | None = quantize) -> None:
         content = converted(graph, kind, batches, quantize_io)
-        beside.write_bytes(finalize(content, model.name, inputs, graph.outputs, names))
+        beside.write_bytes(finalize(content, model.name, inputs, graph.outputs, names, is_learned))
 
     def load(beside: Path) -> Runner:
         return checked_runner("litert", beside, model.name, inputs)
@@ -156,13 +159,20 @@ def _warn_if_slower(artifact: Artifact, float_ms: float) -> None:
         )
 
 
-def _check_calibration(quantize: str | None, calibration: Any) -> None:
+def _check_calibration(model: keras.Model, quantize: str | None, calibration: Any) -> None:
+    kind = None if calibration is None else type(calibration).__name__
+    received = f"calibration={kind} with quantize={quantize!r}"
+    if is_aware(model):
+        if quantize != "int8" or calibration is not None:
+            raise ValueError(
+                "A model of `quantize.aware` has learned its ranges, and needs quantize='int8' and "
+                f"calibration=None. Received: {received}"
+            )
+        return
     if (calibration is None) == (quantize == "int8"):
         raise ValueError(
             "The `calibration` argument must be inputs to measure the ranges of activations for "
-            "quantize='int8', and None otherwise. Received: calibration="
-            f"{'None' if calibration is None else type(calibration).__name__} with "
-            f"quantize={quantize!r}"
+            f"quantize='int8', and None otherwise. Received: {received}"
         )
 
 
@@ -202,9 +212,10 @@ def converted(
         converter.target_spec.supported_types = [tf.float16]
     if quantize == "int8":
         check_no_loops(graph, function)
-        sets = tf.lite.OpsSet
-        converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8, sets.TFLITE_BUILTINS]
-        converter.representative_dataset = lambda: _one_by_one(graph, batches)
+        if batches:  # otherwise the graph has the ranges
+            sets = tf.lite.OpsSet
+            converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8, sets.TFLITE_BUILTINS]
+            converter.representative_dataset = lambda: _one_by_one(graph, batches)
         if quantize_io:
             converter.inference_input_type = converter.inference_output_type = tf.int8
     try:
