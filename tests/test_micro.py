@@ -186,6 +186,15 @@ def test_ds_cnn_fits_into_24_kib(tmp_path):
 
 @EXPORTS
 @RUNS
+@pytest.mark.parametrize("conv", ["separable", "standard"])
+def test_nets_of_volumes_run(conv, tmp_path):
+    model = sl.models.mobilenet_3d((8, 8, 8, 1), 3, conv, width=0.1)
+    artifact = export.to_micro(model, tmp_path / "net", samples_of(model))
+    assert artifact.arena_bytes > 0
+
+
+@EXPORTS
+@RUNS
 def test_a_lacking_operator_is_named_with_its_layer(tmp_path):
     x = inputs = keras.Input((6, 4))
     x = keras.layers.Dense(4, name="before")(x)

@@ -17,6 +17,8 @@ import keras
 
 from sepconv_layers import ops
 from sepconv_layers.arguments import standardize_tuple
+from sepconv_layers.ops import rewrites
+from sepconv_layers.ops.geometry import Geometry
 
 Function = Callable[..., Any]
 
@@ -136,33 +138,16 @@ def _conv_of_images(
     padding: str,
     dilation_rate: tuple,
 ) -> Any:
-    """A 3D convolution as one of images: those that a kernel reaches are stacked as channels.
-
-    So all products are summed up in one integer convolution, without rounding in between.
-    """
-    batch, depth, *image, channels = inputs.shape
-    (size, *image_size), filters = kernel.shape[:3], kernel.shape[-1]
-    stride, dilation = strides[0], dilation_rate[0]
-    reach = (size - 1) * dilation + 1
-    # Microcontrollers slice at most four axes.
-    rows = keras.ops.reshape(inputs, (batch, depth, math.prod(image), channels))
-    if padding == "same":
-        missing = max((math.ceil(depth / stride) - 1) * stride + reach - depth, 0)
-        before, depth = missing // 2, depth + missing
-        if missing:
-            rows = keras.ops.pad(rows, [(0, 0), (before, missing - before), (0, 0), (0, 0)])
-    count = (depth - reach) // stride + 1
-    taps = [
-        rows[:, start : start + (count - 1) * stride + 1 : stride]
-        for start in range(0, size * dilation, dilation)
-    ]
-    rows = keras.ops.concatenate(taps, axis=-1) if size > 1 else taps[0]
-    images = keras.ops.reshape(rows, (batch * count, *image, size * channels))
-    kernel = keras.ops.reshape(
-        keras.ops.moveaxis(kernel, 0, 2), (*image_size, size * channels, filters)
+    """A 3D convolution as one of images, in which no sum is rounded before its end."""
+    geometry = Geometry.of(
+        tuple(kernel.shape[:3]), 3, strides, padding, "channels_last", dilation_rate
     )
-    images = original(images, kernel, strides[1:], padding, "channels_last", dilation_rate[1:])
-    return keras.ops.reshape(images, (batch, count, *images.shape[1:]))
+
+    def convolve(images: Any, kernel: Any, plane: Geometry) -> Any:
+        how = (plane.strides, plane.padding, plane.data_format, plane.dilation_rate)
+        return original(images, kernel, *how)
+
+    return rewrites.volumes_as_images(convolve, inputs, kernel, geometry)
 
 
 def _split(tensor: Any, groups: int) -> list[Any]:

@@ -70,9 +70,12 @@ def as_product(multiply: Convolve, inputs: Any, kernel: Any, geometry: Geometry)
 def volumes_as_images(convolve: Convolve, inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """Standard 3D convolution in 2D: neighboring planes are channels, channels last."""
     plane = geometry.axes(slice(1, None))
-    images = _taps_as_channels(inputs, geometry.axes(slice(1)))
-    batch, size, *image = keras.ops.shape(images)
-    images = keras.ops.reshape(images, (batch * size, *image))
+    batch, depth, *image, channels = keras.ops.shape(inputs)
+    # Microcontrollers slice at most four axes.
+    rows = keras.ops.reshape(inputs, (batch, depth, math.prod(image), channels))
+    rows = _taps_as_channels(rows, geometry.axes(slice(1)))
+    size, channels = keras.ops.shape(rows)[1], rows.shape[-1]
+    images = keras.ops.reshape(rows, (batch * size, *image, channels))
     kernel = keras.ops.transpose(kernel, (1, 2, 0, 3, 4))
     kernel = keras.ops.reshape(kernel, (*plane.kernel_size, -1, kernel.shape[-1]))
     outputs = convolve(images, kernel, plane)
