@@ -17,7 +17,7 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
     if keras.backend.backend() == "torch" and is_traced and max(geometry.kernel_size) == 1:
         # A reshape would restrict what `torch.export` traces to odd sizes, or to even ones.
         return on_torch.conv(inputs, kernel, geometry, bias=bias)
-    inputs = geometry.tap(inputs, (0,) * geometry.rank)
+    inputs = _strided(inputs, geometry)
     if keras.backend.backend() == "torch" and geometry.data_format == "channels_last":
         return on_torch.pointwise(inputs, kernel, geometry, bias)
     channels, filters = kernel.shape[-2:]
@@ -35,6 +35,23 @@ def pointwise(inputs: Any, kernel: Any, geometry: Geometry, bias: Any = None) ->
     columns = keras.ops.reshape(inputs, (batch, channels, positions))
     outputs = keras.ops.transpose(matrix) @ columns
     return add_bias(keras.ops.reshape(outputs, (batch, filters, *spatial)), bias, geometry)
+
+
+def _strided(inputs: Any, geometry: Geometry) -> Any:
+    """The inputs under the first tap."""
+    first = (0,) * geometry.rank
+    is_portable = context.forced_lowering() == "portable"
+    is_last = geometry.data_format == "channels_last"
+    if geometry.rank < 3 or max(geometry.strides) == 1 or not (is_portable and is_last):
+        return geometry.tap(inputs, first)
+    # Microcontrollers slice at most four axes.
+    batch, depth, height, width, channels = keras.ops.shape(inputs)
+    rows = keras.ops.reshape(inputs, (batch, depth, height * width, channels))
+    rows = geometry.axes(slice(1)).tap(rows, first[:1])
+    size = keras.ops.shape(rows)[1]
+    images = keras.ops.reshape(rows, (batch * size, height, width, channels))
+    images = geometry.axes(slice(1, None)).tap(images, first[1:])
+    return keras.ops.reshape(images, (batch, size, *keras.ops.shape(images)[1:]))
 
 
 def add_bias(values: Any, bias: Any, geometry: Geometry) -> Any:
