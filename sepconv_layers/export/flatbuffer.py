@@ -13,7 +13,7 @@ import numpy as np
 
 from sepconv_layers.export.artifact import LABELS_FILE
 from sepconv_layers.export.four_bits import pack_four_bits
-from sepconv_layers.export.scales import unit_scales
+from sepconv_layers.export.scales import operator_names, unit_scales
 
 CONVERSION_METADATA = b"CONVERSION_METADATA"  # the converter's arguments
 BUFFER_ALIGNMENT = 16
@@ -96,13 +96,10 @@ def operators(content: bytes) -> list[Operator]:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
     model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    names = operator_names(model)
     return [
-        Operator(
-            names[codes[step.opcodeIndex]], (graph.tensors[step.outputs[0]].name or b"").decode()
-        )
+        Operator(names[step.opcodeIndex], (graph.tensors[step.outputs[0]].name or b"").decode())
         for graph in model.subgraphs
         for step in (graph.operators if graph.operators is not None else ())
     ]

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # with kernels for 4 bits
-LARGEST_INT8, LARGEST_INT4 = 127, 7
+from sepconv_layers.export.scales import LARGEST_INT8, WEIGHTED, operator_names
+
+LARGEST_INT4 = 7
 FOUR_BITS = np.round(np.arange(-LARGEST_INT4, LARGEST_INT4 + 1) * LARGEST_INT8 / LARGEST_INT4)
 
 
@@ -20,11 +21,10 @@ def pack_four_bits(model: Any) -> None:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    names = operator_names(model)
     for graph in model.subgraphs:
         for operator in graph.operators:
-            if names[codes[operator.opcodeIndex]] in WEIGHTED:
+            if names[operator.opcodeIndex] in WEIGHTED:
                 _pack(graph.tensors, model.buffers, operator.inputs, schema)
 
 

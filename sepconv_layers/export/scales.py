@@ -25,6 +25,19 @@ HOMOGENEOUS = (
 LARGEST_INT8 = 127
 
 
+def operator_names(model: Any) -> list[str]:
+    """Returns the name of the operator that each `opcodeIndex` stands for.
+
+    Args:
+        model: A `ModelT` of the LiteRT schema.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    return [names[code] for code in codes]
+
+
 class Step(NamedTuple):
     """An operator of a graph, with the indices of the tensors that it reads and writes."""
 
@@ -47,12 +60,11 @@ def unit_scales(model: Any) -> None:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    names = operator_names(model)
     for graph in model.subgraphs:
         steps = [
             Step(
-                names[codes[operator.opcodeIndex]],
+                names[operator.opcodeIndex],
                 [index for index in _list(operator.inputs) if index >= 0],  # -1: absent
                 _list(operator.outputs),
                 operator.builtinOptions,

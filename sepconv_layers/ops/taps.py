@@ -131,9 +131,10 @@ def _input_gradient(inputs: Any, kernel: Any, upstream: Any, geometry: Geometry)
 
 
 class _Pieces:
-    """A kernel as pieces of the same number of rows, which run along the last spatial axis.
+    """A kernel in pieces with equal numbers of rows, which run along the last spatial axis.
 
-    If the numbers do not match, the last piece of a column overlaps the one before, by zeros.
+    Where the rows cannot be divided equally, the last piece of a column starts earlier, and has
+    zeros in the rows that it shares with the piece before.
 
     Args:
         geometry: That of the whole kernel.

@@ -66,7 +66,7 @@ def equalize(graph: ModelGraph) -> None:
         sizes = {len(_output_ranges(maker)) for maker in group.makers}
         if group.is_fixed or not group.users or len(sizes) != 1 or len(group.formats) > 1:
             continue
-        factors = _factors(group, sizes.pop())
+        factors = _factors(group)
         for maker in group.makers:
             _scale_outputs(maker, 1 / factors)
         for user in group.users:
@@ -162,11 +162,11 @@ def _formats(operation: Any) -> set[str]:
     return {found} if found else set()
 
 
-def _factors(group: Group, size: int) -> np.ndarray:
+def _factors(group: Group) -> np.ndarray:
     """The factor of each channel, after which the largest has a deviation of about one."""
     ranges = _above_zero(np.max([_output_ranges(maker) for maker in group.makers], 0))
     users = [user for user in group.users if not _is_depthwise(user)]
-    shares = np.max([_shares(user, ranges) for user in users], 0) if users else np.ones(size)
+    shares = np.max([_shares(user, ranges) for user in users], 0) if users else np.ones(len(ranges))
     factors: np.ndarray = ranges / (DEVIATIONS * np.sqrt(_above_zero(shares)))
     return factors
 
