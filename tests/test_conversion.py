@@ -9,8 +9,9 @@ import pytest
 
 import sepconv_layers as sl
 from sepconv_layers import convert
-from sepconv_layers.convert.separable.kernels import Metric, closest, errors_of_ranks, fitted
-from sepconv_layers.convert.separable.patches import Moments, Patches, standard_kernels
+from sepconv_layers.convert.fitting.moments import Metric, Moments
+from sepconv_layers.convert.fitting.patches import Patches, Product, standard_kernels
+from sepconv_layers.convert.separable.kernels import closest, errors_of_ranks, fitted
 from sepconv_layers.convert.separable.ranks import Candidate, for_budget, for_energy
 from tests.backends import output_of
 from tests.cases import RANKS
@@ -147,7 +148,7 @@ def test_moments_of_samples_and_of_batches(groups):
     conv = sl.Conv2D(6, 3, groups=groups, use_bias=False)
     x, original = correlated((8, 9, 9, 4)), correlated((8, 9, 9, 4), seed=1)
     conv.build(x.shape)
-    whole, parts = Moments(conv), Moments(conv)
+    whole, parts = Moments(Product(conv)), Moments(Product(conv))
     whole.add(x, original)
     for start in range(0, 8, 2):
         parts.add(x[start : start + 2], original[start : start + 2])

@@ -9,12 +9,14 @@ import keras
 
 from sepconv_layers.arguments import check_number, positive_int, positive_number
 from sepconv_layers.blocks.base import Block
+from sepconv_layers.convert.fitting.adaptation import adapt
+from sepconv_layers.convert.fitting.calibration import Calibration
+from sepconv_layers.convert.fitting.moments import Metric
+from sepconv_layers.convert.fitting.patches import standard_kernels
 from sepconv_layers.convert.folding import norms_to_fold, pairs_of
-from sepconv_layers.convert.separable.calibration import Calibration
 from sepconv_layers.convert.separable.costs import Costs
-from sepconv_layers.convert.separable.fitting import Fit, adapt, moments_of
-from sepconv_layers.convert.separable.kernels import Metric, errors_of_ranks
-from sepconv_layers.convert.separable.patches import standard_kernels
+from sepconv_layers.convert.separable.fit import Fit, moments_of
+from sepconv_layers.convert.separable.kernels import errors_of_ranks
 from sepconv_layers.convert.separable.ranks import Candidate, for_budget, for_energy
 from sepconv_layers.convert.separable.report import Conversion, ConvertedLayer
 from sepconv_layers.convert.unrolling import Pair, unrolled_block
@@ -236,7 +238,7 @@ def _forms(
     metrics: Iterable[list[Metric] | None] = itertools.repeat(None, len(convs))
     if calibration is not None:
         moments = moments_of(calibration.model, convs, calibration)
-        metrics = (one.metrics(id(one.conv) in centered) for one in moments)
+        metrics = (one.metrics(id(one.original.layer) in centered) for one in moments)
     forms = []
     for conv, of_groups in zip(convs, metrics, strict=True):
         first, standard = costs.separable(conv, 1), costs.standard(conv)

@@ -6,10 +6,12 @@ positions, rank)`, and a pointwise one `(channels, rank, filters)`. Each group o
 its own.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from sepconv_layers.convert.fitting.moments import Metric, total_error
 
 SWEEPS = 20  # at most
 FEW_SWEEPS = 3  # to compare ranks
@@ -59,26 +61,6 @@ def closest(kernel: np.ndarray, rank: int) -> Factors:
     root = np.sqrt(values[:, :used])
     factors = Factors(left[..., :used] * root[:, None], root[..., None] * right[:, :used])
     return factors.padded(rank)
-
-
-class Metric:
-    """How far the outputs of a kernel are from those of a standard one, on patches of inputs.
-
-    Args:
-        second: Mean products of two elements of a patch, `(elements, elements)`, where the elements
-            are ordered as those of a kernel.
-        cross: Mean products of a patch and of the outputs to reproduce, `(elements, filters)`.
-        energy: Mean square of the outputs to reproduce, summed over the filters.
-    """
-
-    def __init__(self, second: np.ndarray, cross: np.ndarray, energy: float) -> None:
-        self.second, self.cross, self.energy = second, cross, energy
-
-    def error(self, kernel: np.ndarray) -> float:
-        """The share of the energy of the outputs that a kernel does not reproduce."""
-        flat = kernel.reshape(self.cross.shape)
-        lost = self.energy - np.sum(flat * (2 * self.cross - self.second @ flat))
-        return float(max(lost, 0.0) / self.energy) if self.energy else 0.0
 
 
 def fitted(kernel: np.ndarray, rank: int, metric: Metric, sweeps: int = SWEEPS) -> Factors:
@@ -152,16 +134,6 @@ def errors_of_ranks(
     energies = np.sum(np.linalg.svd(kernels, compute_uv=False) ** 2, axis=(0, 1))
     total = max(float(energies.sum()), np.finfo(float).tiny)
     return [float(energies[rank:].sum()) / total for rank in ranks]
-
-
-def total_error(kernels: Iterable[np.ndarray], metrics: Sequence[Metric]) -> float:
-    """The share of the energy of all outputs that the kernels of the groups do not reproduce."""
-    lost = sum(
-        metric.error(kernel) * metric.energy
-        for kernel, metric in zip(kernels, metrics, strict=True)
-    )
-    energy = sum(metric.energy for metric in metrics)
-    return float(lost / energy) if energy else 0.0
 
 
 def _best_pointwise(depthwise: np.ndarray, second: np.ndarray, cross: np.ndarray) -> np.ndarray:

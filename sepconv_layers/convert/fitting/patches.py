@@ -1,4 +1,4 @@
-"""Patches of the inputs of a convolution, and their moments, which decide on its outputs."""
+"""The products of kernels and patches of inputs by which layers mix channels."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.convert.separable.kernels import Metric
 from sepconv_layers.ops.geometry import Geometry
 from sepconv_layers.ops.transposed import output_window
 from sepconv_layers.twins import TRANSPOSED
-
-# Numbers in the patches of a batch: with more, they are taken at random output positions.
-LARGEST_BATCH = 2**22
 
 
 def standard_kernels(conv: Any) -> np.ndarray:
@@ -103,70 +99,68 @@ def _transposed_sources(geometry: Geometry, axis: int, size: int, output_padding
     return np.where(is_input, full // stride, size)
 
 
-class Moments:
-    """Sums over patches from which a layer is fitted; their size does not depend on the data.
-
-    Each has one row for each group of the convolution.
+class Product:
+    """The product of a kernel and of what a layer takes from its inputs at each output position.
 
     Args:
-        conv: The standard convolution whose outputs are to be reproduced.
+        layer: A dense layer, or a convolution, separable or not, transposed or not. Of a separable
+            one, it is the product with the pointwise kernel.
     """
 
-    def __init__(self, conv: Any) -> None:
-        self.conv, self.kernels = conv, standard_kernels(conv)
-        groups, *_, filters = self.kernels.shape
-        self.weights = self.kernels.reshape(groups, -1, filters)
-        elements = self.weights.shape[1]
-        self.second = np.zeros((groups, elements, elements))
-        self.cross = np.zeros((groups, elements, filters))
-        self.inputs, self.outputs = np.zeros((groups, elements)), np.zeros((groups, filters))
-        self.energy, self.count = np.zeros(groups), 0
-        self.random = np.random.default_rng(0)
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
 
-    def add(self, inputs: np.ndarray, original: np.ndarray | None = None) -> None:
-        """Adds a batch.
+    @property
+    def kernels(self) -> np.ndarray:
+        """The kernel of each group, `(groups, elements, filters)`: one group for most layers."""
+        if hasattr(self.layer, "pointwise_kernel"):
+            kernel = keras.ops.convert_to_numpy(self.layer.pointwise_kernel).astype("float64")
+            return kernel.reshape(1, -1, kernel.shape[-1])
+        if not hasattr(self.layer, "kernel_size"):
+            return keras.ops.convert_to_numpy(self.layer.kernel).astype("float64")[None]
+        groups, channels, positions, filters = (kernels := standard_kernels(self.layer)).shape
+        return kernels.reshape(groups, channels * positions, filters)
+
+    def assign(self, kernels: np.ndarray) -> None:
+        """Sets the kernel of each group."""
+        if hasattr(self.layer, "pointwise_kernel"):
+            weight = self.layer.pointwise_kernel
+            weight.assign(kernels.reshape(weight.shape))
+        elif not hasattr(self.layer, "kernel_size"):
+            self.layer.kernel.assign(kernels[0])
+        else:
+            size = self.layer.kernel_size
+            groups, _, filters = kernels.shape
+            kernel = kernels.reshape(groups, -1, math.prod(size), filters).transpose(2, 1, 0, 3)
+            kernel = kernel.reshape(*size, -1, groups * filters)
+            is_transposed = isinstance(self.layer, TRANSPOSED)
+            self.layer.kernel.assign(kernel.swapaxes(-1, -2) if is_transposed else kernel)
+
+    def number(self, inputs: np.ndarray) -> int:
+        """The number of output positions, counted through all samples."""
+        if not hasattr(self.layer, "kernel_size"):
+            return math.prod(inputs.shape[:-1])
+        return len(inputs) * self._patches(inputs).positions
+
+    def rows(self, inputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """What the kernel of each group is multiplied with, `(groups, number, elements)`.
 
         Args:
-            inputs: Inputs that the layer to fit gets.
-            original: Inputs that the standard convolution gets for the same samples; by default
-                the same.
+            inputs: Inputs of the layer.
+            positions: Indices of output positions, counted through all samples.
         """
-        rank = len(self.conv.kernel_size)
-        is_first = self.conv.data_format == "channels_first"
-        sizes = inputs.shape[2:] if is_first else inputs.shape[1:-1]
-        patches = Patches(self.conv, sizes[:rank])
-        positions = np.arange(len(inputs) * patches.positions)
-        groups, elements, _ = self.weights.shape
-        most = max(LARGEST_BATCH // (groups * elements), 1)
-        if len(positions) > most:
-            positions = self.random.choice(positions, most, replace=False)
+        if not hasattr(self.layer, "kernel_size"):
+            return inputs.reshape(-1, inputs.shape[-1])[positions].astype("float32")[None]
+        found = self._patches(inputs).at(inputs, positions).astype("float32")
+        if hasattr(self.layer, "pointwise_kernel"):
+            depthwise = keras.ops.convert_to_numpy(self.layer.depthwise_kernel)
+            depthwise = depthwise.reshape(-1, *depthwise.shape[-2:])
+            taps, channels, _ = depthwise.shape
+            found = found.reshape(-1, channels, taps)
+            found = np.einsum("nct,tcm->ncm", found, depthwise, optimize=True)
+        groups = getattr(self.layer, "groups", 1)
+        return found.reshape(len(positions), groups, -1).swapaxes(0, 1)
 
-        def of_groups(inputs: np.ndarray) -> np.ndarray:
-            found = patches.at(inputs, positions).astype("float32")
-            return found.reshape(len(positions), groups, elements).swapaxes(0, 1)
-
-        mine = of_groups(inputs)
-        theirs = mine if original is None else of_groups(original)
-        wanted = theirs @ self.weights.astype("float32")
-        self.second += mine.swapaxes(1, 2) @ mine
-        self.cross += mine.swapaxes(1, 2) @ wanted
-        self.inputs += mine.sum(1, dtype="float64")
-        self.outputs += wanted.sum(1, dtype="float64")
-        self.energy += np.sum(np.square(wanted), axis=(1, 2), dtype="float64")
-        self.count += len(positions)
-
-    def metrics(self, centered: bool) -> list[Metric]:
-        """The metric of each group, `centered` if the mean of each filter does not count."""
-        second, cross = self.second / self.count, self.cross / self.count
-        energy = self.energy / self.count
-        if centered:
-            inputs, outputs = self.inputs / self.count, self.outputs / self.count
-            second = second - inputs[:, :, None] * inputs[:, None]
-            cross = cross - inputs[:, :, None] * outputs[:, None]
-            energy = np.maximum(energy - np.sum(outputs**2, axis=1), 0.0)
-        return list(map(Metric, second, cross, map(float, energy)))
-
-    def shift(self, kernels: np.ndarray) -> np.ndarray:
-        """What the kernels of the groups miss in the mean of each filter."""
-        reached = self.inputs[:, None] @ kernels.reshape(self.weights.shape)
-        return (self.outputs - reached[:, 0]).ravel() / self.count
+    def _patches(self, inputs: np.ndarray) -> Patches:
+        is_first = self.layer.data_format == "channels_first"
+        return Patches(self.layer, inputs.shape[2:] if is_first else inputs.shape[1:-1])
