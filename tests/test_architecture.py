@@ -44,6 +44,7 @@ IMPORTS: dict[str, set[str]] = {
     "quantize": {"arguments", "class_table", "convert", "graph_edit", "layers"},
     "export": {
         *("arguments", "convert", "cost", "extras", "files", "graph_edit", "ops", "quantize"),
+        "timing",
     },
     # on top
     "comparison": {
