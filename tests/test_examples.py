@@ -105,10 +105,7 @@ def test_vision_takes_an_npz_file(tmp_path):
         (["--dataset", "mnist"], "invalid choice: 'mnist'"),
         (["--data", "x", "--dataset", "digits"], "not allowed with"),
         (["--epochs", "0"], "--epochs: must be positive and finite, received 0"),
-        (
-            ["--depth-multiplier", "0"],
-            "--depth-multiplier: must be positive and finite, received 0",
-        ),
+        (["--depth", "0"], "--depth: must be positive and finite, received 0"),
         (["--width", "inf"], "--width: must be positive and finite, received inf"),
         (["--width", "0"], "--width: must be positive and finite, received 0"),
     ],
@@ -123,18 +120,25 @@ def test_vision_says_what_is_wrong_with_an_argument(arguments, message, capsys):
 def test_vision_nets_see_the_whole_of_any_image_size(size):
     for conv in nets.TWINS:
         model = train.build(conv, (size, size, 3), 5, width=0.25)
-        feature_map = model.layers[-3].output.shape[1:3]
+        maps = [layer.output.shape for layer in model.layers[-1].layers]
+        feature_map = [shape for shape in maps if len(shape) == 4][-1][1:3]
         assert 2 <= min(feature_map) and max(feature_map) <= 8
         logits = model.predict(np.zeros((2, size, size, 3), "uint8"), verbose=0)
         assert logits.shape == (2, 5)
 
 
-def test_a_depth_multiplier_is_the_separable_net_s_alone():
-    one, two = (
-        [profile(train.build(conv, (8, 8, 1), 5, 0.25, multiplier)).macs for conv in nets.TWINS]
-        for multiplier in (1, 2)
-    )
-    assert 1.7 * one[0] < two[0] < 2 * one[0] and two[1] == one[1]
+def test_standard_nets_of_images_have_small_kernels_unless_asked():
+    sizes = {
+        (conv, given): {
+            max(weight.shape[:2])
+            for weight in train.build(conv, (16, 16, 1), 5, 0.25, kernel_size=given).weights
+            if len(weight.shape) == 4
+        }
+        for conv in nets.TWINS
+        for given in (None, 7)
+    }
+    assert sizes["separable", None] == {1, 3, 5} and sizes["standard", None] == {1, 3}
+    assert sizes["separable", 7] == sizes["standard", 7] == {1, 3, 7}
 
 
 MAINS = [demo.main, train.main, volumes.main, audio.main, audio_predict.main, text.main]
