@@ -33,7 +33,15 @@ def output_of(layer, x, **arguments):
 
         if not layer.built:
             layer.build(np.shape(x))
-        layer = jax.jit(layer)
+        # The weights are arguments: as constants, they would make each layer a new program, where
+        # JAX has kept that of any layer like it.
+        variables = layer.variables
+
+        def call(values, x):
+            with keras.StatelessScope(zip(variables, values, strict=True)):
+                return layer(x)
+
+        return keras.ops.convert_to_numpy(jax.jit(call)([v.value for v in variables], x))
     return keras.ops.convert_to_numpy(layer(x, **arguments))
 
 

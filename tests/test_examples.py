@@ -35,7 +35,7 @@ from tests.test_image_files import write_deep
 from tests.test_search import Trainings, by_formula
 from tests.test_vision_data import write_classes, write_npz
 
-TINY = ["--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "40"]
+TINY = ["--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "40", "--no-jit-compile"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def _without_timing():
 
 def test_vision_compares_twins_on_digits(tmp_path, capsys):
     with with_brief_timing():
-        comparison = train.main([*TINY, "--no-jit-compile", "--output", str(tmp_path)])
+        comparison = train.main([*TINY, "--output", str(tmp_path)])
     printed = capsys.readouterr().out
     assert str(comparison) in printed and str(tmp_path) in printed
     record = json.loads((tmp_path / "results.json").read_text("utf-8"))
@@ -357,7 +357,9 @@ def test_several_sizes_give_accuracy_against_cost(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "train_peak_bytes", lambda *_, **__: 1)
     monkeypatch.setattr(deployment, "unavailable", lambda: "not measured in this test")
     monkeypatch.setattr(train, "STAGES", train.STAGES[:3])
+    monkeypatch.setattr(nets, "HALVINGS", 6)
     argv = ["--sizes", "0.5,0.25", "--epochs", "1", "--seeds", "1", "--limit", "40"]
+    argv += ["--no-jit-compile"]
     found = train.main([*argv, "--output", str(tmp_path)])
     assert [row.size for row in found.family("separable")] == [0.25, 0.5]
     ours, theirs = ([row.macs for row in found.family(c)] for c in ("separable", "standard"))
