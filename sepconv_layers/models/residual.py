@@ -27,6 +27,7 @@ SEPARABLE_RESNET = {
     2: (32, ((64, 1, 2), (120, 2, 3))),
     3: (16, ((48, 2, 2), (128, 2, 2))),
 }
+DIVISOR = {2: 8, 3: 4}  # numbers of filters are multiples of it
 
 
 def separable_resnet(
@@ -56,7 +57,8 @@ def separable_resnet(
             All sizes but the number of channels may be `None`.
         classes: Number of classes.
         conv: `"separable"`, or `"standard"` for the twin.
-        width: Width multiplier of all layers. Numbers of filters are rounded to multiples of 8.
+        width: Width multiplier of all layers. Numbers of filters are rounded to multiples of 8, and of 4
+            for volumes.
         depth: Factor on the number of blocks of each stage, which is rounded, to at least one.
         kernel_size: Size of the kernels after the stem: one integer, or one per spatial dimension.
         stem_strides: Strides of the stem. A larger stride has a kernel of the same size.
@@ -88,11 +90,13 @@ def separable_resnet(
     filters, stages = SEPARABLE_RESNET[rank]
     inputs = keras.Input(shape, name="images" if rank == 2 else "volumes")
     strides = positive_int(stem_strides, "stem_strides")
-    x = STEM[rank](make_divisible(filters * width), max(3, strides), strides, name="stem")(inputs)
+    divisor = DIVISOR[rank]
+    filters = make_divisible(filters * width, divisor)
+    x = STEM[rank](filters, max(3, strides), strides, name="stem")(inputs)
     for stage, (filters, strides, number) in enumerate(stages):
         for i in range(max(1, round(number * depth))):
             x = block(
-                make_divisible(filters * width),
+                make_divisible(filters * width, divisor),
                 kernel_size,
                 strides=1 if i else strides,
                 name=f"stage_{stage}_{i}",
