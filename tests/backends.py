@@ -10,7 +10,7 @@ from sepconv_layers.ops import context
 
 BACKEND = keras.backend.backend()
 # How many random configurations to test; `test_backends.py` asks for few, and a short run of all.
-MANY = 300
+MANY = 200
 CONFIGURATIONS = int(os.environ.get("SEPCONV_TEST_CONFIGURATIONS", MANY))
 SHORT = CONFIGURATIONS < MANY
 the_same_everywhere = pytest.mark.skipif(SHORT, reason="the same on every backend")

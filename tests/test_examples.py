@@ -24,6 +24,7 @@ from examples.volumes import data as volume_data
 from examples.volumes import train as volumes
 from sepconv_layers import Frontier, Search, profile
 from sepconv_layers.comparison import deployment, memory
+from sepconv_layers.models import volumes as volume_models
 from tests.hostile import little_disk
 from tests.test_comparison import (
     count_epochs,
@@ -45,6 +46,13 @@ def _without_timing():
         yield
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+    """A net of one stage: what surrounds the net is tested, not its depth."""
+    monkeypatch.setattr(train, "STAGES", train.STAGES[:1])
+
+
+@pytest.mark.usefixtures("shallow")
 def test_vision_compares_twins_on_digits(tmp_path, capsys):
     with with_brief_timing():
         comparison = train.main([*TINY, "--output", str(tmp_path)])
@@ -72,6 +80,7 @@ def test_the_narrow_net_is_the_widest_that_is_as_cheap_as_the_separable_one(widt
     assert build("separable").count_params() == net("separable", width).count_params()
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("conv", ["separable", "standard"])
 def test_vision_trains_one_net_on_a_folder_of_images(tmp_path, conv):
     folder = write_classes(tmp_path / "images")
@@ -82,6 +91,7 @@ def test_vision_trains_one_net_on_a_folder_of_images(tmp_path, conv):
     assert [row["conv"] for row in record["rows"]] == [conv]
 
 
+@pytest.mark.usefixtures("shallow")
 def test_vision_takes_an_npz_file(tmp_path):
     path = write_npz(tmp_path / "own.npz")
     output = tmp_path / "out"
@@ -105,7 +115,10 @@ def test_vision_takes_an_npz_file(tmp_path):
         (["--dataset", "mnist"], "invalid choice: 'mnist'"),
         (["--data", "x", "--dataset", "digits"], "not allowed with"),
         (["--epochs", "0"], "--epochs: must be positive and finite, received 0"),
-        (["--depth", "0"], "--depth: must be positive and finite, received 0"),
+        (
+            ["--depth-multiplier", "0"],
+            "--depth-multiplier: must be positive and finite, received 0",
+        ),
         (["--width", "inf"], "--width: must be positive and finite, received inf"),
         (["--width", "0"], "--width: must be positive and finite, received 0"),
     ],
@@ -120,25 +133,18 @@ def test_vision_says_what_is_wrong_with_an_argument(arguments, message, capsys):
 def test_vision_nets_see_the_whole_of_any_image_size(size):
     for conv in nets.TWINS:
         model = train.build(conv, (size, size, 3), 5, width=0.25)
-        maps = [layer.output.shape for layer in model.layers[-1].layers]
-        feature_map = [shape for shape in maps if len(shape) == 4][-1][1:3]
+        feature_map = model.layers[-3].output.shape[1:3]
         assert 2 <= min(feature_map) and max(feature_map) <= 8
         logits = model.predict(np.zeros((2, size, size, 3), "uint8"), verbose=0)
         assert logits.shape == (2, 5)
 
 
-def test_standard_nets_of_images_have_small_kernels_unless_asked():
-    sizes = {
-        (conv, given): {
-            max(weight.shape[:2])
-            for weight in train.build(conv, (16, 16, 1), 5, 0.25, kernel_size=given).weights
-            if len(weight.shape) == 4
-        }
-        for conv in nets.TWINS
-        for given in (None, 7)
-    }
-    assert sizes["separable", None] == {1, 3, 5} and sizes["standard", None] == {1, 3}
-    assert sizes["separable", 7] == sizes["standard", 7] == {1, 3, 7}
+def test_a_depth_multiplier_is_the_separable_net_s_alone():
+    one, two = (
+        [profile(train.build(conv, (8, 8, 1), 5, 0.25, multiplier)).macs for conv in nets.TWINS]
+        for multiplier in (1, 2)
+    )
+    assert 1.7 * one[0] < two[0] < 2 * one[0] and two[1] == one[1]
 
 
 MAINS = [demo.main, train.main, volumes.main, audio.main, audio_predict.main, text.main]
@@ -157,6 +163,7 @@ def test_ctrl_c_ends_every_command_with_a_sentence(main, monkeypatch, capsys):
     assert "To continue, run the same command again." in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("shallow")
 def test_the_same_command_goes_on_after_ctrl_c(tmp_path, capsys):
     command = [*TINY, "--epochs", "2", "--conv", "separable", "--output", str(tmp_path)]
     interrupt = within_epoch(2, lambda: signal.raise_signal(signal.SIGINT))
@@ -168,6 +175,7 @@ def test_the_same_command_goes_on_after_ctrl_c(tmp_path, capsys):
     assert epochs.call_count == 1 and "The test part has 359 samples." in str(found)
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, capsys):
     command = [*TINY, "--conv", "separable", "--output", str(tmp_path)]
     with little_disk(), pytest.raises(SystemExit, match="1"):
@@ -277,6 +285,7 @@ def test_volumes_of_few_slices_are_taken(tmp_path, capsys, shape, is_odd):
     assert ("is read as having depth 3 and 8 channels" in capsys.readouterr().out) == is_odd
 
 
+@pytest.mark.usefixtures("shallow")
 def test_vision_predicts_with_the_range_of_the_training_part(tmp_path, capsys):
     values = [np.repeat(some, 10).astype("uint16") for some in ((300, 320), (400, 420))]
     write_deep(tmp_path / "deep", values)
@@ -304,13 +313,14 @@ def test_modelnet_without_its_folder_says_where_it_is_looked_for(monkeypatch):
         volume_data.load("modelnet10")
 
 
+@pytest.mark.usefixtures("shallow")
 def test_the_demo_ends_in_one_table_and_a_page_that_needs_no_other_file(
     tmp_path, capsys, monkeypatch
 ):
     others = {"audio", "text"}  # whose own tests run them
     kept = {name: one for name, one in demo.EXAMPLES.items() if name not in others}
     monkeypatch.setattr(demo, "EXAMPLES", kept)
-    monkeypatch.setattr(train, "STAGES", train.STAGES[:3])
+    monkeypatch.setattr(volume_models, "MOBILENET_3D", volume_models.MOBILENET_3D[:4])
     monkeypatch.setattr(volume_data, "SIZE", 12)
     monkeypatch.setattr(volume_data, "EACH", 30)
     found = demo.main(["--quick", "--output", str(tmp_path)])
@@ -356,12 +366,12 @@ def test_an_error_of_the_program_itself_keeps_its_traceback():
 def test_several_sizes_give_accuracy_against_cost(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "train_peak_bytes", lambda *_, **__: 1)
     monkeypatch.setattr(deployment, "unavailable", lambda: "not measured in this test")
-    monkeypatch.setattr(train, "STAGES", train.STAGES[:3])
+    monkeypatch.setattr(train, "STAGES", train.STAGES[:2])
     monkeypatch.setattr(nets, "HALVINGS", 6)
-    argv = ["--sizes", "0.5,0.25", "--epochs", "1", "--seeds", "1", "--limit", "40"]
+    argv = ["--sizes", "1,0.5", "--epochs", "1", "--seeds", "1", "--limit", "40"]
     argv += ["--no-jit-compile"]
     found = train.main([*argv, "--output", str(tmp_path)])
-    assert [row.size for row in found.family("separable")] == [0.25, 0.5]
+    assert [row.size for row in found.family("separable")] == [0.5, 1]
     ours, theirs = ([row.macs for row in found.family(c)] for c in ("separable", "standard"))
     assert ours[-1] < theirs[-1] <= nets.REACH * ours[-1]  # costs overlap where times do not yet
     assert theirs[0] <= ours[-1]
@@ -369,6 +379,7 @@ def test_several_sizes_give_accuracy_against_cost(tmp_path, monkeypatch):
     assert Frontier.load(tmp_path) == found
 
 
+@pytest.mark.usefixtures("shallow")
 def test_the_best_nets_within_limits_are_searched(tmp_path):
     argv = ["--search", "2", "--limit-macs", "3e6", "--limit-params", "3e5", "--limit", "40"]
     with by_formula(Trainings(formula=lambda **choices: choices["width"] / 4)):

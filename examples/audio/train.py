@@ -32,13 +32,19 @@ import numpy as np
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.audio import data, features
-from examples.nets import compare_nets
+from examples.nets import Experiment, compare_nets
 from examples.sources import printable
 from sepconv_layers import Comparison, Frontier, Search, export, files, models, streaming
 
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:2]
 SPACE = {"width": (0.25, 2.0), "mfcc": [True, False]}  # of --search
+OPTIONS: dict[str, Any] = {  # of `train` and `convert`
+    "datasets": data.SOURCES,
+    "default": data.DEFAULT,
+    "own_data": ("FOLDER", "a folder of recordings"),
+    "epochs": "5 for mini, else 20",
+}
 EPOCHS = {"mini": 5}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
@@ -79,11 +85,8 @@ def build(
     return keras.Model(inputs, x, name=net)
 
 
-@command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
+def prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Experiment:
+    """Loads the clips that the options name, and returns nets for them and their recipe."""
     if arguments.speaker_independent and arguments.dataset != "fsdd":
         parser.error("--speaker-independent is a split of --dataset fsdd")
     if arguments.causal and arguments.net not in CAUSAL:
@@ -110,19 +113,29 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
         mfcc=arguments.mfcc,
         causal=arguments.causal,
     )
-    epochs = EPOCHS.get(name, DEFAULT_EPOCHS)
-    options = command_line.compare_options(
-        arguments, argv, example="audio", dataset=name, epochs=epochs
-    )
     training = {
         "learning_rate": LEARNING_RATE,
         "label_smoothing": 0.1,
         "augmentation": features.augmentation(spectrograms),
         "task": "Keyword spotting",
     }
-    found = compare_nets(net, dataset, arguments, options | training, SPACE)
+    return Experiment(name, dataset, net, EPOCHS.get(name, DEFAULT_EPOCHS), training)
+
+
+@command_line.without_traceback
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    words = prepare(parser, arguments)
+    dataset = words.data
+    options = command_line.compare_options(
+        arguments, argv, example="audio", dataset=words.name, epochs=words.epochs
+    )
+    found = compare_nets(words.build, dataset, arguments, {**options, **words.training}, SPACE)
     if not isinstance(found, Comparison):
         return found
+    spectrograms, classes, settings = dataset.train[0], dataset.classes, dataset.settings
     output = options["output"]
     front = features.front_end(settings)
     for conv, model in found.models.items():
@@ -239,15 +252,13 @@ def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> Non
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = command_line.training_parser(
-        "audio",
-        __doc__,
-        datasets=data.SOURCES,
-        default=data.DEFAULT,
-        own_data=("FOLDER", "a folder of recordings"),
-        searched=SPACE,
-        epochs="5 for mini, else 20",
-    )
+    parser = command_line.training_parser("audio", __doc__, **OPTIONS, searched=SPACE)
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of clips and of nets for them."""
     speakers = "hold out whole speakers of fsdd"
     parser.add_argument("--speaker-independent", action="store_true", help=speakers)
     parser.add_argument("--net", choices=NETS, default="ds_cnn", help="default: ds_cnn")
@@ -260,7 +271,6 @@ def make_parser() -> argparse.ArgumentParser:
     seconds = "length of a clip; default: 1"
     positive = command_line.positive_number(float)
     parser.add_argument("--seconds", type=positive, default=1.0, help=seconds)
-    return parser
 
 
 if __name__ == "__main__":

@@ -19,32 +19,39 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import keras
 
 from examples import command_line
 from examples.artifacts import export_arrays
-from examples.augmentation import RandomMirror, RandomShift
-from examples.nets import compare_nets
+from examples.nets import Experiment, compare_nets
 from examples.vision import data, predict
-from sepconv_layers import Comparison, Frontier, Search, models
+from sepconv_layers import Comparison, ConvBlock2D, Frontier, Search, SeparableConvBlock2D
 
+STEM_FILTERS = 16
+STAGES = (  # filters, strides
+    (32, 2),
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+)
+SMALLEST_MAP = 4  # positions a side
 EPOCHS = {"digits": 10, "fashion_mnist": 10}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 2e-2
 WEIGHT_DECAY = 2e-2
-SPACE = {  # of --search
-    "width": (0.25, 2.0),
-    "depth": [0.5, 1.0, 1.5],
-    "kernel_size": [3, 5, 7],
-    "positions": [12, 16, 24],
+SPACE = {"width": (0.25, 2.0), "kernel_size": [3, 5], "depth_multiplier": [1, 2]}  # of --search
+OPTIONS: dict[str, Any] = {  # of `train` and `convert`
+    "datasets": data.SOURCES,
+    "default": data.DEFAULT,
+    "own_data": ("PATH", "a folder of images, or a .npz file"),
+    "epochs": "10 to 20, by data set",
 }
-# Pixels to shift images by, at most, in the sets where also a mirror image has the same class.
-SHIFTS = {"cifar10": 4, "fashion_mnist": 2}
-# The kernels between the stem and the pooling. In a standard net, the MACs of larger ones are better
-# spent on channels.
-KERNEL_SIZES = {"separable": 5, "standard": 3}
-POSITIONS = 16  # a side, at most, after the stem
+MIRRORED = ("cifar10", "fashion_mnist")  # a mirror image has the same class
+LARGEST_STEM_OUTPUT = 32  # positions a side
 
 
 def build(
@@ -52,38 +59,30 @@ def build(
     input_shape: Sequence[int],
     classes: int,
     width: float = 1.0,
-    depth: float = 1.0,
-    kernel_size: int | None = None,
-    positions: int = POSITIONS,
+    depth_multiplier: int = 1,
+    kernel_size: int = 3,
 ) -> keras.Model:
-    """Returns a small residual net, from pixels between 0 and 255 to logits."""
-    images = keras.Input(input_shape, name="images")
-    net = models.separable_resnet(
-        input_shape,
-        classes,
-        conv,
-        width=width,
-        depth=depth,
-        kernel_size=kernel_size or KERNEL_SIZES[conv],
-        stem_strides=-(-min(input_shape[:2]) // positions),
-    )
-    logits = net(keras.layers.Rescaling(1 / 127.5, offset=-1)(images))
+    """Returns a small MobileNet, from pixels between 0 and 255 to logits."""
+    separable = partial(SeparableConvBlock2D, depth_multiplier=depth_multiplier)
+    block = {"separable": separable, "standard": ConvBlock2D}[conv]
+    stem_strides = -(-min(input_shape[:2]) // LARGEST_STEM_OUTPUT)
+    images = x = keras.Input(input_shape, name="images")
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
+    x = ConvBlock2D(_scaled(STEM_FILTERS, width), strides=stem_strides, name="stem")(x)
+    for i, (filters, strides) in enumerate(STAGES):
+        strides = strides if min(x.shape[1:3]) > SMALLEST_MAP else 1
+        x = block(_scaled(filters, width), kernel_size, strides=strides, name=f"block_{i}")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    logits = keras.layers.Dense(classes, name="logits")(x)
     return keras.Model(images, logits, name=f"{conv}_net")
 
 
-def augmentation(name: str) -> keras.layers.Layer | None:
-    """Returns the augmentation for a public set."""
-    if name not in SHIFTS:
-        return None
-    shift = RandomShift(SHIFTS[name], axes=(1, 2), fill="nearest")
-    return keras.Sequential([RandomMirror((2,)), shift])
+def _scaled(filters: int, width: float) -> int:
+    return max(8, 8 * round(filters * width / 8))
 
 
-@command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
+def prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Experiment:
+    """Loads the images that the options name, and returns nets for them and their recipe."""
     with command_line.user_errors(parser, folder="--data"):
         dataset = data.load(
             arguments.dataset or data.DEFAULT,
@@ -93,53 +92,57 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
         )
     input_shape, classes = dataset.train[0].shape[1:], len(dataset.classes)
     print(dataset.summary("images", f" of shape {input_shape}, {classes} classes"))
-    net = partial(
-        build,
-        input_shape=input_shape,
-        classes=classes,
-        depth=arguments.depth,
-        kernel_size=arguments.kernel_size,
-    )
-    epochs = EPOCHS.get(dataset.name, DEFAULT_EPOCHS)
-    options = command_line.compare_options(
-        arguments, argv, example="vision", dataset=dataset.name, epochs=epochs
-    )
+    mirrored = dataset.name in MIRRORED and arguments.data is None
     training = {
         "learning_rate": LEARNING_RATE,
         "weight_decay": WEIGHT_DECAY,
         "label_smoothing": 0.1,
-        "augmentation": augmentation(dataset.name) if arguments.data is None else None,
+        "augmentation": keras.layers.RandomFlip("horizontal") if mirrored else None,
         "task": "Image classification",
     }
-    found = compare_nets(net, dataset, arguments, options | training, SPACE)
+    net = partial(build, input_shape=input_shape, classes=classes)
+    epochs = EPOCHS.get(dataset.name, DEFAULT_EPOCHS)
+    return Experiment(dataset.name, dataset, net, epochs, training)
+
+
+@command_line.without_traceback
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    images = prepare(parser, arguments)
+    net = partial(images.build, depth_multiplier=arguments.depth_multiplier)
+    options = command_line.compare_options(
+        arguments, argv, example="vision", dataset=images.name, epochs=images.epochs
+    )
+    found = compare_nets(net, images.data, arguments, {**options, **images.training}, SPACE)
     if not isinstance(found, Comparison):
         return found
     output = options["output"]
-    predict.save_about(dataset, output)
-    export_arrays(found, arguments.export, output, dataset)
+    predict.save_about(images.data, output)
+    export_arrays(found, arguments.export, output, images.data)
     print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
     print(f"Try: python -m examples.vision.predict {output} FILE")
     return found
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = command_line.training_parser(
-        "vision",
-        __doc__,
-        datasets=data.SOURCES,
-        default=data.DEFAULT,
-        own_data=("PATH", "a folder of images, or a .npz file"),
-        searched=SPACE,
-        epochs="10 to 20, by data set",
-    )
+    parser = command_line.training_parser("vision", __doc__, **OPTIONS, searched=SPACE)
     positive = command_line.positive_number(int)
-    factor = command_line.positive_number(float)
-    blocks = "factor on the number of residual blocks; default: 1"
-    parser.add_argument("--depth", type=factor, default=1.0, help=blocks)
-    kernels = "size of the kernels after the stem; default: 5, in standard nets 3"
-    parser.add_argument("--kernel-size", type=positive, help=kernels)
-    parser.add_argument("--image-size", type=positive, help="height and width to resize images to")
+    parser.add_argument(
+        "--depth-multiplier",
+        type=positive,
+        default=1,
+        help="depthwise kernels per channel in the separable net; default: 1",
+    )
+    add_image_size(parser)
     return parser
+
+
+def add_image_size(parser: argparse.ArgumentParser) -> None:
+    """Adds `--image-size`."""
+    positive = command_line.positive_number(int)
+    parser.add_argument("--image-size", type=positive, help="height and width to resize images to")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from sepconv_layers.ops.geometry import Convolve, Geometry
 def with_a_sample(inputs: Any) -> tuple[Any, Callable[[Any], Any]]:
     """Returns inputs with at least one sample, and a function that drops an added sample again.
 
-    For an empty batch, oneDNN kernels return the shape of the input. Without oneDNN, gradients are
-    not initialized and slices raise an error. If the batch is not empty, neither the padding nor
+    For an empty batch, oneDNN kernels return the shape of the input. Without oneDNN, slices raise
+    an error. If the batch is not empty, neither the padding nor
     the slice copies anything, forward or backward. XLA has kernels of its own, and exported files
     get no operators for this.
     """
@@ -39,6 +39,26 @@ def with_a_sample(inputs: Any) -> tuple[Any, Callable[[Any], Any]]:
         return samples
 
     return padded, without
+
+
+def _with_gradient_if_empty(kernel: Any, inputs: Any) -> Any:
+    """Returns a depthwise kernel whose gradient is zero if the batch turns out to be empty.
+
+    TensorFlow's kernel returns memory that it has not initialized. A replica without samples then
+    adds noise, or NaN, to the gradient of all.
+    """
+    if not _may_be_empty(inputs):
+        return kernel
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def differentiable(kernel: Any) -> tuple:
+        def gradient(upstream: Any) -> Any:
+            return tf.where(tf.shape(inputs)[0] > 0, upstream, tf.zeros_like(upstream))
+
+        return tf.identity(kernel), gradient
+
+    return differentiable(kernel)
 
 
 def _may_be_empty(inputs: Any) -> bool:
@@ -84,6 +104,8 @@ def depthwise(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     # On a CPU without half-precision instructions, TensorFlow's kernel sums in half precision:
     # gradients with respect to the kernel are off by a fifth, and take twice as long as in float32.
     convolve = _depthwise_in_float32 if context.device() == "cpu" else _depthwise
+    if geometry.rank < 3:  # a volume has no depthwise kernel in TensorFlow
+        kernel = _with_gradient_if_empty(kernel, inputs)
     return convolve(inputs, kernel, geometry)
 
 
