@@ -13,7 +13,12 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 TORCH := torch==2.13.0$(if $(filter Darwin,$(shell uname -s)),,+cpu)
 
 .NOTPARALLEL:
-.PHONY: help demo test fuzz lint readme docs clean
+.PHONY: help demo test backends fuzz lint readme docs clean
+
+# Tests of what is the same on all backends, with the random cases of a short run.
+PORTABLE := ops groups edge_cases tracing contract layers blocks normalization models graph_edit twins
+on_backend = KERAS_BACKEND=$(1) SEPCONV_TEST_CONFIGURATIONS=20 $(BIN)/python -m pytest --numprocesses 2 \
+	--dist worksteal --timeout 600 $(PORTABLE:%=tests/test_%.py)
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1:	/p' Makefile
@@ -21,8 +26,16 @@ help:  ## show the targets
 demo: .venv/.examples  ## train twins on images, sounds, texts and volumes; demo/report.html
 	$(BIN)/python -m examples.demo
 
-test: .venv/.torch  ## run the tests and the examples in the docstrings
+test: .venv/.torch  ## run the tests and the examples in the docstrings, on TensorFlow
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --timeout 600 --doctest-modules sepconv_layers tests
+
+# JAX compiles for longer than it computes: without optimizing, whole, and nothing twice.
+backends: .venv/.torch  ## run the tests of operators, layers, blocks and models on JAX and PyTorch
+	cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && \
+		JAX_COMPILATION_CACHE_DIR=$$cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+		JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_parallel_codegen_split_count=1" \
+		$(call on_backend,jax)
+	! $(BIN)/python -c 'import torch' 2>/dev/null || $(call on_backend,torch)
 
 fuzz: .venv/.torch  ## try thousands of random cases, in ten minutes; KERAS_BACKEND=jax or torch too
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --numprocesses 2 --timeout 1800 tests/fuzz

@@ -9,7 +9,7 @@ import pytest
 from sepconv_layers.ops import context
 
 BACKEND = keras.backend.backend()
-# How many random configurations to test; `test_backends.py` asks for few, and a short run of all.
+# How many random configurations to test; `make backends` asks for few, and a short run of all.
 MANY = 200
 CONFIGURATIONS = int(os.environ.get("SEPCONV_TEST_CONFIGURATIONS", MANY))
 SHORT = CONFIGURATIONS < MANY
@@ -63,7 +63,9 @@ def run_with_gradients(function, arguments, upstream, mode, dtype="float64", sig
         if mode != "eager":
             shapes = signature and ([None] * upstream.ndim, *signature)
             specs = signature and [tf.TensorSpec(shape, dtype) for shape in shapes]
-            compute = tf.function(compute, input_signature=specs, jit_compile=mode == "xla")
+            compute = tf.function(
+                compute, input_signature=specs, jit_compile=mode == "xla", autograph=False
+            )
         results = compute(*(tf.cast(array, dtype) for array in (upstream, *arguments)))
     elif BACKEND == "jax":
         import jax

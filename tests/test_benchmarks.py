@@ -37,7 +37,7 @@ def run(benchmark, path, *arguments):
 
 
 def in_one_mode(monkeypatch):
-    """All modes are in `nets`; what XLA compiles for each shape would take long here."""
+    """All modes are in `compile_time`; what XLA compiles for each shape would take long here."""
     monkeypatch.setitem(timing.MODES, BACKEND, dict(list(MODES.items())[:1]))
 
 
@@ -118,6 +118,7 @@ def test_lowerings(tmp_path, monkeypatch, capsys):
 
 
 def test_nets_agree_on_their_cost(tmp_path, monkeypatch, capsys):
+    in_one_mode(monkeypatch)
     monkeypatch.setattr(mobilenet, "FILTERS_AND_STRIDES", BLOCKS)
     rows = run(nets, tmp_path, "--size", "16", "--batch-size", "2", "--width", "0.5")
     separable, theirs = (

@@ -97,35 +97,42 @@ def test_mixed_precision_stays_close_to_float32(case):
     np.testing.assert_allclose(y.astype("float32"), expected, rtol=0.05, atol=0.05)
 
 
-# Policy, and whether XLA compiles. PyTorch's compiler is not part of this; op by op, JAX takes long
-# and shows nothing new.
-STEPS = [
-    (policy, jit_compile)
-    for jit_compile in {"tensorflow": (True, False), "jax": (True,), "torch": (False,)}[BACKEND]
-    for policy in ("mixed_float16", "float32")
-]
+POLICIES = ("mixed_float16", "float32")
+# How a training step runs. PyTorch's compiler is not part of this; op by op, JAX takes long and
+# shows nothing new.
+WAYS = {
+    "tensorflow": {
+        "xla": {"jit_compile": True},
+        "graph": {"jit_compile": False},
+        "eager": {"jit_compile": False, "run_eagerly": True},
+    },
+    "jax": {"xla": {"jit_compile": True}},
+    "torch": {"eager": {"jit_compile": False}},
+}[BACKEND]
 
 
 def steps():
-    """Every class takes every step, two of them in each rank: both policies and ways to run."""
-    few = STEPS[:1] + STEPS[-2:]  # compiled by XLA in one dimension, where that is quick
+    """Every class takes every step, and the first case of a class in each rank the traced ones."""
+    *traced, quickest = WAYS
     for case in FEW_CASES:
         if case.cls is sl.DropPath:  # which has no weights
             continue
-        if case.number == 0 and not SHORT:
-            crosswise = STEPS[::3] if case.rank % 2 else STEPS[1:3]
-            yield from ((case, *step) for step in (crosswise if len(STEPS) > 2 else STEPS))
+        if case.number == 0 and traced:
+            crosswise = POLICIES if case.rank % 2 else POLICIES[::-1]
+            yield from ((case, *step) for step in zip(crosswise, traced, strict=True))
+        elif case.number == 0 and not SHORT:
+            yield from ((case, policy, quickest) for policy in POLICIES)
         else:
-            yield (case, *few[case.rank - 1])
+            yield case, POLICIES[case.rank % 2], quickest
 
 
-@pytest.mark.parametrize(("case", "policy", "jit_compile"), list(steps()), ids=str)
-def test_one_training_step_moves_every_weight(case, policy, jit_compile):
+@pytest.mark.parametrize(("case", "policy", "way"), list(steps()), ids=str)
+def test_one_training_step_moves_every_weight(case, policy, way):
     keras.utils.set_random_seed(1)
     symbolic = keras.Input(case.input_shape[1:])
     model = keras.Model(symbolic, case.make(dtype=policy)(symbolic))
     assert model.outputs[0].dtype == ("float16" if policy == "mixed_float16" else "float32")
-    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=jit_compile)
+    model.compile(keras.optimizers.SGD(0.1), "mse", **WAYS[way])
     # Positive weights and inputs leave no rectifier of a narrow layer dead.
     before = [np.abs(weight) for weight in model.get_weights()]
     model.set_weights(before)

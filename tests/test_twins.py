@@ -1,7 +1,6 @@
 """Each separable block, and each model, and its standard twin: alike in all but the kernels."""
 
 import inspect
-import itertools
 import math
 
 import keras
@@ -61,8 +60,8 @@ def influence(cls, rank, filters, **arguments):
 def test_twins_have_the_same_shape_stride_and_receptive_field(
     separable, standard, rank, padding, filters
 ):
-    choices = [1, 2, PER_AXIS[:rank]]
-    for strides, dilation in itertools.product(choices, choices):
+    axes = PER_AXIS[:rank]
+    for strides, dilation in [(1, 1), (2, 1), (1, 2), (axes, 2), (2, axes)]:
         arguments = {"strides": strides, "padding": padding, "dilation_rate": dilation}
         one = influence(separable, rank, filters, **arguments)
         assert one.any()
