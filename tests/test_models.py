@@ -160,6 +160,8 @@ SMALL = [
     (models.sep_cnn, (11,), (None,), {"vocabulary_size": 50, "embedding": 8, "width": 0.1}),
     (models.region_cnn, (11,), (None,), {"vocabulary_size": 50, "embedding": 8}),
     (models.mobilenet_3d, (9, 20, 17, 1), (None, None, None, 1), {"width": 0.1}),
+    (models.separable_resnet, (20, 33, 3), (None, None, 3), {"width": 0.25, "depth": 0.5}),
+    (models.separable_resnet, (9, 20, 17, 1), (None, None, None, 1), {"width": 0.25}),
 ]
 OF_TEXTS = (models.sep_cnn, models.region_cnn)
 if SHORT:  # what is left out is made of the same blocks, or of those of `cases.py`
@@ -167,7 +169,7 @@ if SHORT:  # what is left out is made of the same blocks, or of those of `cases.
 every_net = pytest.mark.parametrize(
     ("make", "shape", "unknown", "how"),
     SMALL,
-    ids=[f"{make.__name__}{how.get('size', '')}" for make, *_, how in SMALL],
+    ids=[f"{make.__name__}{how.get('size', len(shape) - 1)}" for make, shape, _, how in SMALL],
 )
 both_forms = pytest.mark.parametrize("conv", CONVS)
 
@@ -187,7 +189,7 @@ def nets_and_forms():
     for number, (make, *rest) in enumerate(SMALL):
         one = CONVS[number % 2 :: 2] if SHORT else CONVS[:1]
         for conv in one if SHORT or make in DEEP else CONVS:
-            name = f"{conv}-{make.__name__}{rest[-1].get('size', '')}"
+            name = f"{conv}-{make.__name__}{rest[-1].get('size', len(rest[0]) - 1)}"
             yield pytest.param(make, *rest, conv, id=name)
 
 
@@ -266,6 +268,8 @@ def test_a_bad_argument_is_named(make, shape, unknown, how):
         "size": ["xxl"],
         "repeats": [0],
         "vocabulary_size": [0],
+        "depth": [0, "1"],
+        "stem_strides": [0, 1.5],
     }
     for argument in bad.keys() & inspect.signature(make).parameters:
         for value in bad[argument]:
@@ -278,7 +282,9 @@ def test_a_bad_argument_is_named(make, shape, unknown, how):
 
 
 @the_same_everywhere
-@pytest.mark.parametrize("make", [models.mobilenet, models.ds_cnn, models.mobilenet_3d])
+@pytest.mark.parametrize(
+    "make", [models.mobilenet, models.ds_cnn, models.mobilenet_3d, models.separable_resnet]
+)
 def test_the_channels_of_the_input_must_be_known(make):
     shape = next(unknown for net, _, unknown, _ in SMALL if net is make)
     with pytest.raises(ValueError, match="`input_shape`.*channels"):

@@ -21,31 +21,53 @@ import keras
 
 from examples import command_line
 from examples.artifacts import export_arrays
-from examples.augmentation import RandomMirror, RandomShift
+from examples.augmentation import RandomMirror, RandomShift, RandomTurn
 from examples.nets import compare_nets
 from examples.volumes import data
 from sepconv_layers import Comparison, Frontier, Search, models
 
-WIDTH = 0.5  # of the net, before `--width`
-SPACE = {"width": (0.5, 2.0)}  # of --search
+SPACE = {  # of --search
+    "width": (0.25, 2.0),
+    "depth": [0.5, 1.0, 1.5],
+    "kernel_size": [3, 5],
+    "positions": [8, 12, 16],
+}
 EPOCHS = {"solids": 8}
 DEFAULT_EPOCHS = 15
 BATCH_SIZE = 32
-LEARNING_RATE = 4e-2
-MIRRORED = (1, 2)  # axes: the objects of the public sets stand upright
+LEARNING_RATE = 1e-2
+POSITIONS = 12  # a side, at most, after the stem
+HORIZONTAL = (1, 2)  # axes: the objects of the public sets stand upright
 SHIFT = 2  # voxels at most, for ModelNet10, which has few volumes of some classes
 
 
 def augmentation(name: str) -> keras.layers.Layer:
     """Returns the augmentation for a public set."""
-    mirror, shift = RandomMirror(MIRRORED), RandomShift(SHIFT, axes=(1, 2, 3))
-    return mirror if name == "solids" else keras.Sequential([mirror, shift])
+    mirror, turn = RandomMirror(HORIZONTAL), RandomTurn(HORIZONTAL)
+    shift = RandomShift(SHIFT, axes=(1, 2, 3))
+    return mirror if name == "solids" else keras.Sequential([mirror, turn, shift])
 
 
-def build(conv: str, input_shape: Sequence[int], classes: int, width: float = 1.0) -> keras.Model:
-    """Returns a 3D MobileNet, from values between 0 and 255 to logits."""
+def build(
+    conv: str,
+    input_shape: Sequence[int],
+    classes: int,
+    width: float = 1.0,
+    depth: float = 1.0,
+    kernel_size: int = 3,
+    positions: int = POSITIONS,
+) -> keras.Model:
+    """Returns a small residual net, from values between 0 and 255 to logits."""
     volumes = keras.Input(input_shape, name="volumes")
-    net = models.mobilenet_3d(input_shape, classes, conv, width=WIDTH * width)
+    net = models.separable_resnet(
+        input_shape,
+        classes,
+        conv,
+        width=width,
+        depth=depth,
+        kernel_size=kernel_size,
+        stem_strides=-(-min(input_shape[:3]) // positions),
+    )
     logits = net(keras.layers.Rescaling(1 / 255)(volumes))
     return keras.Model(volumes, logits, name=f"{conv}_net")
 

@@ -2,6 +2,7 @@
 
 from sepconv_layers.models.applications import load_keras_application
 from sepconv_layers.models.audio import bc_resnet, ds_cnn, matchboxnet
+from sepconv_layers.models.residual import separable_resnet
 from sepconv_layers.models.text import region_cnn, sep_cnn
 from sepconv_layers.models.vision import mobilenet, mobilenet_v2, mobilenet_v3
 from sepconv_layers.models.volumes import mobilenet_3d
@@ -17,4 +18,5 @@ __all__ = [
     "mobilenet_v3",
     "region_cnn",
     "sep_cnn",
+    "separable_resnet",
 ]

@@ -1,0 +1,105 @@
+"""A small residual net for images and volumes: few positions, large kernels, and its twin."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from sepconv_layers import blocks
+from sepconv_layers.arguments import lookup, positive_int, positive_number
+from sepconv_layers.models.classifier import check_input_shape, classifier, make_divisible
+
+AXES = {2: ("height", "width", "channels"), 3: ("depth", "height", "width", "channels")}
+STEM: dict[int, Any] = {2: blocks.ConvBlock2D, 3: blocks.ConvBlock3D}
+BLOCK: dict[int, dict[str, Any]] = {
+    2: {
+        "separable": blocks.ResidualSeparableConvBlock2D,
+        "standard": blocks.ResidualConvBlock2D,
+    },
+    3: {
+        "separable": blocks.ResidualSeparableConvBlock3D,
+        "standard": blocks.ResidualConvBlock3D,
+    },
+}
+
+# Filters of the stem; then filters, strides of the first block and number of blocks of each stage.
+SEPARABLE_RESNET = {
+    2: (32, ((64, 1, 2), (120, 2, 3))),
+    3: (16, ((48, 2, 2), (128, 2, 2))),
+}
+DIVISOR = {2: 8, 3: 4}  # numbers of filters are multiples of it
+
+
+def separable_resnet(
+    input_shape: Sequence[int | None] = (32, 32, 3),
+    classes: int = 10,
+    conv: str = "separable",
+    width: float = 1.0,
+    depth: float = 1.0,
+    kernel_size: int | Sequence[int] = 5,
+    stem_strides: int = 2,
+    include_top: bool = True,
+    pooling: str | None = None,
+    dropout: float = 0.0,
+    name: str | None = None,
+) -> keras.Model:
+    """A residual net that spends its MACs on channels and kernel sizes, not on positions.
+
+    The stem halves the resolution, as the first layer of much larger nets does, so that each layer
+    after it has a quarter of the positions and can have more channels for the same MACs. Large
+    depthwise kernels then see far, and cost a few percent. Blocks have two convolutions each.
+
+    It is no published net: it was chosen on the validation part of CIFAR-10.
+
+    Args:
+        input_shape: Shape of an image, `(height, width, channels)`, or of a volume,
+            `(depth, height, width, channels)`. Channels first if the Keras configuration says so.
+            All sizes but the number of channels may be `None`.
+        classes: Number of classes.
+        conv: `"separable"`, or `"standard"` for the twin.
+        width: Width multiplier of all layers. Numbers of filters are rounded to multiples of 8, and of 4
+            for volumes.
+        depth: Factor on the number of blocks of each stage, which is rounded, to at least one.
+        kernel_size: Size of the kernels after the stem: one integer, or one per spatial dimension.
+        stem_strides: Strides of the stem. A larger stride has a kernel of the same size.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
+        name: Name of the model.
+
+    Returns:
+        A model from images or volumes to logits, or to features with `include_top=False`.
+
+    Raises:
+        ValueError: If an argument is invalid.
+
+    Example:
+        >>> from sepconv_layers import models, profile
+        >>> f"{profile(models.separable_resnet((32, 32, 3))).macs / 1e6:.1f} million MACs"
+        '12.5 million MACs'
+
+    Reference:
+        [He et al., "Deep Residual Learning for Image Recognition", 2016](
+        https://arxiv.org/abs/1512.03385);
+        [Chollet, "Xception", 2017](https://arxiv.org/abs/1610.02357).
+    """
+    rank = len(input_shape) - 1 if isinstance(input_shape, Sequence) else 0
+    shape = check_input_shape(input_shape, AXES.get(rank, AXES[2]))
+    block = lookup(BLOCK[rank], conv, "conv")
+    width, depth = positive_number(width, "width"), positive_number(depth, "depth")
+    filters, stages = SEPARABLE_RESNET[rank]
+    inputs = keras.Input(shape, name="images" if rank == 2 else "volumes")
+    strides = positive_int(stem_strides, "stem_strides")
+    divisor = DIVISOR[rank]
+    filters = make_divisible(filters * width, divisor)
+    x = STEM[rank](filters, max(3, strides), strides, name="stem")(inputs)
+    for stage, (filters, strides, number) in enumerate(stages):
+        for i in range(max(1, round(number * depth))):
+            x = block(
+                make_divisible(filters * width, divisor),
+                kernel_size,
+                strides=1 if i else strides,
+                name=f"stage_{stage}_{i}",
+            )(x)
+    name = name or "separable_resnet"
+    return classifier(inputs, x, rank, classes, include_top, pooling, dropout, name)
