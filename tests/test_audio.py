@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from examples.audio import data, features, predict, reading, splits, train
+from examples.audio import augment, data, features, folds, predict, reading, splits, train
 from examples.folders import files_below
 from sepconv_layers import timing
-from sepconv_layers.comparison import Comparison, Row
+from sepconv_layers.comparison import Comparison, Frontier, Row, SizedRow
 
 WORDS = ("high", "low")
 RATE = 8_000
@@ -55,7 +55,7 @@ def speech():
     name = (
         "fsdd" if list(Path(os.environ.get("SEPCONV_DATA", "none")).glob("audio/free*")) else "mini"
     )
-    clips, rate, _ = data.SOURCES[name](False, 0)
+    clips, rate, _ = data.SOURCES[name](None, 0)
     settings = features.Settings(rate)
     sounds = [reading.middle(clip.source, rate, settings.samples) for clip in clips[::97]]
     return np.stack([data.fit_length(x.waveform, settings.samples) for x in sounds]), settings
@@ -82,7 +82,7 @@ def test_the_cosine_transform_is_that_of_librosa():
 
 def test_augmentation_changes_training_inputs_alone():
     x = np.random.default_rng(0).normal(-3, 1, (4, 20, 8)).astype("float32")
-    layer = features.augmentation(x)
+    layer = augment.augmentation(x)
     np.testing.assert_array_equal(np.asarray(keras.ops.convert_to_numpy(layer(x))), x)
     changed = keras.ops.convert_to_numpy(layer(x, training=True))
     assert changed.shape == x.shape and np.isfinite(changed).all()
@@ -92,7 +92,7 @@ def test_augmentation_changes_training_inputs_alone():
 
 
 def test_mini_holds_whole_voices_out():
-    clips, *_ = data.SOURCES["mini"](False, 0)
+    clips, *_ = data.SOURCES["mini"](None, 0)
     voices = {
         part: {re.search(r"\((.*)\)", clip.name)[1] for clip in clips if clip.part == part}
         for part in ("train", "val", "test")
@@ -501,3 +501,99 @@ def test_predict_says_what_the_file_beside_a_model_must_hold(tmp_path, text):
     (tmp_path / "separable-waveform.json").write_text(text)
     with pytest.raises(ValueError, match="separable-waveform.json must hold classes, sample_rate"):
         predict.load(tmp_path)
+
+
+# Cross-validation over speakers
+
+
+@pytest.fixture
+def speakers(tmp_path, monkeypatch):
+    """A corpus in the form of the Free Spoken Digit Dataset, with four speakers and two digits."""
+    folder = tmp_path / "audio" / "free-spoken-digit-dataset" / "recordings"
+    folder.mkdir(parents=True)
+    for digit, word in enumerate(WORDS):
+        for i, speaker in enumerate(("anna", "ben", "cleo", "dan")):
+            for take in range(4):
+                path = folder / f"{digit}_{speaker}_{take}.wav"
+                soundfile.write(path, tone(word, 10 * i + take), RATE)
+    monkeypatch.setenv("SEPCONV_DATA", str(tmp_path))
+    return data.fsdd_speakers()
+
+
+def test_each_speaker_is_held_out_once(speakers):
+    assert speakers == ["anna", "ben", "cleo", "dan"]
+    held_out = {"val": [], "test": []}
+    for speaker in speakers:
+        clips, *_ = data.SOURCES["fsdd"](speaker, 0)
+        for part, names in held_out.items():
+            names += {clip.name.split("_")[1] for clip in clips if clip.part == part}
+        assert sum(clip.part == "train" for clip in clips) == 16
+    assert held_out == {"val": ["dan", "anna", "ben", "cleo"], "test": speakers}
+    with pytest.raises(ValueError, match="`held_out` must be one of anna, .* Received 'eve'"):
+        data.load("fsdd", held_out="eve")
+
+
+def test_speaker_independent_results_are_means_over_all_speakers(speakers, tmp_path, capsys):
+    output = tmp_path / "out"
+    brief = ["--epochs", "1", "--seeds", "2", "--batch-size", "16", "--conv", "separable"]
+    arguments = ["--dataset", "fsdd", "--speaker-independent", *brief, "--output", str(output)]
+    found = train.main(arguments)
+    assert str(found) in capsys.readouterr().out
+    every = {name: Comparison.load(output / f"fold-{name}") for name in speakers}
+    (row,) = found.rows
+    per_seed = [record.rows[0].accuracy["per_seed"] for record in every.values()]
+    np.testing.assert_allclose(row.accuracy["per_seed"], np.mean(per_seed, axis=0), atol=1e-6)
+    assert row.accuracy["mean"] == pytest.approx(np.mean(per_seed), abs=1e-6)
+    assert row.accuracy["per_fold"] == {
+        name: record.rows[0].accuracy["mean"] for name, record in every.items()
+    }
+    assert row.macs == every["anna"].rows[0].macs
+    assert found.test_part == {"samples": 32, "largest_class": 0.5}
+    assert "Mean over 4 folds: anna, ben, cleo, dan." in found.notes
+    assert Comparison.load(output) == dataclasses.replace(found, models={})
+    confusion = json.loads((output / train.CONFUSION).read_text("utf-8"))["confusion"]
+    assert np.sum(confusion["separable"]) == 32
+
+
+def sized_frontier(accuracies, latency):
+    """A record of two separable and two standard nets, tested on two samples with two seeds."""
+    labels = np.array([0, 1])
+    rows, predictions = [], {"labels": labels}
+    for (conv, size), per_seed in zip(
+        [("separable", 1), ("separable", 2), ("standard", 1), ("standard", 2)],
+        accuracies,
+        strict=True,
+    ):
+        spread = {"mean": float(np.mean(per_seed)), "std": 0.0, "per_seed": list(per_seed)}
+        artifacts = {"int8": {"bytes": 10, "latency_ms": latency, "accuracy": per_seed[0]}}
+        artifacts["int8"]["seed"] = 0
+        row = SizedRow(
+            conv=conv, model="net", params=1, macs=1000 * size, accuracy=spread,
+            infer_ms={1: latency}, infer_mode={1: "xla"}, train_step_ms=latency, train_mode="xla",
+            artifacts=artifacts, size=size, val_accuracy=spread,
+        )  # fmt: skip
+        rows.append(row)
+        right = np.array([np.arange(2) < 2 * accuracy for accuracy in per_seed])
+        predictions[row.name] = np.where(right, labels, 1 - labels)
+    about = dict.fromkeys(("task", "dataset", "command", "device", "backend"), "")
+    budget = {"epochs": 1, "batch_size": 1, "seeds": [0, 1], "training_samples": 2}
+    test_part = {"samples": 2, "largest_class": 0.5}
+    return Frontier(
+        **about, versions={}, wall_seconds=1.5, budget=budget, rows=rows, test_part=test_part,
+        predictions=predictions,
+    )  # fmt: skip
+
+
+def test_the_mean_of_frontiers_has_the_mean_margin_and_all_predictions():
+    one = sized_frontier([(1, 0.5), (1, 1), (0, 0.5), (0.5, 0.5)], 1.0)
+    two = sized_frontier([(1, 1), (1, 1), (0.5, 1), (1, 0.5)], 3.0)
+    found = folds.mean_of({"one": one, "two": two, "three": two})
+    margins = [record.margin("macs").mean for record in (one, two, two)]
+    assert found.margin("macs").mean == pytest.approx(np.mean(margins), abs=1e-6)
+    assert [row.infer_ms[1] for row in found.rows] == [3.0] * 4
+    assert found.rows[0].artifacts == {"int8": {"bytes": 10, "latency_ms": 3.0, "accuracy": 1.0}}
+    assert found.test_part["samples"] == 6 and found.wall_seconds == 4.5
+    for row in found.rows:  # what was predicted gives the accuracy
+        right = found.predictions[row.name] == found.predictions["labels"]
+        np.testing.assert_allclose(right.mean(axis=1), row.accuracy["per_seed"], atol=1e-6)
+        assert list(row.accuracy["per_fold"]) == ["one", "two", "three"]

@@ -21,7 +21,7 @@ continue an interrupted run.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ import numpy as np
 
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
-from examples.audio import data, features
+from examples.audio import augment, data, features, folds
 from examples.nets import net_builder, train_sizes
 from examples.sources import printable
 from sepconv_layers import Comparison, Frontier, compare, export, files, models, streaming
@@ -41,6 +41,8 @@ CAUSAL = NETS[:2]
 EPOCHS = {"mini": 5}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
+SPEAKERS = "fsdd_speakers"  # the name of results with whole speakers held out
+CONFUSION = "confusion.json"
 
 
 def build(
@@ -89,15 +91,46 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
         parser.error(f"--causal is for {' and '.join(CAUSAL)}, not for {arguments.net}")
     if arguments.mfcc and arguments.net == "bc_resnet":
         parser.error("--mfcc is for ds_cnn and matchboxnet, not for bc_resnet, which takes bands")
+    if not arguments.speaker_independent:
+        return train_nets(arguments, argv, parser)
+    with command_line.user_errors(parser):
+        speakers = data.fsdd_speakers()
+    output = arguments.output or command_line.default_output("audio", SPEAKERS)
+    train_fold = partial(train_nets, arguments, argv, parser)
+    folders = {speaker: output / f"fold-{speaker}" for speaker in speakers}
+    found = folds.cross_validate(folders, train_fold, output)
+    if isinstance(found, Comparison):
+        confusion, classes = confusion_of_folds(folders.values())
+        save_confusion(confusion, classes, output)
+    print(f"\n{found}\n\nSaved in {printable(str(output))}, and each fold in a folder of it.")
+    return found
+
+
+def train_nets(
+    arguments: argparse.Namespace,
+    argv: Sequence[str],
+    parser: argparse.ArgumentParser,
+    held_out: str | None = None,
+    output: Path | None = None,
+) -> Comparison | Frontier:
+    """Trains the nets on one split of the data.
+
+    Args:
+        arguments: The parsed options.
+        argv: The options as they were given, for the record.
+        parser: The parser, for its messages.
+        held_out: The speaker of the test part.
+        output: The folder of the results, if it is not that of the options.
+    """
     with command_line.user_errors(parser, folder="--data"):
         dataset = data.load(
             arguments.dataset or data.DEFAULT,
             folder=arguments.data,
-            speaker_independent=arguments.speaker_independent,
+            held_out=held_out,
             limit=arguments.limit,
             seconds=arguments.seconds,
         )
-    name = dataset.name + "_speakers" * arguments.speaker_independent
+    name = SPEAKERS if held_out else dataset.name
     spectrograms, classes, settings = dataset.train[0], dataset.classes, dataset.settings
     details = f" of {settings.seconds:g} s at {settings.sample_rate:,} Hz"
     print(dataset.summary("clips", f"{details}, words: {', '.join(classes)}"))
@@ -113,17 +146,17 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
     options = command_line.compare_options(
         arguments, argv, example="audio", dataset=name, epochs=epochs
     )
+    options["output"] = output = output or options["output"]
     training = {
         "learning_rate": LEARNING_RATE,
         "label_smoothing": 0.1,
-        "augmentation": features.augmentation(spectrograms),
+        "augmentation": augment.augmentation(spectrograms),
         "task": "Keyword spotting",
     }
     if arguments.sizes:
         return train_sizes(net, arguments.sizes, dataset, options, **training)
     builder = net_builder(net, options["convs"], arguments.width)
     found = compare(builder, dataset, **options, **training)
-    output = options["output"]
     front = features.front_end(settings)
     for conv, model in found.models.items():
         save_for_waveforms(front, model, dataset, output / f"{conv}-waveform.keras")
@@ -217,12 +250,21 @@ def confusion_of(model: keras.Model, dataset: data.Dataset) -> list[list[int]]:
     return counts.tolist()
 
 
+def confusion_of_folds(folders: Iterable[Path]) -> tuple[dict[str, list[list[int]]], list[str]]:
+    """Returns the sums of the confusion matrices in these folders, and the words."""
+    saved = [json.loads((folder / CONFUSION).read_text("utf-8")) for folder in folders]
+    return {
+        conv: np.sum([fold["confusion"][conv] for fold in saved], axis=0).tolist()
+        for conv in saved[0]["confusion"]
+    }, saved[0]["classes"]
+
+
 def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> None:
     """Writes the confusion matrices as data and as a picture."""
     from matplotlib.figure import Figure
 
     text = json.dumps({"classes": classes, "confusion": confusion}, indent=1)
-    files.write_text(output / "confusion.json", text + "\n")
+    files.write_text(output / CONFUSION, text + "\n")
     figure = Figure(figsize=(4.5 * len(confusion), 4.5), layout="constrained")
     panels = figure.subplots(1, len(confusion), squeeze=False)[0]
     for axes, (conv, counts) in zip(panels, confusion.items(), strict=True):
@@ -247,7 +289,7 @@ def make_parser() -> argparse.ArgumentParser:
         own_data=("FOLDER", "a folder of recordings"),
         epochs="5 for mini, else 20",
     )
-    speakers = "hold out whole speakers of fsdd"
+    speakers = "the mean over the speakers of fsdd, each of which is held out once"
     parser.add_argument("--speaker-independent", action="store_true", help=speakers)
     parser.add_argument("--net", choices=NETS, default="ds_cnn", help="default: ds_cnn")
     parser.add_argument(
