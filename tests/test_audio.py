@@ -91,6 +91,46 @@ def test_augmentation_changes_training_inputs_alone():
     assert again.get_config() == layer.get_config()
 
 
+def changed_by(layer, x):
+    return keras.ops.convert_to_numpy(layer(x, training=True))
+
+
+def test_a_warp_moves_and_stretches_what_a_spectrogram_shows():
+    at = np.arange(41, dtype="float32")
+    bump = np.exp(-((at - 20) ** 2) / 18)
+    x = np.tile(bump[:, None] * bump, (64, 1, 1))
+    none = {"rate": 0, "frames": 0, "tract": 0, "bands": 0}
+    np.testing.assert_allclose(changed_by(augment.Warp(**none), x), x, atol=1e-6)
+
+    def moments(x, axis):
+        share = x.sum(axis) / x.sum((1, 2))[:, None]
+        middle = share @ at
+        return middle, np.sqrt(np.sum(share * (at - middle[:, None]) ** 2, axis=1))
+
+    for axis, shift, stretch in ((2, "frames", "rate"), (1, "bands", "tract")):
+        moved = changed_by(augment.Warp(**none | {shift: 4.0}, seed=0), x)
+        middle, width = moments(moved, axis)
+        assert 1.5 < middle.std() < 3 and np.abs(middle - 20).max() < 4.1
+        np.testing.assert_allclose(width, 3, atol=0.1)
+        np.testing.assert_allclose(moments(moved, 3 - axis)[0], 20, atol=1e-3)
+        wide = changed_by(augment.Warp(**none | {stretch: 0.2}, seed=0), x)
+        middle, width = moments(wide, axis)
+        np.testing.assert_allclose(middle, 20, atol=1e-3)
+        assert 0.2 < np.ptp(np.log(width / 3)) < 0.42
+
+
+def test_another_level_and_microphone_keep_ratios_within_a_band_and_digital_silence():
+    floor = np.log(features.FLOOR)
+    x = np.random.default_rng(0).uniform(5, 9, (16, 20, 40)).astype("float32")
+    x[:, :5] = floor
+    changed = changed_by(augment.Equalize(seed=0), x)
+    np.testing.assert_allclose(changed[:, :5], floor, atol=1e-5)
+    change = changed[:, 5:] - x[:, 5:]
+    np.testing.assert_allclose(change, change[:, :1].repeat(15, 1), atol=1e-3)
+    assert change[:, 0].mean(1).std() > 0.5  # the level
+    assert change[:, 0].std(1).min() > 0.1  # the frequency response
+
+
 def test_mini_holds_whole_voices_out():
     clips, *_ = data.SOURCES["mini"](None, 0)
     voices = {
@@ -322,8 +362,8 @@ def test_a_bad_folder_is_a_clear_error(tmp_path, make, message, capsys):
         (["--data", "nowhere"], "--data must be an existing folder of recordings.*nowhere"),
         (["--limit", "3"], "--limit must be at least the number of words, 8"),
         (["--speaker-independent"], "a split of --dataset fsdd"),
-        (["--causal", "--net", "bc_resnet"], "--causal is for ds_cnn and matchboxnet"),
-        (["--mfcc", "--net", "bc_resnet"], "--mfcc is for ds_cnn and matchboxnet"),
+        (["--causal", "--net", "bc_resnet"], "--causal is for keyword_resnet, ds_cnn, matchboxnet"),
+        (["--mfcc", "--net", "bc_resnet"], "--mfcc is not for bc_resnet"),
         (["--seconds", "0.01"], "--seconds must be 0.1 or more"),
         (["--epochs", "0"], "--epochs: must be positive"),
     ],

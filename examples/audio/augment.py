@@ -93,7 +93,8 @@ class Equalize(Augmentation):
         number = np.arange(1, COSINES + 1)[:, None]
         cosines = np.cos(np.pi * number * (np.arange(bands) + 0.5) / bands).astype("float32")
         change = level + keras.ops.expand_dims(keras.ops.matmul(scale, cosines), 1)
-        return keras.ops.maximum(inputs + change, float(np.log(FLOOR)))
+        power = keras.ops.relu(keras.ops.exp(inputs) - FLOOR) * keras.ops.exp(change)
+        return keras.ops.log(power + FLOOR)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "level": self.level, "response": self.response}

@@ -36,8 +36,8 @@ from examples.nets import net_builder, train_sizes
 from examples.sources import printable
 from sepconv_layers import Comparison, Frontier, compare, export, files, models, streaming
 
-NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
-CAUSAL = NETS[:2]
+NETS = ("keyword_resnet", "ds_cnn", "matchboxnet", "bc_resnet")
+CAUSAL = NETS[:3]
 EPOCHS = {"mini": 5}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
@@ -68,9 +68,9 @@ def build(
     make: dict[str, Any] = {"classes": classes, "conv": conv, "width": width}
     if net in CAUSAL:
         make["padding"] = "causal" if causal else "same"
-    if net == "ds_cnn":
+    if net in ("keyword_resnet", "ds_cnn"):
         x = keras.layers.Reshape((frames, bands, 1))(x)
-        x = models.ds_cnn((frames, bands, 1), dropout=0.2, **make)(x)
+        x = getattr(models, net)((frames, bands, 1), dropout=0.2, **make)(x)
     elif net == "matchboxnet":
         x = models.matchboxnet((frames, bands), **make)(x)
     else:
@@ -88,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
     if arguments.speaker_independent and arguments.dataset != "fsdd":
         parser.error("--speaker-independent is a split of --dataset fsdd")
     if arguments.causal and arguments.net not in CAUSAL:
-        parser.error(f"--causal is for {' and '.join(CAUSAL)}, not for {arguments.net}")
+        parser.error(f"--causal is for {', '.join(CAUSAL)}, not for {arguments.net}")
     if arguments.mfcc and arguments.net == "bc_resnet":
-        parser.error("--mfcc is for ds_cnn and matchboxnet, not for bc_resnet, which takes bands")
+        parser.error("--mfcc is not for bc_resnet, which takes bands")
     if not arguments.speaker_independent:
         return train_nets(arguments, argv, parser)
     with command_line.user_errors(parser):
@@ -291,7 +291,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     speakers = "the mean over the speakers of fsdd, each of which is held out once"
     parser.add_argument("--speaker-independent", action="store_true", help=speakers)
-    parser.add_argument("--net", choices=NETS, default="ds_cnn", help="default: ds_cnn")
+    parser.add_argument("--net", choices=NETS, default=NETS[0], help=f"default: {NETS[0]}")
     parser.add_argument(
         "--mfcc",
         action=argparse.BooleanOptionalAction,
