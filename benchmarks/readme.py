@@ -3,8 +3,9 @@
     python -m benchmarks.readme
 
 A table stands between `<!-- results/RECORD -->` and `<!-- end -->`, where RECORD is the folder of a
-comparison or the file of a benchmark. `<!-- results/* -->` is a table of all comparisons, and
-`<!-- results/{FOLDER,...} -->` a short table of the listed ones.
+comparison, the file of a frontier or that of a benchmark. `<!-- results/* -->` is a table of all
+comparisons, `<!-- results/{FOLDER,...} -->` a short table of the listed ones, and
+`<!-- results/*/frontier.json -->` a table of all frontiers.
 """
 
 import importlib
@@ -14,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import harness
-from examples.summary import SHORT
+from examples.summary import SHORT, margins
 from examples.summary import table as summary
-from sepconv_layers import Comparison
+from sepconv_layers import Comparison, Frontier
 
 ROOT = Path(__file__).parents[1]
 READMES = (
@@ -25,6 +26,7 @@ READMES = (
     ROOT / "docs" / "guides" / "results.md",
 )
 EVERY = "results/*"
+FRONTIER = "frontier.json"
 LISTED = re.compile(r"results/\{(.*)\}")
 RECORDS = sorted(ROOT.glob("results/*-*.json"))  # those of benchmarks
 
@@ -37,9 +39,13 @@ def render(text: str) -> str:
         if match[1] == EVERY:
             paths = sorted(ROOT.glob(f"{EVERY}/*/results.json"))
             markdown = summary(map(Comparison.load, paths))
+        elif match[1] == f"{EVERY}/{FRONTIER}":
+            markdown = margins(map(Frontier.load, sorted(ROOT.glob(f"{EVERY}/*/{FRONTIER}"))))
         elif listed := LISTED.fullmatch(match[1]):
             paths = [ROOT / "results" / name for name in listed[1].split(",")]
             markdown = summary(map(Comparison.load, paths), SHORT)
+        elif path.name == FRONTIER:
+            markdown = Frontier.load(path).to_markdown()
         elif path.is_dir():
             markdown = Comparison.load(path).to_markdown()
         else:

@@ -1,11 +1,12 @@
 """The nets that the examples compare: twins, and a standard net as cheap as the separable one."""
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from sepconv_layers import Frontier, frontier, profile
+from sepconv_layers import Comparison, Frontier, compare, frontier, profile
 
 TWINS = ("separable", "standard")
 NARROW = "standard-narrow"
@@ -16,6 +17,29 @@ CHOICES = {
     "all": (*TWINS, NARROW),
 }
 HALVINGS = 12  # steps of the bisection for the width of the narrow net
+
+
+def compare_nets(
+    build: Callable[..., keras.Model],
+    data: Any,
+    arguments: argparse.Namespace,
+    settings: Mapping[str, Any],
+) -> Comparison | Frontier:
+    """Trains what the options name: twins, or with `--sizes` nets of several widths.
+
+    Args:
+        build: Returns a net from `conv`, "separable" or "standard", and `width`.
+        data: The data, as `compare` takes it.
+        arguments: The parsed options of `command_line.training_parser`.
+        settings: The other arguments of `compare`.
+
+    Returns:
+        A `Comparison`, or what is already printed and saved.
+    """
+    if arguments.sizes:
+        return _train_sizes(build, arguments.sizes, data, settings)
+    builder = net_builder(build, settings["convs"], arguments.width)
+    return compare(builder, data, **settings)
 
 
 def net_builder(
@@ -40,32 +64,24 @@ def net_builder(
     return net
 
 
-def train_sizes(
+def _train_sizes(
     build: Callable[..., keras.Model],
     widths: Sequence[float],
     data: Any,
-    options: Mapping[str, Any],
-    **settings: Any,
+    settings: Mapping[str, Any],
 ) -> Frontier:
-    """Trains nets of several widths and prints accuracy against cost.
+    """Trains separable nets of these widths, and prints accuracy against cost.
 
-    Args:
-        build: Returns a net from `conv`, "separable" or "standard", and `width`.
-        widths: The widths of the separable nets. The standard nets have the same MACs, and one has
-            the largest of these widths.
-        data: The data, as `frontier` takes it.
-        options: The result of `command_line.compare_options`.
-        **settings: Further arguments of `frontier`.
+    The standard nets have the same MACs, and one has the largest of these widths.
     """
     narrow = {round(_narrow_width(build, width), 4) for width in widths}
     found = frontier(
         lambda conv, size: build(conv, width=size),
         data,
         {"separable": widths, "standard": sorted(narrow | {max(widths)})},
-        **{name: value for name, value in options.items() if name != "convs"},
-        **settings,
+        **{name: value for name, value in settings.items() if name != "convs"},
     )
-    print(f"\n{found}\n\nSaved in {options['output']}: frontier.md, frontier.png, frontier.json")
+    print(f"\n{found}\n\nSaved in {settings['output']}: frontier.md, frontier.png, frontier.json")
     return found
 
 

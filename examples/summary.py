@@ -1,11 +1,17 @@
-"""Several comparisons as one table."""
+"""Several comparisons, or frontiers, as one table."""
 
 from collections.abc import Collection, Iterable
 
 from examples.nets import NARROW
-from sepconv_layers import Comparison, tables
+from sepconv_layers import Comparison, Frontier, tables
 
 NETS = ["separable", "standard", "standard, narrowed"]
+MARGINS = {
+    "macs": "MACs",
+    "infer_ms": "inference",
+    "train_step_ms": "training step",
+    "int8_ms": "LiteRT int8 time",
+}
 SHORT = ("data", *NETS, "MACs ÷", "inference", "training step")
 
 
@@ -43,3 +49,27 @@ def table(found: Iterable[Comparison], columns: Collection[str] | None = None) -
         at = [i for i, name in enumerate(header) if name in columns]
         header, *body = ([row[i] for i in at] for row in (header, *body))
     return tables.markdown([header, *body])
+
+
+def margins(found: Iterable[Frontier]) -> str:
+    """Returns a table in Markdown of what separable nets gain at equal cost, in points."""
+    header = [
+        "data",
+        "separable nets",
+        *(f"equal {label}" for label in MARGINS.values()),
+        "minutes",
+    ]
+    return tables.markdown([header, *map(_margins, found)])
+
+
+def _margins(one: Frontier) -> list[str]:
+    rows = one.family("separable")
+    accuracies = [row.accuracy["mean"] for row in rows]
+    macs = [row.macs / 1e6 for row in rows]
+    span = f"{min(macs):.1f} to {max(macs):.1f} M MACs"
+    return [
+        f"{one.task}: {one.dataset}",
+        f"{min(accuracies):.3f} to {max(accuracies):.3f}, {span}",
+        *(str(one.margin(cost) or "–") for cost in MARGINS),
+        f"{one.wall_seconds / 60:.0f}",
+    ]

@@ -23,9 +23,9 @@ from keras import layers
 from matplotlib.figure import Figure
 
 from sepconv_layers import Conv2D, SeparableConv2D, files, timing
-from sepconv_layers.comparison import Comparison, compare, speed, training
+from sepconv_layers.comparison import Comparison, compare, recipe, speed
+from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.speed import measure
-from sepconv_layers.comparison.training import Training
 from sepconv_layers.cost import profile
 from tests.backends import BACKEND
 
@@ -145,9 +145,10 @@ def within_epoch(number, action):
     """Calls `action` after the first step of the so-manyth epoch from now on."""
     fit, numbers = keras.Model.fit, itertools.count(1)
 
-    def fit_with_action(self, *args, **kwargs):
+    def fit_with_action(self, *args, callbacks=(), **kwargs):
         act = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: action())
-        return fit(self, *args, callbacks=[act] * (next(numbers) == number), **kwargs)
+        callbacks = [*callbacks, *[act] * (next(numbers) == number)]
+        return fit(self, *args, callbacks=callbacks, **kwargs)
 
     return mock.patch.object(keras.Model, "fit", fit_with_action)
 
@@ -520,6 +521,8 @@ CHANGES = {
     "learning rate": {"learning_rate": 0.01},
     "weight decay": {"weight_decay": 0.0},
     "label smoothing": {"label_smoothing": 0.1},
+    "mixing": {"mixing": layers.MixUp(0.2)},
+    "averaging": {"ema_momentum": 0.9},
     "seed": {"seeds": [2]},
 }
 
@@ -589,7 +592,7 @@ def test_a_crash_while_writing_leaves_the_old_file(name, copy):
 # The times
 
 
-TRAINING = Training(1, 4, 0.01, 0.0, 0.0, None, CLASSES, progress=False)
+TRAINING = Training(epochs=1, batch_size=4, learning_rate=0.01, classes=CLASSES)
 BEST_MODES = {"fast": "xla", "slow": "graph", "broken": "graph"}
 
 
@@ -660,7 +663,7 @@ def test_long_trainings_are_compiled_where_that_is_faster(kind, mode, is_long):
     numbers, steps = speed.measure, 12
     with (
         mock.patch.object(speed, "measure", times),
-        mock.patch.object(training, "STEPS_WORTH_XLA", steps if is_long else steps + 1),
+        mock.patch.object(recipe, "STEPS_WORTH_XLA", steps if is_long else steps + 1),
         mock.patch.object(keras.Model, "fit", spy),
     ):
         compare_toy(convs="separable", epochs=1, batch_size=16, seeds=1, augmentation=augmentation)
@@ -704,6 +707,16 @@ BAD = {
     "weight growth": ({"weight_decay": -0.1}, r"`weight_decay`. Expected.*\[0, inf\).*=-0.1"),
     "pure smoothing": ({"label_smoothing": 1}, r"`label_smoothing`. Expected.*\[0, 1\).*=1"),
     "a function": ({"augmentation": np.flip}, "`augmentation` must be.*layer.*flip"),
+    "an augmentation that fails": (
+        {"augmentation": layers.Cropping1D(1)},
+        "`augmentation` must take and return the inputs of a batch.*Received.*Cropping1D.*fails",
+    ),
+    "mixing by a number": ({"mixing": 0.2}, "`mixing` must be.*MixUp.*=0.2"),
+    "mixing that keeps no labels": (
+        {"mixing": layers.Lambda(lambda batch: batch["images"])},
+        "`mixing` must take and return a mapping of 'images'.*'labels'.*Received.*Lambda",
+    ),
+    "averages that stay": ({"ema_momentum": 1}, r"`ema_momentum`. Expected.*\[0, 1\).*=1"),
     "a file as output": ({"output": __file__}, "`output` must be a directory.*test_comparison.py"),
     "no data": ({"data": None}, "`data` must hold.*'train'.*NoneType"),
     "no test part": ({"data": {**DATA, "test": None}}, "`data` must hold.*'test'.*NoneType"),

@@ -210,23 +210,6 @@ def test_solids_are_the_same_each_time_and_of_all_kinds():
     assert 0.01 < share.min() and share.max() < 0.5
 
 
-def test_shifted_volumes_are_moved_as_a_whole_and_zeros_follow():
-    shift = volumes.RandomShift(2, seed=0)
-    point = np.zeros((200, 5, 6, 7, 2), "uint8")
-    point[:, 2, 2, 2], point[:, 4, 5, 6, 0] = (1, 2), 3
-    moved = keras.ops.convert_to_numpy(shift(point, training=True))
-    places = np.argwhere(moved[..., 1] == 2)
-    assert places[:, 0].tolist() == list(range(200))  # each is there, once
-    assert set(places[:, 1:].ravel()) == {0, 1, 2, 3, 4}
-    corner = places[:, 1:] + (2, 3, 4)  # where the other point is now, if it is inside
-    inside = (corner < (5, 6, 7)).all(-1)
-    expected = np.zeros_like(moved)
-    expected[places[:, 0], *places[:, 1:].T] = 1, 2
-    expected[places[inside, 0], *corner[inside].T, 0] = 3
-    np.testing.assert_array_equal(moved, expected)
-    np.testing.assert_array_equal(shift(point), point)
-
-
 def test_rare_classes_come_several_times_in_a_balanced_part():
     samples, labels = np.arange(21), np.repeat([0, 1, 2], [16, 4, 1])
     found, theirs = sources.balanced((samples, labels), seed=0)

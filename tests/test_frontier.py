@@ -11,12 +11,12 @@ import pytest
 from sepconv_layers import Frontier, cli, compare, frontier, profile, timing
 from sepconv_layers.comparison import memory
 from sepconv_layers.comparison.frontier_record import COSTS
+from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.tradeoff import (
     margin_at_equal_cost,
     paired_bootstrap,
     pareto_front,
 )
-from sepconv_layers.comparison.training import Training
 from tests.backends import BACKEND
 from tests.test_comparison import DATA, build, count_epochs, without_timing
 
@@ -293,7 +293,9 @@ def test_peak_memory_grows_with_the_batch(monkeypatch):
     model = build_sized("standard", 4)
     part = np.zeros((4096, 6, 6, 3), "float32"), np.zeros(4096, int)
     peaks = [
-        memory.train_peak_bytes(model, part, Training(1, size, 1e-3, 0, 0, None, 3, False))
+        memory.train_peak_bytes(
+            model, part, Training(epochs=1, batch_size=size, learning_rate=1e-3, classes=3)
+        )
         for size in (2048, 4096)
     ]
     if None in peaks:

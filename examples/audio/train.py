@@ -32,9 +32,9 @@ import numpy as np
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.audio import augment, data, features, folds
-from examples.nets import net_builder, train_sizes
+from examples.nets import compare_nets
 from examples.sources import printable
-from sepconv_layers import Comparison, Frontier, compare, export, files, models, streaming
+from sepconv_layers import Comparison, Frontier, export, files, models, streaming
 
 NETS = ("keyword_resnet", "ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:3]
@@ -153,10 +153,9 @@ def train_nets(
         "augmentation": augment.augmentation(spectrograms),
         "task": "Keyword spotting",
     }
-    if arguments.sizes:
-        return train_sizes(net, arguments.sizes, dataset, options, **training)
-    builder = net_builder(net, options["convs"], arguments.width)
-    found = compare(builder, dataset, **options, **training)
+    found = compare_nets(net, dataset, arguments, options | training)
+    if not isinstance(found, Comparison):
+        return found
     front = features.front_end(settings)
     for conv, model in found.models.items():
         save_for_waveforms(front, model, dataset, output / f"{conv}-waveform.keras")

@@ -31,9 +31,9 @@ import tensorflow as tf
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.augmentation import Augmentation
-from examples.nets import net_builder, train_sizes
+from examples.nets import compare_nets
 from examples.text import data, tokens
-from sepconv_layers import Comparison, Frontier, compare, models, timing
+from sepconv_layers import Comparison, Frontier, models, timing
 
 WEIGHT_DECAY = 0.1
 VOCABULARY_SIZE = 8_000
@@ -207,10 +207,9 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
         "task": "Text classification",
     }
     labeled = {**parts, "classes": dataset.classes}
-    if arguments.sizes:
-        return train_sizes(net, arguments.sizes, labeled, options, **training)
-    builder = net_builder(net, options["convs"], arguments.width)
-    found = compare(builder, labeled, **options, **training)
+    found = compare_nets(net, labeled, arguments, options | training)
+    if not isinstance(found, Comparison):
+        return found
     output = options["output"]
     if arguments.export:
         export_all(

@@ -24,9 +24,9 @@ import keras
 
 from examples import command_line
 from examples.artifacts import export_arrays
-from examples.nets import net_builder, train_sizes
+from examples.nets import compare_nets
 from examples.vision import data, predict
-from sepconv_layers import Comparison, ConvBlock2D, Frontier, SeparableConvBlock2D, compare
+from sepconv_layers import Comparison, ConvBlock2D, Frontier, SeparableConvBlock2D
 
 STEM_FILTERS = 16
 STAGES = (  # filters, strides
@@ -104,10 +104,9 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
         "augmentation": keras.layers.RandomFlip("horizontal") if mirrored else None,
         "task": "Image classification",
     }
-    if arguments.sizes:
-        return train_sizes(net, arguments.sizes, dataset, options, **training)
-    builder = net_builder(net, options["convs"], arguments.width)
-    found = compare(builder, dataset, **options, **training)
+    found = compare_nets(net, dataset, arguments, options | training)
+    if not isinstance(found, Comparison):
+        return found
     output = options["output"]
     predict.save_about(dataset, output)
     export_arrays(found, arguments.export, output, dataset)

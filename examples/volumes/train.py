@@ -16,16 +16,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import keras
 
 from examples import command_line
 from examples.artifacts import export_arrays
-from examples.augmentation import Augmentation
-from examples.nets import net_builder, train_sizes
+from examples.augmentation import RandomMirror, RandomShift
+from examples.nets import compare_nets
 from examples.volumes import data
-from sepconv_layers import Comparison, Frontier, compare, models
+from sepconv_layers import Comparison, Frontier, models
 
 WIDTH = 0.5  # of the net, before `--width`
 EPOCHS = {"solids": 8}
@@ -36,64 +35,10 @@ MIRRORED = (1, 2)  # axes: the objects of the public sets stand upright
 SHIFT = 2  # voxels at most, for ModelNet10, which has few volumes of some classes
 
 
-@keras.saving.register_keras_serializable("sepconv_examples")
-class RandomMirror(Augmentation):
-    """Mirrors volumes along some of their axes, each with a probability of one half.
-
-    Args:
-        axes: The axes.
-        **kwargs: As for `Augmentation`.
-    """
-
-    def __init__(self, axes: Sequence[int], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.axes = tuple(axes)
-
-    def augment(self, inputs: Any) -> Any:
-        for axis in self.axes:
-            shape = (keras.ops.shape(inputs)[0], *(1,) * (len(inputs.shape) - 1))
-            is_mirrored = keras.random.uniform(shape, seed=self.generator) < 0.5
-            inputs = keras.ops.where(is_mirrored, keras.ops.flip(inputs, axis), inputs)
-        return inputs
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "axes": self.axes}
-
-
-@keras.saving.register_keras_serializable("sepconv_examples")
-class RandomShift(Augmentation):
-    """Shifts volumes at random along each axis, and fills the gap with zeros.
-
-    Args:
-        voxels: The largest shift.
-        **kwargs: As for `Augmentation`.
-    """
-
-    def __init__(self, voxels: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.voxels = voxels
-
-    def augment(self, inputs: Any) -> Any:
-        inputs = keras.ops.cast(inputs, self.compute_dtype)
-        for number, axis in enumerate("xyz", 1):
-            # One matrix per volume, with ones that move each position to its new one: XLA has no
-            # kernel for the operation by which Keras shifts images.
-            places = keras.ops.arange(inputs.shape[number])
-            shape = (keras.ops.shape(inputs)[0], 1)
-            by = keras.random.randint(shape, -self.voxels, self.voxels + 1, seed=self.generator)
-            moves = keras.ops.equal(keras.ops.expand_dims(places + by, -1), places)
-            product = f"bn{axis},bxyzc->b{'xyz'.replace(axis, 'n')}c"
-            inputs = keras.ops.einsum(product, keras.ops.cast(moves, inputs.dtype), inputs)
-        return inputs
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "voxels": self.voxels}
-
-
 def augmentation(name: str) -> keras.layers.Layer:
     """Returns the augmentation for a public set."""
-    mirror = RandomMirror(MIRRORED)
-    return mirror if name == "solids" else keras.Sequential([mirror, RandomShift(SHIFT)])
+    mirror, shift = RandomMirror(MIRRORED), RandomShift(SHIFT, axes=(1, 2, 3))
+    return mirror if name == "solids" else keras.Sequential([mirror, shift])
 
 
 def build(conv: str, input_shape: Sequence[int], classes: int, width: float = 1.0) -> keras.Model:
@@ -125,10 +70,9 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
         "augmentation": augmentation(dataset.name) if arguments.data is None else None,
         "task": "Volume classification",
     }
-    if arguments.sizes:
-        return train_sizes(net, arguments.sizes, dataset, options, **training)
-    builder = net_builder(net, options["convs"], arguments.width)
-    found = compare(builder, dataset, **options, **training)
+    found = compare_nets(net, dataset, arguments, options | training)
+    if not isinstance(found, Comparison):
+        return found
     output = options["output"]
     export_arrays(found, arguments.export, output, dataset)
     print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")

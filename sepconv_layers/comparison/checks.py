@@ -11,11 +11,16 @@ import numpy as np
 
 from sepconv_layers.arguments import check_number, is_integer, positive_int, positive_number
 from sepconv_layers.comparison.figure import figure_class
-from sepconv_layers.comparison.training import RUNS, logits_of, take
+from sepconv_layers.comparison.recipe import INPUTS, LABELS, Training, copy_of, take
+from sepconv_layers.comparison.training import RUNS, logits_of
 from sepconv_layers.files import write
 
 CONVS = ("separable", "standard", "standard-narrow")
 PARTS = ("train", "val", "test")
+WHAT = {
+    "augmentation": "the inputs of a batch",
+    "mixing": f"a mapping of {INPUTS!r} to the inputs of a batch and {LABELS!r} to one-hot labels",
+}
 
 
 def check_convs(convs: str | Sequence[str]) -> tuple[str, ...]:
@@ -70,16 +75,23 @@ def check_settings(
     weight_decay: Any,
     label_smoothing: Any,
     augmentation: Any,
+    mixing: Any,
+    ema_momentum: Any,
 ) -> dict[str, Any]:
     """Returns the settings of the training, as `Training` takes them."""
     positive_number(learning_rate, "learning_rate")
     check_number(weight_decay, "weight_decay", "a number in [0, inf)", lambda x: 0 <= x < math.inf)
     check_number(label_smoothing, "label_smoothing", "a number in [0, 1)", lambda x: 0 <= x < 1)
-    if not isinstance(augmentation, keras.layers.Layer | None):
-        raise ValueError(
-            "`augmentation` must be a Keras layer. `keras.Sequential` combines several layers. "
-            f"Received: augmentation={augmentation!r}."
-        )
+    for name, layer, advice in (
+        ("augmentation", augmentation, "`keras.Sequential` combines several layers."),
+        ("mixing", mixing, "`keras.layers.MixUp` and `keras.layers.CutMix` are such layers."),
+    ):
+        if not isinstance(layer, keras.layers.Layer | None):
+            raise ValueError(
+                f"`{name}` must be a Keras layer. {advice} Received: {name}={layer!r}."
+            )
+    if ema_momentum is not None:
+        check_number(ema_momentum, "ema_momentum", "a number in [0, 1)", lambda x: 0 <= x < 1)
     return {
         "epochs": positive_int(epochs, "epochs"),
         "batch_size": positive_int(batch_size, "batch_size"),
@@ -87,7 +99,27 @@ def check_settings(
         "weight_decay": float(weight_decay),
         "label_smoothing": float(label_smoothing),
         "augmentation": augmentation,
+        "mixing": mixing,
+        "ema_momentum": None if ema_momentum is None else float(ema_momentum),
     }
+
+
+def check_layers(training: Training, parts: Mapping[str, tuple[Any, np.ndarray]]) -> None:
+    """Tries augmentation and mixing on a few samples."""
+    x, y = (take(array, slice(2)) for array in parts["train"])
+    labels = training.one_hot(y)
+    for name, inputs in (("augmentation", x), ("mixing", {INPUTS: x, LABELS: labels})):
+        layer = getattr(training, name)
+        if layer is None:
+            continue
+        try:
+            outputs = copy_of(layer)(inputs, training=True)
+            keras.tree.assert_same_structure(inputs, outputs)
+        except Exception as error:  # any type: layers can raise anything
+            raise ValueError(
+                f"`{name}` must take and return {WHAT[name]}. Received: {name}={layer!r}, which "
+                f"fails: {error}"
+            ) from error
 
 
 def check_output(output: Any, files: Sequence[str]) -> None:

@@ -17,12 +17,12 @@ import numpy as np
 
 from sepconv_layers import timing
 from sepconv_layers.comparison import checks, speed
+from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.record import FILES, Comparison
 from sepconv_layers.comparison.row import Row
 from sepconv_layers.comparison.tradeoff import spread
 from sepconv_layers.comparison.training import (
     Parts,
-    Training,
     digest_of,
     model_path,
     run,
@@ -45,6 +45,8 @@ def compare(
     weight_decay: float = 1e-2,
     label_smoothing: float = 0.0,
     augmentation: keras.layers.Layer | None = None,
+    mixing: keras.layers.Layer | None = None,
+    ema_momentum: float | None = None,
     infer_batch_sizes: Sequence[int] | None = None,
     jit_compile: bool | str = "auto",
     output: str | os.PathLike | None = None,
@@ -79,6 +81,12 @@ def compare(
         label_smoothing: Share of each label that is spread over all classes, in `[0, 1)`.
         augmentation: Layer applied to the training inputs. It is not part of the saved model, and
             its random state comes from the seed of the run.
+        mixing: Layer that mixes training samples with others, after the augmentation, such as
+            `keras.layers.MixUp` or `keras.layers.CutMix`. As these do, it takes and returns a
+            mapping of "images", the inputs of whatever kind, and "labels", which are one-hot.
+        ema_momentum: If given, nets are validated, tested and saved with an exponential moving
+            average of their weights, and this is how much of it stays in each step, in `[0, 1)`;
+            0.99 to 0.999 are usual. Moving statistics of normalization are not averaged again.
         infer_batch_sizes: Batch sizes for timing inference; by default 1 and `batch_size`.
         jit_compile: How to time the nets where the backend offers a choice: compiled by XLA
             (`True`), which can take a minute for a large net, or not (`False`). By default both are
@@ -122,12 +130,15 @@ def compare(
         weight_decay=weight_decay,
         label_smoothing=label_smoothing,
         augmentation=augmentation,
+        mixing=mixing,
+        ema_momentum=ema_momentum,
     )
     sizes = checks.check_sizes((1, batch_size) if infer_batch_sizes is None else infer_batch_sizes)
     checks.check_jit_compile(jit_compile)
     checks.check_output(output, [*FILES, *(f"{conv}.keras" for conv in convs)])
     parts, classes = checks.check_data(data)
     training = Training(**settings, classes=classes, progress=progress)
+    checks.check_layers(training, parts)
 
     models = untrained_models(build, convs, parts, classes)
     profiles = profiles_of(models, parts)

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.comparison.training import Training, take
+from sepconv_layers.comparison.recipe import Training, take
 
 MODEL, BATCH, SETTINGS = "model.keras", "batch.npz", "settings.json"
 WARM_UP_STEPS = 2
@@ -36,7 +36,7 @@ def train_peak_bytes(
     Args:
         model: The untrained model.
         part: Inputs and labels, of which one batch is used.
-        training: The settings. The augmentation does not count.
+        training: The settings. Augmentation and mixing do not count.
 
     Returns:
         The number of bytes, or `None` where it cannot be measured: on systems other than Linux, and
@@ -46,6 +46,7 @@ def train_peak_bytes(
     arrays = [np.asarray(leaf) for leaf in keras.tree.flatten(x)]
     settings = {
         "classes": training.classes,
+        "ema_momentum": training.ema_momentum,
         "structure": keras.tree.pack_sequence_as(x, list(range(len(arrays)))),
         "modules": sorted({type(layer).__module__ for layer in model._flatten_layers()}),
     }
@@ -77,7 +78,13 @@ def measure_saved(folder: Path) -> int | None:
         arrays = [file[f"arr_{index}"] for index in range(len(file.files) - 1)]
         y = file["labels"]
     x = keras.tree.map_structure(lambda index: arrays[index], settings["structure"])
-    training = Training(1, len(y), 1e-3, 1e-2, 0.0, None, settings["classes"], False)
+    training = Training(
+        epochs=1,
+        batch_size=len(y),
+        learning_rate=1e-3,
+        ema_momentum=settings["ema_momentum"],
+        classes=settings["classes"],
+    )
     trainer, y = training.trainer(model, x, False), training.one_hot(y)
     if keras.backend.backend() == "tensorflow":
         # The allocator of oneDNN keeps its memory, so only the first step of that size shows it. A

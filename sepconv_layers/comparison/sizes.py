@@ -17,9 +17,10 @@ import numpy as np
 from sepconv_layers.arguments import positive_number
 from sepconv_layers.comparison import checks, deployment, experiment, memory, speed
 from sepconv_layers.comparison.frontier_record import FAMILIES, FILES, Frontier
+from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.row import SizedRow, net_name
 from sepconv_layers.comparison.tradeoff import exceeded, spread
-from sepconv_layers.comparison.training import Parts, Training, classes_of
+from sepconv_layers.comparison.training import Parts, classes_of
 from sepconv_layers.cost import Profile
 
 ARTIFACTS = "artifacts"
@@ -40,6 +41,8 @@ def frontier(
     weight_decay: float = 1e-2,
     label_smoothing: float = 0.0,
     augmentation: keras.layers.Layer | None = None,
+    mixing: keras.layers.Layer | None = None,
+    ema_momentum: float | None = None,
     infer_batch_sizes: Sequence[int] | None = None,
     jit_compile: bool | str = "auto",
     output: str | os.PathLike | None = None,
@@ -71,6 +74,8 @@ def frontier(
         weight_decay: Weight decay of AdamW, for all weights except biases and normalization.
         label_smoothing: Share of each label that is spread over all classes, in `[0, 1)`.
         augmentation: Layer applied to the training inputs.
+        mixing: Layer that mixes training samples and their labels.
+        ema_momentum: Momentum of the average of the weights.
         infer_batch_sizes: Batch sizes for timing inference; by default 1 and `batch_size`. The
             largest one counts.
         jit_compile: How to time the nets, where the backend offers a choice.
@@ -118,6 +123,8 @@ def frontier(
         weight_decay=weight_decay,
         label_smoothing=label_smoothing,
         augmentation=augmentation,
+        mixing=mixing,
+        ema_momentum=ema_momentum,
     )
     batch_sizes = checks.check_sizes(
         (1, batch_size) if infer_batch_sizes is None else infer_batch_sizes
@@ -126,6 +133,7 @@ def frontier(
     checks.check_output(output, FILES)
     parts, classes = checks.check_data(data)
     training = Training(**settings, classes=classes, progress=progress)
+    checks.check_layers(training, parts)
 
     def build_net(name: str) -> keras.Model:
         return build(*nets[name])

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.comparison.training import Training, take
+from sepconv_layers.comparison.recipe import Training, take
 from sepconv_layers.timing import MODES, medians, runnable
 
 
@@ -29,7 +29,7 @@ def measure(
         For each net, the fields of `Row` that hold times and modes.
     """
     x, y = part[0], training.one_hot(part[1])
-    training = dataclasses.replace(training, augmentation=None)
+    training = dataclasses.replace(training, augmentation=None, mixing=None)
     modes = MODES[keras.backend.backend()]
     wanted = {mode: compiles for mode, compiles in modes.items() if compiles is jit_compile}
     trainers = {}

@@ -31,6 +31,9 @@ class Margin:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{100 * self.mean:+.2f} ± {100 * self.std:.2f}"  # in percentage points
+
 
 def margin_at_equal_cost(family: Points, other: Points) -> Margin | None:
     """Averages the difference between the accuracies of two families over their common costs.

@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ import keras
 import numpy as np
 
 from sepconv_layers.comparison import resume
+from sepconv_layers.comparison.recipe import Trainer, Training, take
 from sepconv_layers.files import remove_leftovers, write
 
-WARM_UP = 0.1  # share of all steps
-STEPS_WORTH_XLA = 2000  # on TensorFlow, where XLA takes tens of seconds to compile each net
 CHECKED_SAMPLES = 256
 RUNS = "runs"
 
@@ -29,111 +27,6 @@ RUNS = "runs"
 NAME = re.compile(r'((?<!DTypePolicy", "config": {)"name": |\[(?="[^"]*", \d+, \d+\]))"([^"]*)"')
 
 Parts = Mapping[str, tuple[Any, np.ndarray]]  # name of a part to its inputs and labels
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """Settings of the training, the same for all nets."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    label_smoothing: float
-    augmentation: keras.layers.Layer | None
-    classes: int
-    progress: bool
-
-    def say(self, text: str) -> None:
-        """Prints a line of progress."""
-        if self.progress:
-            print(text, flush=True)
-
-    def steps(self, x: Any) -> int:
-        """Number of training steps with these inputs."""
-        return self.epochs * math.ceil(len(keras.tree.flatten(x)[0]) / self.batch_size)
-
-    def jit_compile(self, mode: str, x: Any) -> bool | str:
-        """Value of `jit_compile` to train a net with, if `mode` is its fastest mode."""
-        if keras.backend.backend() != "tensorflow":
-            return "auto"
-        is_worth_it = mode == "xla" and self.steps(x) >= STEPS_WORTH_XLA
-        return is_worth_it and _xla_compiles(self.augmentation, take(x, slice(self.batch_size)))
-
-    def trainer(self, model: keras.Model, x: Any, jit_compile: Any) -> "Trainer":
-        """A compiled model around `model`, which itself gets no optimizer."""
-        steps = self.steps(x)
-        warm_up = math.ceil(WARM_UP * steps)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            self.learning_rate / warm_up,
-            decay_steps=max(1, steps - warm_up),
-            warmup_target=self.learning_rate,
-            warmup_steps=warm_up,
-        )
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=self.weight_decay)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        loss = keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=self.label_smoothing
-        )
-        sample = take(x, slice(1))
-        if not model.built:  # the optimizer needs all its weights
-            model(sample)
-        trainer = Trainer(model, self.augmentation, sample)
-        # A metric given by name creates its variables during tracing: TensorFlow then traces again.
-        accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-        trainer.compile(optimizer, loss, metrics=[accuracy], jit_compile=jit_compile)
-        optimizer.build(trainer.trainable_variables)
-        return trainer
-
-    def one_hot(self, y: np.ndarray) -> np.ndarray:
-        """Labels in the form that the loss takes."""
-        return keras.utils.to_categorical(y, self.classes)
-
-
-class Trainer(keras.Model):
-    """A model with its augmentation in front."""
-
-    def __init__(
-        self, model: keras.Model, augmentation: keras.layers.Layer | None, sample: Any
-    ) -> None:
-        super().__init__(name="trainer")
-        self.model = model
-        if augmentation is not None:
-            augmentation = _copy(augmentation)
-            augmentation(sample, training=True)  # creates all its variables
-            for variable in augmentation.variables:
-                if variable.name == "seed_generator_state":  # the run sets the seed
-                    variable.assign([np.random.randint(2**31), 0])
-        self.augmentation = augmentation
-
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        if self.augmentation is not None and training:
-            inputs = self.augmentation(inputs, training=True)
-        return self.model(inputs, training=training)
-
-    @property
-    def state(self) -> list[keras.Variable]:
-        """All variables that the next step depends on."""
-        return [*self.variables, *self.optimizer.variables]
-
-
-def _copy(augmentation: keras.layers.Layer) -> keras.layers.Layer:
-    """A new layer with the same configuration and its own random state."""
-    return type(augmentation).from_config(augmentation.get_config())
-
-
-def _xla_compiles(augmentation: keras.layers.Layer | None, x: Any) -> bool:
-    """Whether XLA can compile the augmentation."""
-    if augmentation is None:
-        return True
-    import tensorflow as tf
-
-    function = tf.function(partial(_copy(augmentation), training=True), jit_compile=True)
-    try:
-        function(keras.tree.map_structure(tf.convert_to_tensor, x))
-    except Exception:  # any type: XLA cannot compile some operations
-        return False
-    return True
 
 
 def run(
@@ -179,7 +72,8 @@ def run(
                 "values that are not finite."
             )
         if not history or score(logs) > max(map(score, history)):
-            best = resume.values(model.weights)
+            with trainer.averaged():
+                best = resume.values(model.weights)
         history.append(logs)
         resume.save_state(state_path, trainer.state, history, best)
     model.set_weights(best)
@@ -229,16 +123,16 @@ def runs_folder(
     directory: Path, conv: str, model: keras.Model, training: Training, digest: str
 ) -> Path:
     """The folder of all runs that differ only in the seed."""
-    settings = dataclasses.replace(training, augmentation=None, progress=True)
-    net, augmentation = (
+    settings = dataclasses.replace(training, augmentation=None, mixing=None, progress=True)
+    net, *random = (
         json.dumps(keras.saving.serialize_keras_object(layer))
-        for layer in (model, training.augmentation)
+        for layer in (model, training.augmentation, training.mixing)
     )
-    augmentation = re.sub(r'"seed": (null|\d+)', "", augmentation)  # the run sets the seed
+    changes = re.sub(r'"seed": (null|\d+)', "", "".join(random))  # the run sets the seed
     # Keras numbers names in each process, so only which of them are equal matters.
     names: dict[str, int] = {}
     layers = NAME.sub(
-        lambda match: f"{match[1]}{names.setdefault(match[2], len(names))}", net + augmentation
+        lambda match: f"{match[1]}{names.setdefault(match[2], len(names))}", net + changes
     )
     weights = [tuple(weight.shape) for weight in model.weights]  # a class may lack a config
     key = repr((settings, layers, weights, digest, keras.backend.backend())).encode()
@@ -276,24 +170,21 @@ def classes_of(model: keras.Model, x: Any, batch_size: int = 256) -> np.ndarray:
     return np.asarray(logits).argmax(-1)
 
 
-def take(x: Any, index: Any) -> Any:
-    """Indexes all arrays in a structure."""
-    return keras.tree.map_structure(lambda array: array[index], x)
-
-
 def _train_epoch(trainer: Trainer, parts: Parts, training: Training, name: str) -> dict[str, float]:
     (x, y), (x_val, y_val) = parts["train"], parts["val"]
     is_terminal = sys.stdout.isatty()
     if is_terminal:
         training.say(f"  {name} of {training.epochs}")
     started = time.perf_counter()
+    labels = training.one_hot(y)
     fitted = trainer.fit(
-        x,
-        training.one_hot(y),
+        trainer.inputs_for(x, labels),
+        labels,
         batch_size=training.batch_size,
         shuffle=False,
         validation_data=(x_val, training.one_hot(y_val)),
         verbose=int(is_terminal and training.progress),
+        callbacks=trainer.averaging(),
     )
     logs = {key: round(float(values[0]), 6) for key, values in fitted.history.items()}
     logs["seconds"] = round(time.perf_counter() - started, 3)

@@ -1,0 +1,207 @@
+"""The recipe of a training: optimizer, schedule, regularization, augmentation, averaging."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+WARM_UP = 0.1  # share of all steps
+STEPS_WORTH_XLA = 2000  # on TensorFlow, where XLA takes tens of seconds to compile each net
+INPUTS, LABELS = "images", "labels"  # what Keras calls them in layers that mix both
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """Settings of the training, the same for all nets."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    augmentation: keras.layers.Layer | None = None
+    mixing: keras.layers.Layer | None = None
+    ema_momentum: float | None = None
+    classes: int
+    progress: bool = False
+
+    def say(self, text: str) -> None:
+        """Prints a line of progress."""
+        if self.progress:
+            print(text, flush=True)
+
+    def steps(self, x: Any) -> int:
+        """Number of training steps with these inputs."""
+        return self.epochs * math.ceil(len(keras.tree.flatten(x)[0]) / self.batch_size)
+
+    def jit_compile(self, mode: str, x: Any) -> bool | str:
+        """Value of `jit_compile` to train a net with, if `mode` is its fastest mode."""
+        if keras.backend.backend() != "tensorflow":
+            return "auto"
+        is_worth_it = mode == "xla" and self.steps(x) >= STEPS_WORTH_XLA
+        return is_worth_it and self._xla_compiles(take(x, slice(self.batch_size)))
+
+    def trainer(self, model: keras.Model, x: Any, jit_compile: Any) -> "Trainer":
+        """A compiled model around `model`, which itself gets no optimizer."""
+        steps = self.steps(x)
+        warm_up = math.ceil(WARM_UP * steps)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            self.learning_rate / warm_up,
+            decay_steps=max(1, steps - warm_up),
+            warmup_target=self.learning_rate,
+            warmup_steps=warm_up,
+        )
+        averaging = self.ema_momentum is not None
+        optimizer = AdamW(
+            schedule,
+            weight_decay=self.weight_decay,
+            use_ema=averaging,
+            ema_momentum=self.ema_momentum if averaging else 0.0,
+        )
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        loss = keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=self.label_smoothing
+        )
+        sample = take(x, slice(1))
+        if not model.built:  # the optimizer needs all its weights
+            model(sample)
+        trainer = Trainer(model, *self.layers(sample))
+        # A metric given by name creates its variables during tracing: TensorFlow then traces again.
+        accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+        trainer.compile(optimizer, loss, metrics=[accuracy], jit_compile=jit_compile)
+        optimizer.build(trainer.trainable_variables)
+        return trainer
+
+    def one_hot(self, y: np.ndarray) -> np.ndarray:
+        """Labels in the form that the loss takes."""
+        return keras.utils.to_categorical(y, self.classes)
+
+    def layers(self, x: Any) -> list[keras.layers.Layer | None]:
+        """New layers for augmentation and mixing, with all their variables."""
+        size = len(keras.tree.flatten(x)[0])
+        labels = np.zeros((size, self.classes), "float32")
+        augmentation, x = _started(self.augmentation, x)
+        mixing, mixed = _started(self.mixing, {INPUTS: x, LABELS: labels})
+        return [augmentation, mixing]
+
+    def _xla_compiles(self, x: Any) -> bool:
+        """Whether XLA can compile augmentation and mixing."""
+        if self.augmentation is None and self.mixing is None:
+            return True
+        import tensorflow as tf
+
+        augmentation, mixing = self.layers(x)
+        labels = tf.zeros((len(keras.tree.flatten(x)[0]), self.classes))
+
+        def changed(x: Any) -> Any:
+            x = x if augmentation is None else augmentation(x, training=True)
+            return x if mixing is None else mixing({INPUTS: x, LABELS: labels}, training=True)
+
+        try:
+            tf.function(changed, jit_compile=True)(
+                keras.tree.map_structure(tf.convert_to_tensor, x)
+            )
+        except Exception:  # any type: XLA cannot compile some operations
+            return False
+        return True
+
+
+class AdamW(keras.optimizers.AdamW):
+    """AdamW whose averages of the weights never replace the weights.
+
+    Keras replaces them at the end of each `fit`, which is one epoch here.
+    """
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        pass
+
+
+class Trainer(keras.Model):
+    """A model with its augmentation in front, trained on inputs and labels mixed with others.
+
+    With `mixing`, `fit` gets the labels among the inputs, too: `inputs_for(x, y)`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        augmentation: keras.layers.Layer | None,
+        mixing: keras.layers.Layer | None,
+    ) -> None:
+        super().__init__(name="trainer")
+        self.model = model
+        self.augmentation = augmentation
+        self.mixing = mixing
+
+    def inputs_for(self, x: Any, y: np.ndarray) -> Any:
+        """What `fit` gets as inputs, for inputs and one-hot labels."""
+        return x if self.mixing is None else {INPUTS: x, LABELS: y}
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if not training:
+            return self.model(inputs, training=False)
+        if self.mixing is None:
+            return self.model(self._augmented(inputs), training=True)
+        mixed = self.mixing({**inputs, INPUTS: self._augmented(inputs[INPUTS])}, training=True)
+        return {"logits": self.model(mixed[INPUTS], training=True), LABELS: mixed[LABELS]}
+
+    def _augmented(self, inputs: Any) -> Any:
+        return inputs if self.augmentation is None else self.augmentation(inputs, training=True)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        y, y_pred = _targets(y, y_pred)
+        return super().compute_loss(x, y, y_pred, *args, **kwargs)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
+        y, y_pred = _targets(y, y_pred)
+        return super().compute_metrics(x, y, y_pred, *args, **kwargs)
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """All variables that the next step depends on."""
+        return [*self.variables, *self.optimizer.variables]
+
+    def averaging(self) -> list[keras.callbacks.Callback]:
+        """What puts averaged weights in place of the weights for as long as a test takes."""
+        return [keras.callbacks.SwapEMAWeights()] if self.optimizer.use_ema else []
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it, the model has the averaged weights, where weights are averaged."""
+        callbacks = keras.callbacks.CallbackList(self.averaging(), model=self)
+        callbacks.on_test_begin()
+        yield
+        callbacks.on_test_end()
+
+
+def _targets(y: Any, y_pred: Any) -> tuple[Any, Any]:
+    """Labels and logits: `Trainer` outputs the labels that it mixed."""
+    return (y_pred[LABELS], y_pred["logits"]) if isinstance(y_pred, Mapping) else (y, y_pred)
+
+
+def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A new layer with the same configuration and its own random state."""
+    return type(layer).from_config(layer.get_config())
+
+
+def _started(layer: keras.layers.Layer | None, x: Any) -> tuple[keras.layers.Layer | None, Any]:
+    """A copy with all its variables, and its outputs."""
+    if layer is None:
+        return None, x
+    layer = copy_of(layer)
+    outputs = layer(x, training=True)  # creates all its variables
+    for variable in layer.variables:
+        if variable.name == "seed_generator_state":  # the run sets the seed
+            variable.assign([np.random.randint(2**31), 0])
+    return layer, outputs
+
+
+def take(x: Any, index: Any) -> Any:
+    """Indexes all arrays in a structure."""
+    return keras.tree.map_structure(lambda array: array[index], x)
