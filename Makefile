@@ -22,7 +22,7 @@ demo: .venv/.examples  ## train twins on images, sounds, texts and volumes; demo
 	$(BIN)/python -m examples.demo
 
 test: .venv/.torch  ## run the tests and the examples in the docstrings
-	$(BIN)/python -m pytest --numprocesses 2 --timeout 600 --doctest-modules sepconv_layers tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --timeout 600 --doctest-modules sepconv_layers tests
 
 fuzz: .venv/.torch  ## try thousands of random cases, in ten minutes; KERAS_BACKEND=jax or torch too
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --numprocesses 2 --timeout 1800 tests/fuzz

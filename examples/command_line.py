@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.artifacts import add_export
-from examples.nets import CHOICES, NARROW
+from examples.nets import CHOICES, LIMITS, NARROW
 from examples.sources import printable, shortened
 
 INTERRUPTED = 130  # the exit status that shells report for a command that Ctrl-C ended
@@ -97,6 +97,7 @@ def training_parser(
     datasets: Iterable[str],
     default: str,
     own_data: tuple[str, str],
+    searched: Iterable[str],
     epochs: str,
     batch_size: int | str = 64,
     export: str = "none",
@@ -109,6 +110,7 @@ def training_parser(
         datasets: The names of its public data sets.
         default: The data set that is used by default.
         own_data: The metavar and the help of `--data`.
+        searched: The names of what `--search` tries.
         epochs: The default of `--epochs`, in words.
         batch_size: The default of `--batch-size`. In words if it depends on the data set.
         export: The default of `--export`.
@@ -133,6 +135,20 @@ def training_parser(
         help="accuracy against cost: separable nets of these widths, standard nets with the same "
         "MACs, and the widest one's twin",
     )
+    nets.add_argument(
+        "--search",
+        type=positive,
+        metavar="TRIALS",
+        help="the most accurate net of each family within limits, of so many that are tried; "
+        f"tried: {', '.join(searched)}",
+    )
+    for name, words in LIMITS.items():
+        parser.add_argument(
+            f"--limit-{name.replace('_', '-')}",
+            type=positive_number(float),
+            metavar="NUMBER",
+            help=f"for --sizes and --search: most {words}",
+        )
     parser.add_argument("--epochs", type=positive, help=f"default: {epochs}")
     parser.add_argument("--seeds", type=positive, default=3, help="trainings per net; default: 3")
     parser.add_argument(

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers import Comparison, Frontier, compare, frontier, profile
+from sepconv_layers import Comparison, Frontier, Search, compare, frontier, profile, search
 
 TWINS = ("separable", "standard")
 NARROW = "standard-narrow"
@@ -16,6 +16,11 @@ CHOICES = {
     "both": TWINS,
     "all": (*TWINS, NARROW),
 }
+LIMITS = {  # costs that are known before any training
+    "macs": "multiply-accumulates per sample",
+    "params": "parameters",
+    "int8_bytes": "bytes of the int8 file",
+}
 HALVINGS = 12  # steps of the bisection for the width of the narrow net
 
 
@@ -24,20 +29,28 @@ def compare_nets(
     data: Any,
     arguments: argparse.Namespace,
     settings: Mapping[str, Any],
-) -> Comparison | Frontier:
-    """Trains what the options name: twins, or with `--sizes` nets of several widths.
+    space: Mapping[str, Any],
+) -> Comparison | Frontier | Search:
+    """Trains what the options name: twins, nets of several widths, or the best ones it finds.
 
     Args:
         build: Returns a net from `conv`, "separable" or "standard", and `width`.
         data: The data, as `compare` takes it.
         arguments: The parsed options of `command_line.training_parser`.
         settings: The other arguments of `compare`.
+        space: What `--search` tries: arguments of `build` and their values, as `search` takes them.
 
     Returns:
         A `Comparison`, or what is already printed and saved.
     """
+    limits = {name: getattr(arguments, f"limit_{name}") for name in LIMITS}
+    limits = {name: limit for name, limit in limits.items() if limit is not None}
     if arguments.sizes:
-        return _train_sizes(build, arguments.sizes, data, settings)
+        return _train_sizes(build, arguments.sizes, data, limits, settings)
+    if arguments.search:
+        return _search(build, data, space, arguments.search, limits, settings)
+    if limits:
+        raise ValueError("limits such as --limit-macs are for --sizes and --search")
     builder = net_builder(build, settings["convs"], arguments.width)
     return compare(builder, data, **settings)
 
@@ -68,6 +81,7 @@ def _train_sizes(
     build: Callable[..., keras.Model],
     widths: Sequence[float],
     data: Any,
+    limits: Mapping[str, float],
     settings: Mapping[str, Any],
 ) -> Frontier:
     """Trains separable nets of these widths, and prints accuracy against cost.
@@ -79,9 +93,26 @@ def _train_sizes(
         lambda conv, size: build(conv, width=size),
         data,
         {"separable": widths, "standard": sorted(narrow | {max(widths)})},
+        limits=limits,
         **{name: value for name, value in settings.items() if name != "convs"},
     )
     print(f"\n{found}\n\nSaved in {settings['output']}: frontier.md, frontier.png, frontier.json")
+    return found
+
+
+def _search(
+    build: Callable[..., keras.Model],
+    data: Any,
+    space: Mapping[str, Any],
+    trials: int,
+    limits: Mapping[str, float],
+    settings: Mapping[str, Any],
+) -> Search:
+    """Searches the best separable and the best standard net within limits, and prints both."""
+    found = search(build, data, space, trials=trials, limits=limits, **settings)
+    output = settings["output"]
+    print(f"\n{found}\n\nSaved in {output}: search.md, search.png, search.json, and the best nets")
+    print(f"in {output}/best")
     return found
 
 

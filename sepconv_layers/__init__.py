@@ -31,7 +31,7 @@ from sepconv_layers.blocks import (
     SeparableConvBlock2D,
     SeparableConvBlock3D,
 )
-from sepconv_layers.comparison import Comparison, Frontier, compare, frontier
+from sepconv_layers.comparison import Comparison, Frontier, Search, compare, frontier, search
 from sepconv_layers.cost import Profile, profile
 from sepconv_layers.initializers import DepthwiseVarianceScaling
 from sepconv_layers.layers import (
@@ -86,6 +86,7 @@ __all__ = [
     "InvertedBottleneckBlock2D",
     "InvertedBottleneckBlock3D",
     "Profile",
+    "Search",
     "ResidualConvBlock1D",
     "ResidualConvBlock2D",
     "ResidualConvBlock3D",
@@ -114,6 +115,7 @@ __all__ = [
     "models",
     "ops",
     "profile",
+    "search",
     "separable_twin",
     "standard_twin",
     "streaming",

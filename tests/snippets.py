@@ -1,25 +1,43 @@
 """Runs the Python snippets of a page: all in one process, which imports the backend once."""
 
+import contextlib
+import inspect
 import json
 import re
 import subprocess
 import sys
+from unittest import mock
 
-# Each in a folder and a namespace of its own: none may need what another has left. What they time
-# is of no interest here.
-RUNNER = """
-import json, os, sys, traceback
-from sepconv_layers import timing
 
-timing.SECONDS_PER_CALL, timing.SECONDS_PER_TURN = 0.01, 0.001
+@contextlib.contextmanager
+def measuring_little():
+    """What examples measure is of no interest: one mode, and no process for each net's memory."""
+    from sepconv_layers import timing
+    from sepconv_layers.comparison import memory
+
+    one = {backend: dict(list(modes.items())[:1]) for backend, modes in timing.MODES.items()}
+    brief = mock.patch.multiple(timing, SECONDS_PER_CALL=0.01, SECONDS_PER_TURN=0.001)
+    peak = mock.patch.object(memory, "train_peak_bytes", lambda *_, **__: 1)
+    with mock.patch.dict(timing.MODES, one), brief, peak:
+        yield
+
+
+# Each in a folder and a namespace of its own: none may need what another has left.
+RUNNER = f"""
+import contextlib, json, os, sys, traceback
+from unittest import mock
+
+{inspect.getsource(measuring_little)}
+little = measuring_little()
+little.__enter__()
 for number, snippet in enumerate(json.load(sys.stdin)):
     os.mkdir(str(number))
     os.chdir(str(number))
     try:
-        exec(compile(snippet, f"<snippet {number}>", "exec"), {"__name__": "__main__"})
+        exec(compile(snippet, f"<snippet {{number}}>", "exec"), {{"__name__": "__main__"}})
     except BaseException:
         traceback.print_exc()
-        sys.exit(f"This snippet failed:\\n\\n{snippet}")
+        sys.exit(f"This snippet failed:\\n\\n{{snippet}}")
     os.chdir("..")
 """
 

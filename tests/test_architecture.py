@@ -51,6 +51,7 @@ HEAVY = {
     "matplotlib",
     "onnx",
     "onnxruntime",
+    "optuna",
     "PIL",
     "pandas",
     "scipy",

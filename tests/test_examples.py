@@ -1,6 +1,8 @@
 """Every example's command on little data, offline."""
 
 import argparse
+import importlib
+import inspect
 import json
 import os
 import re
@@ -20,28 +22,32 @@ from examples.text import train as text
 from examples.vision import predict, train
 from examples.volumes import data as volume_data
 from examples.volumes import train as volumes
-from sepconv_layers import Frontier, profile, timing
+from sepconv_layers import Frontier, Search, profile
 from sepconv_layers.comparison import deployment, memory
 from tests.hostile import little_disk
-from tests.test_comparison import count_epochs, within_epoch, without_timing
+from tests.test_comparison import (
+    count_epochs,
+    with_brief_timing,
+    within_epoch,
+    without_timing,
+)
 from tests.test_image_files import write_deep
+from tests.test_search import Trainings, by_formula
 from tests.test_vision_data import write_classes, write_npz
 
 TINY = ["--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "40"]
 
 
 @pytest.fixture(autouse=True)
-def _brief_timing(monkeypatch):
-    """How times are measured is not the matter here: one mode, and little of it."""
-    backend = keras.backend.backend()
-    modes = dict(list(timing.MODES[backend].items())[:1])
-    monkeypatch.setitem(timing.MODES, backend, modes)
-    monkeypatch.setattr(timing, "SECONDS_PER_CALL", 0.01)
-    monkeypatch.setattr(timing, "SECONDS_PER_TURN", 0.001)
+def _without_timing():
+    """How times are measured is not the matter here, except in the first test."""
+    with without_timing():
+        yield
 
 
 def test_vision_compares_twins_on_digits(tmp_path, capsys):
-    comparison = train.main([*TINY, "--output", str(tmp_path)])
+    with with_brief_timing():
+        comparison = train.main([*TINY, "--no-jit-compile", "--output", str(tmp_path)])
     printed = capsys.readouterr().out
     assert str(comparison) in printed and str(tmp_path) in printed
     record = json.loads((tmp_path / "results.json").read_text("utf-8"))
@@ -150,10 +156,10 @@ def test_ctrl_c_ends_every_command_with_a_sentence(main, monkeypatch, capsys):
 def test_the_same_command_goes_on_after_ctrl_c(tmp_path, capsys):
     command = [*TINY, "--epochs", "2", "--conv", "separable", "--output", str(tmp_path)]
     interrupt = within_epoch(2, lambda: signal.raise_signal(signal.SIGINT))
-    with without_timing(), interrupt, pytest.raises(SystemExit, match="130"):
+    with interrupt, pytest.raises(SystemExit, match="130"):
         train.main(command)
     assert "run the same command again" in capsys.readouterr().err
-    with without_timing(), count_epochs() as epochs:
+    with count_epochs() as epochs:
         found = train.main(command)
     assert epochs.call_count == 1 and "The test part has 359 samples." in str(found)
 
@@ -351,6 +357,29 @@ def test_several_sizes_give_accuracy_against_cost(tmp_path, monkeypatch):
     assert found.family("standard")[-1].size == 0.5
     assert found.margin("macs").low < found.margin("macs").high
     assert Frontier.load(tmp_path) == found
+
+
+def test_the_best_nets_within_limits_are_searched(tmp_path):
+    argv = ["--search", "2", "--limit-macs", "3e6", "--limit-params", "3e5", "--limit", "40"]
+    with by_formula(Trainings(formula=lambda **choices: choices["width"] / 4)):
+        found = train.main([*argv, "--output", str(tmp_path)])
+    for conv in ("separable", "standard"):
+        best = found.best(conv)
+        assert best.costs["macs"] <= 3e6 and best.costs["params"] <= 3e5
+        assert set(best.choices) == set(train.SPACE)
+    assert Search.load(tmp_path) == found
+
+
+def test_limits_without_a_search_are_a_mistake(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        train.main(["--limit-macs", "1e6", "--output", str(tmp_path)])
+    assert "--limit-macs are for --sizes and --search" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["audio", "text", "vision", "volumes"])
+def test_what_is_searched_are_arguments_of_the_net(name):
+    module = importlib.import_module(f"examples.{name}.train")
+    assert set(module.SPACE) <= set(inspect.signature(module.build).parameters)
 
 
 def test_sizes_and_nets_exclude_each_other(capsys):

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import re
+import shutil
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from sepconv_layers import Frontier, cli, compare, frontier, profile, timing
-from sepconv_layers.comparison import memory
+from sepconv_layers.comparison import deployment, memory
 from sepconv_layers.comparison.frontier_record import COSTS
 from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.tradeoff import (
@@ -19,6 +20,7 @@ from sepconv_layers.comparison.tradeoff import (
 )
 from tests.backends import BACKEND
 from tests.test_comparison import DATA, build, count_epochs, without_timing
+from tests.test_resume import empty, flip, replace_by_folder, replace_by_text, truncate
 
 TRAIN_PEAK_BYTES = memory.train_peak_bytes
 SIZES = {"separable": (1, 4), "standard": (0.5, 1)}
@@ -30,6 +32,11 @@ def brief():
     peak = mock.patch.object(memory, "train_peak_bytes", lambda model, **_: model.count_params())
     with without_timing(), peak, mock.patch.object(timing, "SECONDS_PER_CALL", 0.01):
         yield
+
+
+def without_files():
+    """Writes no LiteRT files, which takes as long as all else."""
+    return mock.patch.object(deployment, "unavailable", lambda: "LiteRT files are left out here")
 
 
 @pytest.fixture(autouse=True)
@@ -202,11 +209,11 @@ def test_the_front_consists_of_nets_in_the_order_of_their_cost(found):
 
 def test_a_frontier_resumes_and_more_sizes_train_only_the_new_ones(found):
     result, output = found
-    with count_epochs() as fit:
+    with count_epochs() as fit, without_files():
         again = run(output=output)
     assert fit.call_count == 0
     assert [row.accuracy for row in again.rows] == [row.accuracy for row in result.rows]
-    with count_epochs() as fit:
+    with count_epochs() as fit, without_files():
         more = run(output=output, sizes={**SIZES, "standard": (0.5, 1, 1.5)})
     assert fit.call_count == 2 * 2
     assert len(more.rows) == 5
@@ -215,7 +222,7 @@ def test_a_frontier_resumes_and_more_sizes_train_only_the_new_ones(found):
 
 def test_nets_beyond_the_limits_are_left_out_before_any_training():
     macs = {row: profile_macs("separable", row) for row in (1, 4)}
-    with count_epochs() as fit:
+    with count_epochs() as fit, without_files():
         result = run(limits={"macs": macs[1]}, seeds=1)
     assert {row.name for row in result.rows} <= {"separable-1", "standard-0.5", "standard-1"}
     assert all(row.macs <= macs[1] for row in result.rows)
@@ -286,6 +293,25 @@ def test_a_file_that_is_no_record_is_refused(tmp_path):
     (tmp_path / "frontier.json").write_text('{"rows": [1]}', "utf-8")
     with pytest.raises(ValueError, match=r"must be a frontier\.json"):
         Frontier.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, flip, replace_by_text, replace_by_folder])
+def test_damaged_predictions_are_a_clear_error(found, tmp_path, damage):
+    result, output = found
+    copy = shutil.copytree(output, tmp_path / "copy", ignore=shutil.ignore_patterns("runs"))
+    damage(copy / "predictions.npz")
+    with pytest.raises(ValueError, match=r"`frontier` writes them\. Delete the file"):
+        Frontier.load(copy)
+    shutil.rmtree(copy / "predictions.npz", ignore_errors=True)
+    (copy / "predictions.npz").unlink(missing_ok=True)
+    assert Frontier.load(copy) == result
+
+
+def test_an_argument_that_compare_does_not_have_is_named():
+    with pytest.raises(TypeError, match=r"unexpected argument 'epoch'.*: epochs, batch_size"):
+        run(epoch=1)
+    with pytest.raises(TypeError, match="unexpected argument 'convs'"):
+        run(convs="separable")
 
 
 def test_peak_memory_grows_with_the_batch(monkeypatch):

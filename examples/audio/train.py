@@ -34,10 +34,11 @@ from examples.artifacts import CHECKED, export_all
 from examples.audio import augment, data, features, folds
 from examples.nets import compare_nets
 from examples.sources import printable
-from sepconv_layers import Comparison, Frontier, export, files, models, streaming
+from sepconv_layers import Comparison, Frontier, Search, export, files, models, streaming
 
 NETS = ("keyword_resnet", "ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:3]
+SPACE = {"width": (0.25, 2.0), "mfcc": [True, False]}  # of --search
 EPOCHS = {"mini": 5}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
@@ -81,7 +82,7 @@ def build(
 
 
 @command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -91,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
         parser.error(f"--causal is for {', '.join(CAUSAL)}, not for {arguments.net}")
     if arguments.mfcc and arguments.net == "bc_resnet":
         parser.error("--mfcc is not for bc_resnet, which takes bands")
+    if arguments.speaker_independent and arguments.search:
+        parser.error("--search needs one split of the data, not --speaker-independent")
     if not arguments.speaker_independent:
         return train_nets(arguments, argv, parser)
     with command_line.user_errors(parser):
@@ -112,7 +115,7 @@ def train_nets(
     parser: argparse.ArgumentParser,
     held_out: str | None = None,
     output: Path | None = None,
-) -> Comparison | Frontier:
+) -> Comparison | Frontier | Search:
     """Trains the nets on one split of the data.
 
     Args:
@@ -153,7 +156,7 @@ def train_nets(
         "augmentation": augment.augmentation(spectrograms),
         "task": "Keyword spotting",
     }
-    found = compare_nets(net, dataset, arguments, options | training)
+    found = compare_nets(net, dataset, arguments, options | training, SPACE)
     if not isinstance(found, Comparison):
         return found
     front = features.front_end(settings)
@@ -286,6 +289,7 @@ def make_parser() -> argparse.ArgumentParser:
         datasets=data.SOURCES,
         default=data.DEFAULT,
         own_data=("FOLDER", "a folder of recordings"),
+        searched=SPACE,
         epochs="5 for mini, else 20",
     )
     speakers = "the mean over the speakers of fsdd, each of which is held out once"

@@ -33,9 +33,10 @@ from examples.artifacts import CHECKED, export_all
 from examples.augmentation import Augmentation
 from examples.nets import compare_nets
 from examples.text import data, tokens
-from sepconv_layers import Comparison, Frontier, models, timing
+from sepconv_layers import Comparison, Frontier, Search, models, timing
 
 WEIGHT_DECAY = 0.1
+SPACE = {"width": (0.25, 2.0), "embedding": [32, 64, 128]}  # of --search
 VOCABULARY_SIZE = 8_000
 SERVED = 256  # texts in a batch, to measure the throughput
 
@@ -134,6 +135,7 @@ def build(
     vocabulary_size: int,
     settings: Settings,
     width: float = 1.0,
+    embedding: int | None = None,
 ) -> keras.Model:
     """Returns a net from `length` token numbers to logits."""
     return models.sep_cnn(
@@ -142,13 +144,13 @@ def build(
         vocabulary_size=vocabulary_size,
         conv=conv,
         width=settings.width * width,
-        embedding=settings.embedding,
+        embedding=embedding or settings.embedding,
         dropout=settings.dropout,
     )
 
 
 @command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -207,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
         "task": "Text classification",
     }
     labeled = {**parts, "classes": dataset.classes}
-    found = compare_nets(net, labeled, arguments, options | training)
+    found = compare_nets(net, labeled, arguments, options | training, SPACE)
     if not isinstance(found, Comparison):
         return found
     output = options["output"]
@@ -273,6 +275,7 @@ def make_parser() -> argparse.ArgumentParser:
         datasets=data.SOURCES,
         default=data.DEFAULT,
         own_data=("PATH", "a file of texts and labels, or a folder with one for each part"),
+        searched=SPACE,
         epochs="4 for imdb, 6 for docstrings, 14 for trec, else 8",
         batch_size="32 for trec, else 64",
         export="hub",

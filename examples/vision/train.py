@@ -26,7 +26,7 @@ from examples import command_line
 from examples.artifacts import export_arrays
 from examples.nets import compare_nets
 from examples.vision import data, predict
-from sepconv_layers import Comparison, ConvBlock2D, Frontier, SeparableConvBlock2D
+from sepconv_layers import Comparison, ConvBlock2D, Frontier, Search, SeparableConvBlock2D
 
 STEM_FILTERS = 16
 STAGES = (  # filters, strides
@@ -42,6 +42,7 @@ EPOCHS = {"digits": 10, "fashion_mnist": 10}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 2e-2
 WEIGHT_DECAY = 2e-2
+SPACE = {"width": (0.25, 2.0), "kernel_size": [3, 5], "depth_multiplier": [1, 2]}  # of --search
 MIRRORED = ("cifar10", "fashion_mnist")  # a mirror image has the same class
 LARGEST_STEM_OUTPUT = 32  # positions a side
 
@@ -52,6 +53,7 @@ def build(
     classes: int,
     width: float = 1.0,
     depth_multiplier: int = 1,
+    kernel_size: int = 3,
 ) -> keras.Model:
     """Returns a small MobileNet, from pixels between 0 and 255 to logits."""
     separable = partial(SeparableConvBlock2D, depth_multiplier=depth_multiplier)
@@ -62,7 +64,7 @@ def build(
     x = ConvBlock2D(_scaled(STEM_FILTERS, width), strides=stem_strides, name="stem")(x)
     for i, (filters, strides) in enumerate(STAGES):
         strides = strides if min(x.shape[1:3]) > SMALLEST_MAP else 1
-        x = block(_scaled(filters, width), strides=strides, name=f"block_{i}")(x)
+        x = block(_scaled(filters, width), kernel_size, strides=strides, name=f"block_{i}")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     logits = keras.layers.Dense(classes, name="logits")(x)
     return keras.Model(images, logits, name=f"{conv}_net")
@@ -73,7 +75,7 @@ def _scaled(filters: int, width: float) -> int:
 
 
 @command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -104,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
         "augmentation": keras.layers.RandomFlip("horizontal") if mirrored else None,
         "task": "Image classification",
     }
-    found = compare_nets(net, dataset, arguments, options | training)
+    found = compare_nets(net, dataset, arguments, options | training, SPACE)
     if not isinstance(found, Comparison):
         return found
     output = options["output"]
@@ -122,6 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
         datasets=data.SOURCES,
         default=data.DEFAULT,
         own_data=("PATH", "a folder of images, or a .npz file"),
+        searched=SPACE,
         epochs="10 to 20, by data set",
     )
     positive = command_line.positive_number(int)

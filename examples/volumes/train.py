@@ -24,9 +24,10 @@ from examples.artifacts import export_arrays
 from examples.augmentation import RandomMirror, RandomShift
 from examples.nets import compare_nets
 from examples.volumes import data
-from sepconv_layers import Comparison, Frontier, models
+from sepconv_layers import Comparison, Frontier, Search, models
 
 WIDTH = 0.5  # of the net, before `--width`
+SPACE = {"width": (0.5, 2.0)}  # of --search
 EPOCHS = {"solids": 8}
 DEFAULT_EPOCHS = 15
 BATCH_SIZE = 32
@@ -50,7 +51,7 @@ def build(conv: str, input_shape: Sequence[int], classes: int, width: float = 1.
 
 
 @command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier:
         "augmentation": augmentation(dataset.name) if arguments.data is None else None,
         "task": "Volume classification",
     }
-    found = compare_nets(net, dataset, arguments, options | training)
+    found = compare_nets(net, dataset, arguments, options | training, SPACE)
     if not isinstance(found, Comparison):
         return found
     output = options["output"]
@@ -86,6 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
         datasets=data.SOURCES,
         default=data.DEFAULT,
         own_data=("FILE", "a .npz file of volumes"),
+        searched=SPACE,
         epochs="8 for solids, else 15",
         batch_size=BATCH_SIZE,
     )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from sepconv_layers import timing
-from sepconv_layers.cli import bench, convert, export, frontier, profile, twin
+from sepconv_layers.cli import bench, convert, export, frontier, profile, search, twin
 from sepconv_layers.cli.options import described
 
 __all__ = ["main", "make_parser"]
@@ -64,6 +64,6 @@ def make_parser() -> argparse.ArgumentParser:
     version = timing.versions()["sepconv_layers"]
     parser.add_argument("--version", action="version", version=f"sepconv-layers {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for module in (profile, twin, convert, export, bench, frontier):
+    for module in (profile, twin, convert, export, bench, frontier, search):
         module.add_to(commands)
     return parser

@@ -1,25 +1,22 @@
 """`compare`: trains and measures twins under one budget."""
 
-import contextlib
 import dataclasses
+import inspect
 import itertools
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
-from sepconv_layers import timing
 from sepconv_layers.comparison import checks, speed
-from sepconv_layers.comparison.recipe import Training
-from sepconv_layers.comparison.record import FILES, Comparison
+from sepconv_layers.comparison.comparison_record import Comparison
 from sepconv_layers.comparison.row import Row
+from sepconv_layers.comparison.setup import Setup, prepare
 from sepconv_layers.comparison.tradeoff import spread
 from sepconv_layers.comparison.training import (
     Parts,
@@ -122,41 +119,40 @@ def compare(
         [720, 1552]
     """
     started = time.perf_counter()
-    convs, seeds = checks.check_convs(convs), checks.check_seeds(seeds)
-    settings = checks.check_settings(
+    convs = checks.check_convs(convs)
+    setup = prepare(
+        data,
+        [*Comparison.NAMES, *(f"{conv}.keras" for conv in convs)],
         epochs=epochs,
         batch_size=batch_size,
+        seeds=seeds,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         label_smoothing=label_smoothing,
         augmentation=augmentation,
         mixing=mixing,
         ema_momentum=ema_momentum,
+        infer_batch_sizes=infer_batch_sizes,
+        jit_compile=jit_compile,
+        output=output,
+        task=task,
+        dataset=dataset,
+        command=command,
+        progress=progress,
     )
-    sizes = checks.check_sizes((1, batch_size) if infer_batch_sizes is None else infer_batch_sizes)
-    checks.check_jit_compile(jit_compile)
-    checks.check_output(output, [*FILES, *(f"{conv}.keras" for conv in convs)])
-    parts, classes = checks.check_data(data)
-    training = Training(**settings, classes=classes, progress=progress)
-    checks.check_layers(training, parts)
+    models = untrained_models(build, convs, setup)
+    profiles = profiles_of(models, setup.parts)
+    times = times_of(build, convs, setup)
 
-    models = untrained_models(build, convs, parts, classes)
-    profiles = profiles_of(models, parts)
-    training.say(f"Timing {', '.join(convs)}")
-    times = speed.measure(build, convs, parts["train"], training, sizes, jit_compile)
-
-    with output_directory(output) as directory:
-        trained = train_all(build, models, parts, training, seeds, times, directory)
+    with setup.directory() as directory:
+        trained = train_all(build, models, setup, times, directory)
         rows = {
             conv: Row(conv=conv, **row_fields(profiles[conv], net, times[conv]))
             for conv, net in trained.items()
         }
         seconds = time.perf_counter() - started + sum(net.earlier for net in trained.values())
         result = Comparison(
-            task=task,
-            dataset=dataset,
-            command=command,
-            **circumstances(training, seeds, parts, seconds),
+            **setup.circumstances(seconds),
             **_gains(rows),
             rows=list(rows.values()),
             models={conv: net.model for conv, net in trained.items()},
@@ -164,6 +160,31 @@ def compare(
         if output is not None:
             _save(result, trained, directory)
     return result
+
+
+def arguments_of_compare(function: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `compare` that other functions share with it, except `convs`.
+
+    Args:
+        function: The name of the other function.
+        given: Those that were given. The others have their defaults.
+
+    Raises:
+        TypeError: If there is no such argument.
+    """
+    parameters = inspect.signature(compare).parameters.values()
+    arguments = {
+        each.name: each.default
+        for each in parameters
+        if each.kind is each.KEYWORD_ONLY and each.name != "convs"
+    }
+    for name in given:
+        if name not in arguments:
+            raise TypeError(
+                f"`{function}` got an unexpected argument {name!r}. Beside its own, it takes these "
+                f"arguments of `compare`: {', '.join(arguments)}."
+            )
+    return arguments | dict(given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,13 +211,13 @@ class TrainedNet:
 
 
 def untrained_models(
-    build: Callable[[str], keras.Model], convs: Sequence[str], parts: Parts, classes: int
+    build: Callable[[str], keras.Model], convs: Sequence[str], setup: Setup
 ) -> dict[str, keras.Model]:
     """A checked, untrained model of each net."""
     models = {}
     for conv in convs:
         keras.utils.set_random_seed(0)  # a net may hold a seed that it drew
-        models[conv] = checks.check_build(build, conv, parts, classes)
+        models[conv] = checks.check_build(build, conv, setup.parts, setup.training.classes)
     return models
 
 
@@ -207,16 +228,24 @@ def profiles_of(models: Mapping[str, keras.Model], parts: Parts) -> dict[str, Pr
     return {conv: profile(model, shape) for conv, model in models.items()}
 
 
+def times_of(
+    build: Callable[[str], keras.Model], convs: Iterable[str], setup: Setup
+) -> dict[str, dict[str, Any]]:
+    """The times of each net and the modes that it ran in."""
+    names, part = list(convs), setup.parts["train"]
+    setup.training.say(f"Timing {', '.join(names)}")
+    return speed.measure(build, names, part, setup.training, setup.batch_sizes, setup.jit_compile)
+
+
 def train_all(
     build: Callable[[str], keras.Model],
     models: Mapping[str, keras.Model],
-    parts: Parts,
-    training: Training,
-    seeds: Sequence[int],
+    setup: Setup,
     times: Mapping[str, Mapping[str, Any]],
     directory: Path,
 ) -> dict[str, TrainedNet]:
     """Trains each net with every seed."""
+    parts, training, seeds = setup.parts, setup.training, setup.seeds
     digest = digest_of(parts)
     numbers, total = itertools.count(1), len(models) * len(seeds)
     trained = {}
@@ -248,35 +277,11 @@ def row_fields(costs: Profile, net: TrainedNet, times: Mapping[str, Any]) -> dic
     }
 
 
-def circumstances(
-    training: Training, seeds: Sequence[int], parts: Parts, seconds: float
-) -> dict[str, Any]:
-    """The fields of a record that say where, with what and for how long nets were trained."""
-    return {
-        "device": timing.device(),
-        "backend": keras.backend.backend(),
-        "versions": timing.versions(),
-        "wall_seconds": round(seconds, 1),
-        "budget": {
-            "epochs": training.epochs,
-            "batch_size": training.batch_size,
-            "seeds": seeds,
-            "training_samples": len(parts["train"][1]),
-        },
-        "test_part": _test_part(parts["test"][1]),
-    }
-
-
 def _save(result: Comparison, trained: Mapping[str, TrainedNet], directory: Path) -> None:
     """Writes the best model of each net, the record, the report and the picture."""
     for conv, net in trained.items():
         write(directory / f"{conv}.keras", partial(shutil.copyfile, net.path_of(net.seed)))
     result.save(directory)
-
-
-def _test_part(labels: np.ndarray) -> dict[str, float]:
-    counts = np.bincount(labels)
-    return {"samples": len(labels), "largest_class": round(float(counts.max() / len(labels)), 6)}
 
 
 def _gains(rows: dict[str, Row]) -> dict[str, Any]:
@@ -295,13 +300,3 @@ def _gains(rows: dict[str, Row]) -> dict[str, Any]:
         "speedup": {key: round(value, 4) for key, value in speedup.items()},
         "realized_fraction": {key: round(value, 4) for key, value in realized.items()},
     }
-
-
-@contextlib.contextmanager
-def output_directory(output: str | os.PathLike | None) -> Iterator[Path]:
-    """The directory of the results, or a temporary one."""
-    if output is not None:
-        yield Path(output)
-    else:
-        with tempfile.TemporaryDirectory() as directory:
-            yield Path(directory)

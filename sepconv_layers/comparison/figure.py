@@ -1,5 +1,6 @@
 """The plots of a comparison and of a frontier."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,6 +109,33 @@ def plot_frontier(axes: Any, rows: Sequence[SizedRow], cost: str, label: str, ti
             )
     axes.set(xscale="log", xlabel=label)
     axes.set_title(title, fontsize=9)
+    axes.legend(frameon=False, loc="lower right")
+    _tidy(axes)
+
+
+def plot_trials(
+    axes: Any,
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    label: str,
+    limit: float | None = None,
+) -> None:
+    """Draws validation accuracy: a dot per trial, a line of the best one from left to right.
+
+    Args:
+        axes: The axes.
+        points: Name of a family to the position and accuracy of each trial.
+        label: What the horizontal axis shows.
+        limit: A limit, drawn as a vertical line.
+    """
+    for conv, family in points.items():
+        places, accuracies = zip(*sorted(family), strict=True)
+        color = COLORS[conv]
+        axes.scatter(places, accuracies, s=18, color=color, alpha=0.6, linewidth=0, label=conv)
+        best = list(itertools.accumulate(accuracies, max))
+        axes.step(places, best, where="post", color=color, linewidth=1)
+    if limit is not None:
+        axes.axvline(limit, color="0.5", linestyle="--", linewidth=1)
+    axes.set_xlabel(label)
     axes.legend(frameon=False, loc="lower right")
     _tidy(axes)
 

@@ -1,19 +1,19 @@
 """The result of `frontier`: nets of several sizes, their margins, and the best one under limits."""
 
 import dataclasses
-import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 from zipfile import BadZipFile
 
 import numpy as np
 
-from sepconv_layers import tables
 from sepconv_layers.comparison.figure import figure_class, plot_frontier
-from sepconv_layers.comparison.row import SizedRow
+from sepconv_layers.comparison.record import Names, Record, number
+from sepconv_layers.comparison.row import COSTS, SizedRow
 from sepconv_layers.comparison.tradeoff import (
     Difference,
     Margin,
@@ -22,62 +22,33 @@ from sepconv_layers.comparison.tradeoff import (
     paired_bootstrap,
     pareto_front,
 )
-from sepconv_layers.files import regular, write, write_text
+from sepconv_layers.files import regular, write
 
-FILES = RECORD, REPORT, PICTURE, PREDICTIONS = (
-    "frontier.json",
-    "frontier.md",
-    "frontier.png",
-    "predictions.npz",
-)
+PREDICTIONS = "predictions.npz"
 FAMILIES = "separable", "standard"
-# The costs of a row, with their labels.
-COSTS = {
-    "macs": "MACs",
-    "params": "parameters",
-    "infer_ms": "inference, ms",
-    "train_step_ms": "training step, ms",
-    "train_peak_bytes": "peak training memory, bytes",
-    "litert_ms": "LiteRT float32, ms",
-    "int8_ms": "LiteRT int8, ms",
-    "int8_bytes": "int8 file, bytes",
-}
 
 
 @dataclasses.dataclass(frozen=True)
-class Frontier:
+class Frontier(Record):
     """The result of `frontier`. `print(frontier)` shows its nets and margins as tables.
 
     Attributes:
-        task: The task, such as "Text classification".
-        dataset: Name of the data.
-        command: The command that reproduces this record.
-        device: The processor.
-        backend: Keras backend.
-        versions: Name of a package to its version.
-        wall_seconds: Total time, including the earlier parts of a resumed run.
-        budget: `epochs`, `batch_size`, `seeds` and `training_samples`, the same for all nets.
         rows: One `SizedRow` per net.
-        test_part: `samples`, and `largest_class`: the share of the largest class.
-        notes: Further findings, one sentence each.
         predictions: Name of a net to the classes that it predicts for the test part, as (seeds,
-            samples), and "labels" to the labels. They are in a file beside the record.
+            samples), and "labels" to the labels. They are in a file beside the record,
+            predictions.npz.
+
+    The other attributes are those of `Record`.
     """
 
-    task: str
-    dataset: str
-    command: str
-    device: str
-    backend: str
-    versions: dict[str, str]
-    wall_seconds: float
-    budget: dict[str, Any]
     rows: list[SizedRow]
-    test_part: dict[str, float] = dataclasses.field(default_factory=dict)
-    notes: list[str] = dataclasses.field(default_factory=list)
     predictions: dict[str, np.ndarray] = dataclasses.field(
         default_factory=dict, repr=False, compare=False
     )
+
+    NAMES: ClassVar[Names] = Names("frontier.json", "frontier.md", "frontier.png")
+    FUNCTION: ClassVar[str] = "frontier"
+    CAPTION: ClassVar[str] = "Test accuracy against each cost"
 
     def family(self, conv: str) -> list[SizedRow]:
         """The rows of a family, "separable" or "standard"."""
@@ -164,79 +135,41 @@ class Frontier:
     def _measured(cost: str, rows: Sequence[SizedRow]) -> list[SizedRow]:
         return [row for row in rows if cost in row.costs]
 
-    def __str__(self) -> str:
-        """The nets and the margins as aligned tables."""
-        parts = [self._title(), tables.text(self._nets()), "", tables.text(self._margins())]
-        return "\n".join([*parts, *self.notes])
-
-    def to_markdown(self) -> str:
-        """The nets and the margins as tables in Markdown."""
-        nets, margins = tables.markdown(self._nets()), tables.markdown(self._margins())
-        return "\n\n".join([nets, margins, *self.notes])
-
-    def to_json(self) -> str:
-        """The record, without the predictions, and with the margins that follow from it."""
-        names = [field.name for field in dataclasses.fields(self) if field.name != "predictions"]
-        record = {name: getattr(self, name) for name in names}
-        record["margins"] = {
-            cost: margin and dataclasses.asdict(margin)
-            for cost in COSTS
-            for margin in [self.margin(cost)]
-        }
-        return json.dumps(record, indent=2, default=dataclasses.asdict) + "\n"
-
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Frontier":
-        """Reads a `frontier.json`, given its path or the path of its directory.
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Reads a record and the predictions beside it.
+
+        Args:
+            path: The path of the JSON file or of its directory.
 
         Raises:
-            FileNotFoundError: If it does not exist.
-            ValueError: If it is not such a record.
+            FileNotFoundError: If the record does not exist.
+            ValueError: If record or predictions are damaged or of another kind.
         """
-        path = Path(path)
-        path = path / RECORD if path.is_dir() else path
-        if not os.path.lexists(path):
-            raise FileNotFoundError(f"{path} does not exist. `frontier` writes it at the end.")
+        found = super().load(path)
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        predictions = folder / PREDICTIONS
+        if not os.path.lexists(predictions):
+            return found
         try:
-            record = json.loads(regular(path).read_text("utf-8"))
-            record.pop("margins", None)
-            rows = [SizedRow.from_record(row) for row in record.pop("rows")]
-            found = cls(**record, rows=rows)
-            beside = path.with_name(PREDICTIONS)
-            if beside.is_file():
-                with np.load(beside) as arrays:
-                    found.predictions.update(arrays)
-        except (
-            BadZipFile,
-            EOFError,
-            AttributeError,
-            LookupError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:
+            # NumPy leaves a file open that it opens itself and finds damaged.
+            with regular(predictions).open("rb") as file, np.load(file) as arrays:
+                found.predictions.update(arrays)
+        except (BadZipFile, EOFError, LookupError, TypeError, ValueError, zlib.error) as error:
             raise ValueError(
-                "The `path` argument must be a frontier.json as `frontier` writes it. Received: "
-                f"path={str(path)!r}, which is truncated or of another kind: {error!r}"
+                f"The predictions in {PREDICTIONS} must be as `frontier` writes them. Delete the "
+                f"file to read the record without them. Received: {str(predictions)!r}, which is "
+                f"damaged or of another kind: {error!r}"
             ) from error
         return found
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes `frontier.json`, `frontier.md`, `frontier.png` and `predictions.npz`.
-
-        Each file is written beside its target and then renamed. Other files stay untouched.
-
-        Raises:
-            ImportError: If matplotlib, which draws the picture, is not installed. The other files
-                are written.
-        """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
+        """Writes the record, a report, a picture and the predictions, as `Record.save` does."""
         if self.predictions:
+            directory = Path(directory)
+            directory.mkdir(parents=True, exist_ok=True)
             write(directory / PREDICTIONS, partial(_savez, self.predictions))
-        write_text(directory / RECORD, self.to_json())
-        write_text(directory / REPORT, self._report())
-        write(directory / PICTURE, partial(self.plot().savefig, dpi=150))
+        super().save(directory)
 
     def plot(self, costs: Sequence[str] = ("macs", "infer_ms", "train_step_ms", "int8_ms")) -> Any:
         """Draws accuracy against each cost that was measured, with a line per family.
@@ -257,20 +190,34 @@ class Frontier:
         panels = figure.subplots(1, len(measured), squeeze=False, sharey=True)[0]
         for axes, cost in zip(panels, measured, strict=True):
             margin = self.margin(cost)
-            title = f"separable {_signed(margin)} points at equal cost" if margin else ""
+            title = f"separable {margin} points at equal cost" if margin else ""
             plot_frontier(axes, self.rows, cost, COSTS[cost], title)
         panels[0].set_ylabel("test accuracy")
         figure.suptitle(self._title(), fontweight="bold")
         return figure
 
-    def _title(self) -> str:
-        return f"{self.task}: {self.dataset}" if self.dataset else self.task
+    @classmethod
+    def _from_json(cls, record: dict[str, Any]) -> Self:
+        record.pop("margins", None)
+        rows = [SizedRow.from_record(row) for row in record.pop("rows")]
+        return cls(**record, rows=rows)
+
+    def _derived(self) -> dict[str, Any]:
+        margins = {cost: self.margin(cost) for cost in COSTS}
+        return {
+            "margins": {
+                cost: margin and dataclasses.asdict(margin) for cost, margin in margins.items()
+            }
+        }
+
+    def _tables(self) -> list[list[list[str]]]:
+        return [self._nets(), self._margins()]
 
     def _nets(self) -> list[list[str]]:
         measured = [cost for cost in COSTS if self._measured(cost, self.rows)]
         header = ["net", "test accuracy", *(COSTS[cost] for cost in measured)]
         return [header] + [
-            [row.name, row.accuracy_text(), *(_number(row.costs.get(cost)) for cost in measured)]
+            [row.name, row.accuracy_text(), *(number(row.costs.get(cost)) for cost in measured)]
             for row in self.rows
         ]
 
@@ -279,31 +226,19 @@ class Frontier:
         for cost, label in COSTS.items():
             margin = self.margin(cost)
             if margin is not None:
-                rows.append([label, _signed(margin), _number(margin.low), _number(margin.high)])
+                rows.append([label, str(margin), number(margin.low), number(margin.high)])
         return rows
 
-    def _report(self) -> str:
-        budget, versions = self.budget, map(" ".join, self.versions.items())
-        command = self.command or "sepconv_layers.frontier"
-        return f"""# {self._title()}
-
-{self.to_markdown()}
-
-![Test accuracy against each cost]({PICTURE})
-
-- Test accuracy: mean ± standard deviation over the seeds {", ".join(map(str, budget["seeds"]))},
-  with the weights that were best on the validation part.
-- A margin is the mean difference in percentage points over the costs that both families cover, with
-  accuracy linear in the logarithm of the cost between two nets, ± its standard deviation over the
-  seeds.
-- Budget of each net: {budget["training_samples"]:,} training samples, {budget["epochs"]} epochs,
-  batch size {budget["batch_size"]}, the same optimizer, schedule and regularization.
-- Times in Keras: medians after warm-up, the nets taking turns in one process, each in its fastest
-  mode. LiteRT: one sample at a time on one thread.
-- Device: {self.device}. Backend: {self.backend}.
-- Versions: {", ".join(versions)}.
-- Run time: {self.wall_seconds:,.0f} seconds. Command: `{command}`.
-"""
+    def _remarks(self) -> list[str]:
+        return [
+            f"Test accuracy: mean ± standard deviation over the seeds {self._seeds()}, with the "
+            "weights that were best on the validation part.",
+            "A margin is the mean difference in percentage points over the costs that both "
+            "families cover, with accuracy linear in the logarithm of the cost between two nets, "
+            "± its standard deviation over the seeds.",
+            "Times in Keras: medians after warm-up, the nets taking turns in one process, each in "
+            "its fastest mode. LiteRT: one sample at a time on one thread.",
+        ]
 
 
 def _savez(arrays: Mapping[str, Any], path: Path) -> None:
@@ -318,17 +253,6 @@ def _check_costs(argument: str, names: Any) -> None:
             f"The `{argument}` argument must name costs: {', '.join(COSTS)}. Received: "
             f"{', '.join(map(repr, unknown))}."
         )
-
-
-def _signed(margin: Margin) -> str:
-    return f"{100 * margin.mean:+.2f} ± {100 * margin.std:.2f}"
-
-
-def _number(value: float | None) -> str:
-    """A count with separators, or four significant digits of a time."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _listed(values: Mapping[str, Any]) -> str:

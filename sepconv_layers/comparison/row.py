@@ -3,6 +3,18 @@
 import dataclasses
 from typing import Any, Self
 
+# The costs of a row, with their labels.
+COSTS = {
+    "macs": "MACs",
+    "params": "parameters",
+    "infer_ms": "inference, ms",
+    "train_step_ms": "training step, ms",
+    "train_peak_bytes": "peak training memory, bytes",
+    "litert_ms": "LiteRT float32, ms",
+    "int8_ms": "LiteRT int8, ms",
+    "int8_bytes": "int8 file, bytes",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:

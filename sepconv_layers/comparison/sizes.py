@@ -3,7 +3,6 @@
 import math
 import numbers
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,18 +13,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.arguments import positive_number
-from sepconv_layers.comparison import checks, deployment, experiment, memory, speed
-from sepconv_layers.comparison.frontier_record import FAMILIES, FILES, Frontier
+from sepconv_layers.comparison import checks, deployment, experiment, memory
+from sepconv_layers.comparison.frontier_record import FAMILIES, PREDICTIONS, Frontier
+from sepconv_layers.comparison.limits import check_limits, excess_text, untrained_costs
 from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.row import SizedRow, net_name
-from sepconv_layers.comparison.tradeoff import exceeded, spread
+from sepconv_layers.comparison.setup import prepare
+from sepconv_layers.comparison.tradeoff import spread
 from sepconv_layers.comparison.training import Parts, classes_of
 from sepconv_layers.cost import Profile
 
 ARTIFACTS = "artifacts"
 FEWEST_SIZES = 2
-LIMITS = "macs", "params", "int8_bytes"  # costs of an untrained net
 
 
 def frontier(
@@ -34,22 +33,7 @@ def frontier(
     sizes: Sequence[float] | Mapping[str, Sequence[float]] = (0.35, 0.5, 0.75, 1.0),
     *,
     limits: Mapping[str, float] | None = None,
-    epochs: int = 10,
-    batch_size: int = 64,
-    seeds: int | Sequence[int] = 3,
-    learning_rate: float = 3e-3,
-    weight_decay: float = 1e-2,
-    label_smoothing: float = 0.0,
-    augmentation: keras.layers.Layer | None = None,
-    mixing: keras.layers.Layer | None = None,
-    ema_momentum: float | None = None,
-    infer_batch_sizes: Sequence[int] | None = None,
-    jit_compile: bool | str = "auto",
-    output: str | os.PathLike | None = None,
-    task: str = "Classification",
-    dataset: str = "",
-    command: str = "",
-    progress: bool = True,
+    **settings: Any,
 ) -> Frontier:
     """Trains several sizes of separable and standard nets, and measures accuracy at equal cost.
 
@@ -67,23 +51,8 @@ def frontier(
             "separable" and "standard" to the sizes of that family, so that the costs overlap.
         limits: Name of a cost, "macs", "params" or "int8_bytes", to its largest value. Nets that
             exceed one are left out before any training.
-        epochs: As in `compare`, and so are the arguments below.
-        batch_size: Number of training samples per step.
-        seeds: Number of seeds, or a list of seeds.
-        learning_rate: Largest learning rate, after the warm-up.
-        weight_decay: Weight decay of AdamW, for all weights except biases and normalization.
-        label_smoothing: Share of each label that is spread over all classes, in `[0, 1)`.
-        augmentation: Layer applied to the training inputs.
-        mixing: Layer that mixes training samples and their labels.
-        ema_momentum: Momentum of the average of the weights.
-        infer_batch_sizes: Batch sizes for timing inference; by default 1 and `batch_size`. The
-            largest one counts.
-        jit_compile: How to time the nets, where the backend offers a choice.
-        output: Directory for the results and for what resuming needs.
-        task: The task, for the record.
-        dataset: Name of the data, for the record.
-        command: The command that reproduces the result, for the record.
-        progress: Whether to print progress.
+        **settings: The other arguments of `compare`, such as `epochs`, `seeds` and `output`. The
+            largest of `infer_batch_sizes` counts.
 
     Returns:
         A `Frontier`. Costs of LiteRT files are missing from it, with a note, unless the backend is
@@ -91,6 +60,7 @@ def frontier(
 
     Raises:
         ValueError: If an argument, the data or a model is not as described.
+        TypeError: If an argument is unknown.
         FloatingPointError: If a loss is not finite.
         OSError: If a file cannot be written. The same call resumes from there.
         ImportError: If `output` is given and matplotlib is not installed.
@@ -114,40 +84,22 @@ def frontier(
     """
     started = time.perf_counter()
     checks.check_callable(build)
-    nets, limits = _check_sizes(sizes), _check_limits(limits)
-    seeds = checks.check_seeds(seeds)
-    settings = checks.check_settings(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        augmentation=augmentation,
-        mixing=mixing,
-        ema_momentum=ema_momentum,
-    )
-    batch_sizes = checks.check_sizes(
-        (1, batch_size) if infer_batch_sizes is None else infer_batch_sizes
-    )
-    checks.check_jit_compile(jit_compile)
-    checks.check_output(output, FILES)
-    parts, classes = checks.check_data(data)
-    training = Training(**settings, classes=classes, progress=progress)
-    checks.check_layers(training, parts)
+    nets, limits = _check_sizes(sizes), check_limits(limits, "`Frontier.best`")
+    files = [*Frontier.NAMES, PREDICTIONS]
+    setup = prepare(data, files, **experiment.arguments_of_compare("frontier", settings))
 
     def build_net(name: str) -> keras.Model:
         return build(*nets[name])
 
-    models = experiment.untrained_models(build_net, list(nets), parts, classes)
+    parts, training = setup.parts, setup.training
+    models = experiment.untrained_models(build_net, list(nets), setup)
     profiles = experiment.profiles_of(models, parts)
     models, left_out = _within_limits(models, profiles, parts, limits)
-    training.say(f"Timing {', '.join(models)}")
-    names, part = list(models), parts["train"]
-    times = speed.measure(build_net, names, part, training, batch_sizes, jit_compile)
-    peaks = _train_peaks({name: build_net(name) for name in names}, part, training)
+    times = experiment.times_of(build_net, models, setup)
+    peaks = _train_peaks({name: build_net(name) for name in models}, parts["train"], training)
 
-    with experiment.output_directory(output) as directory:
-        trained = experiment.train_all(build_net, models, parts, training, seeds, times, directory)
+    with setup.directory() as directory:
+        trained = experiment.train_all(build_net, models, setup, times, directory)
         artifacts, notes = _artifacts(trained, parts, directory / ARTIFACTS, training)
         rows = [
             SizedRow(
@@ -163,15 +115,12 @@ def frontier(
             row.artifacts.update(artifacts.get(row.name, {}))
         seconds = time.perf_counter() - started + sum(net.earlier for net in trained.values())
         result = Frontier(
+            **setup.circumstances(seconds),
             rows=rows,
             notes=[*left_out, *notes],
             predictions=_predictions(trained, parts["test"]),
-            task=task,
-            dataset=dataset,
-            command=command,
-            **experiment.circumstances(training, seeds, parts, seconds),
         )
-        if output is not None:
+        if setup.output is not None:
             result.save(directory)
     return result
 
@@ -202,21 +151,6 @@ def _bad_sizes(sizes: Any) -> ValueError:
     )
 
 
-def _check_limits(limits: Any) -> dict[str, float]:
-    limits = {} if limits is None else limits
-    if not isinstance(limits, Mapping) or not set(limits) <= set(LIMITS):
-        raise ValueError(
-            f"`limits` must map any of {', '.join(map(repr, LIMITS))} to a number. For other "
-            f"costs, use `Frontier.best`. Received: limits={limits!r}."
-        )
-    for name, limit in limits.items():
-        positive_number(limit, f"limits[{name!r}]")
-    why_not = deployment.unavailable()
-    if "int8_bytes" in limits and why_not:
-        raise ValueError(f"`limits` must not have 'int8_bytes' here. {why_not}")
-    return dict(limits)
-
-
 def _within_limits(
     models: Mapping[str, keras.Model],
     profiles: Mapping[str, Profile],
@@ -225,23 +159,15 @@ def _within_limits(
 ) -> tuple[dict[str, keras.Model], list[str]]:
     """The nets within the limits, and a sentence on each that is not."""
     kept, notes = {}, []
-    for name, costs in profiles.items():
-        known: dict[str, float] = {"macs": costs.macs, "params": costs.params}
-        if "int8_bytes" in limits:
-            with tempfile.TemporaryDirectory() as folder:
-                path = deployment.write_artifact(
-                    models[name], "int8", Path(folder), parts["train"][0]
-                )
-                known["int8_bytes"] = path.stat().st_size
-        over = exceeded(known, limits)
+    for name, model in models.items():
+        over = excess_text(untrained_costs(model, profiles[name], parts, limits), limits)
         if over:
-            found = ", ".join(f"{cost} {known[cost]:,} > {limits[cost]:,}" for cost in over)
-            notes.append(f"{name} was left out: {found}.")
+            notes.append(f"{name} was left out: {over}.")
         else:
-            kept[name] = models[name]
+            kept[name] = model
     if not kept:
         raise ValueError(
-            f"`limits` must leave at least one net. Received: limits={dict(limits)}. {notes[0]}"
+            f"`limits` must leave at least one net. Received: limits={limits!r}. {' '.join(notes)}"
         )
     return kept, notes
 

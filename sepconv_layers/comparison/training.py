@@ -8,7 +8,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,20 @@ def run(
     training: Training,
     folder: Path,
     jit_compile: bool | str,
+    watch: Callable[[Sequence[dict[str, float]]], None] | None = None,
 ) -> tuple[dict[str, Any], float]:
     """Trains one net with one seed, or resumes that training.
+
+    Args:
+        build: Returns the net.
+        conv: Its name.
+        seed: The seed.
+        parts: The data.
+        training: The settings.
+        folder: The folder of the runs of this net.
+        jit_compile: As in `keras.Model.compile`.
+        watch: Called before each epoch with the logs of all epochs so far. It may end the training
+            with an exception.
 
     Returns:
         The result of the run, and the seconds that were spent on it before this call.
@@ -48,7 +60,7 @@ def run(
     result = resume.load_result(result_path, saved)
     if result is not None:
         state_path.unlink(missing_ok=True)  # left behind if the process was killed right before
-        training.say(f"  trained before: test accuracy {result['accuracy']:.4f}")
+        training.say(f"  trained before: accuracy {result['accuracy']:.4f}")
         return result, result["seconds"]
     keras.utils.set_random_seed(seed)
     model = build(conv)
@@ -58,8 +70,10 @@ def run(
     history, best = resume.load_state(state_path, trainer.state, model.weights, training.epochs)
     earlier = sum(epoch["seconds"] for epoch in history)
     for epoch in range(len(history), training.epochs):
+        if watch is not None:
+            watch(history)
         # Each epoch sets its own seed and order, so it is the same after an interruption.
-        _set_seed((seed, epoch))
+        set_seed((seed, epoch))
         x, y = parts["train"]
         order = np.random.default_rng((seed, epoch)).permutation(len(y))
         epoch_parts = {**parts, "train": (take(x, order), y[order])}
@@ -101,7 +115,7 @@ def model_path(folder: Path, seed: int) -> Path:
     return folder / f"seed-{seed}.keras"
 
 
-def _set_seed(entropy: tuple[int, ...]) -> None:
+def set_seed(entropy: tuple[int, ...]) -> None:
     """Sets all random seeds as `keras.utils.set_random_seed` does, except TensorFlow's own.
 
     Setting that one makes TensorFlow build all functions again, which takes seconds, and no layer
@@ -123,6 +137,21 @@ def runs_folder(
     directory: Path, conv: str, model: keras.Model, training: Training, digest: str
 ) -> Path:
     """The folder of all runs that differ only in the seed."""
+    folder = directory / RUNS / f"{conv}-{key_of(model, training, digest)}"
+    if not folder.exists() and list(folder.parent.glob(f"{conv}-{'?' * 12}")):
+        training.say(
+            f"Earlier runs of the {conv} net had a different net, data or settings. They are kept, "
+            "and training starts from the beginning."
+        )
+    if not folder.is_dir():
+        resume.set_aside(folder, "it is not a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)  # of an interrupted run
+    return folder
+
+
+def key_of(model: keras.Model, training: Training, digest: str) -> str:
+    """A short hash of all that a run depends on, except the seed."""
     settings = dataclasses.replace(training, augmentation=None, mixing=None, progress=True)
     net, *random = (
         json.dumps(keras.saving.serialize_keras_object(layer))
@@ -136,17 +165,7 @@ def runs_folder(
     )
     weights = [tuple(weight.shape) for weight in model.weights]  # a class may lack a config
     key = repr((settings, layers, weights, digest, keras.backend.backend())).encode()
-    folder = directory / RUNS / f"{conv}-{hashlib.sha256(key).hexdigest()[:12]}"
-    if not folder.exists() and list(folder.parent.glob(f"{conv}-{'?' * 12}")):
-        training.say(
-            f"Earlier runs of the {conv} net had a different net, data or settings. They are kept, "
-            "and training starts from the beginning."
-        )
-    if not folder.is_dir():
-        resume.set_aside(folder, "it is not a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)  # of an interrupted run
-    return folder
+    return hashlib.sha256(key).hexdigest()[:12]
 
 
 def digest_of(parts: Any) -> str:

@@ -153,7 +153,7 @@ def keyword_resnet(
     )
     x = blocks.ConvBlock2D(_scaled(filters, width), 3, strides, padding, name="stem")(inputs)
     for stage, (filters, strides, number) in enumerate(stages):
-        shared = {
+        shared: dict[str, Any] = {
             "filters": _scaled(filters, width),
             "kernel_size": KEYWORD_RESNET_KERNEL,
             "padding": padding,

@@ -22,12 +22,17 @@ def cases(few, many):
     return settings(max_examples={"ci": few, "fuzz": many}[PROFILE])
 
 
+# A hang never ends. What does may be the first of its kind, which imports and compiles, on a slow
+# machine that has other work.
+LIMIT = 120
+
+
 class Hang(BaseException):
     """Nothing that catches an `Exception` catches it."""
 
 
 @contextlib.contextmanager
-def within(seconds):
+def within(seconds=LIMIT):
     """Raises `Hang` in what takes longer, such as to wait for a pipe."""
 
     def give_up(*_):

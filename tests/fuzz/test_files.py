@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from sepconv_layers import cli, comparison, export
 from tests.backends import BACKEND
-from tests.fuzz.profiles import cases, within
+from tests.fuzz.profiles import LIMIT, cases, within
 from tests.fuzz.strategies import SEEDS
 from tests.test_comparison import build, compare_toy, without_timing
 
@@ -270,7 +270,7 @@ def made(tmp_path_factory):
 def read_or_refuse(files, read, which, damage):
     path = files[which % len(files)]
     damage(path)
-    with within(20), warnings.catch_warnings():
+    with within(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             read()
@@ -300,7 +300,7 @@ def test_a_damaged_cache_is_made_again(made, damage):
     (path,), read = made(a_cache_of_spectrograms)
     expected = read()
     damage(path)
-    with within(30), warnings.catch_warnings():
+    with within(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = read()
     for part in ("train", "val", "test"):
@@ -328,7 +328,7 @@ def test_a_damaged_file_of_a_run_is_made_again(made, which, damage):
     folder = path.parents[2]
     expected = comparison.Comparison.load(folder)
     damage(path)
-    with within(120), warnings.catch_warnings():
+    with within(3 * LIMIT), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = run_toy(folder)
     assert found.rows[0].accuracy == expected.rows[0].accuracy

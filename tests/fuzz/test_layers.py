@@ -114,7 +114,7 @@ def test_any_argument_of_a_layer_is_taken_or_refused(cls, argument, value):
     if argument not in known:
         argument = "strides"
     arguments = {"filters": 3, "kernel_size": 2} | {argument: value}
-    with within(20):
+    with within():
         try:
             layer = cls(**arguments)
             layer.get_config()
@@ -130,7 +130,7 @@ def test_any_argument_of_a_layer_is_taken_or_refused(cls, argument, value):
 @given(RANKS, st.lists(st.integers(-1, 4) | st.none(), max_size=5))
 def test_any_input_shape_is_taken_or_refused(rank, shape):
     layer = functools.partial(getattr(sl, f"SeparableConvBlock{rank}D"), 3, 2, padding="valid")()
-    with within(20):
+    with within():
         try:
             outputs = layer.compute_output_shape(tuple(shape))
         except ValueError as error:

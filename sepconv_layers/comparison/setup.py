@@ -1,0 +1,113 @@
+"""The arguments that `compare`, `frontier` and `search` share, checked."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from sepconv_layers import timing
+from sepconv_layers.comparison import checks
+from sepconv_layers.comparison.recipe import Training
+from sepconv_layers.comparison.training import Parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The checked arguments that are the same for all nets.
+
+    Attributes:
+        training: The settings of the training.
+        seeds: The seeds.
+        parts: The data.
+        batch_sizes: The batch sizes for timing inference, in rising order.
+        jit_compile: How to time the nets.
+        output: The directory of the results, if they are to be kept.
+        words: `task`, `dataset` and `command`, for the record.
+    """
+
+    training: Training
+    seeds: list[int]
+    parts: Parts
+    batch_sizes: list[int]
+    jit_compile: bool | str
+    output: str | os.PathLike | None
+    words: dict[str, str]
+
+    @contextlib.contextmanager
+    def directory(self) -> Iterator[Path]:
+        """The directory of the results, or a temporary one."""
+        if self.output is not None:
+            yield Path(self.output)
+        else:
+            with tempfile.TemporaryDirectory() as directory:
+                yield Path(directory)
+
+    def circumstances(self, seconds: float) -> dict[str, Any]:
+        """The fields of a `Record`: where, with what and for how long nets were trained."""
+        return {
+            **self.words,
+            "device": timing.device(),
+            "backend": keras.backend.backend(),
+            "versions": timing.versions(),
+            "wall_seconds": round(seconds, 1),
+            "budget": {
+                "epochs": self.training.epochs,
+                "batch_size": self.training.batch_size,
+                "seeds": self.seeds,
+                "training_samples": len(self.parts["train"][1]),
+            },
+            "test_part": summary_of(self.parts["test"][1]),
+        }
+
+
+def prepare(
+    data: Any,
+    files: Sequence[str],
+    *,
+    seeds: Any,
+    infer_batch_sizes: Any,
+    jit_compile: Any,
+    output: Any,
+    progress: Any,
+    task: str,
+    dataset: str,
+    command: str,
+    **settings: Any,
+) -> Setup:
+    """Checks the arguments of `compare` that do not depend on the nets.
+
+    Args:
+        data: As in `compare`.
+        files: The names of the files to be written to `output`.
+        seeds: As in `compare`, and so are the arguments below.
+        infer_batch_sizes: Batch sizes for timing inference.
+        jit_compile: How to time the nets.
+        output: Directory for the results.
+        progress: Whether to print progress.
+        task: The task.
+        dataset: Name of the data.
+        command: The command.
+        **settings: The settings of the training, as `checks.check_settings` takes them.
+    """
+    seeds, settings = checks.check_seeds(seeds), checks.check_settings(**settings)
+    usual = 1, settings["batch_size"]
+    batch_sizes = checks.check_sizes(usual if infer_batch_sizes is None else infer_batch_sizes)
+    checks.check_jit_compile(jit_compile)
+    checks.check_output(output, files)
+    parts, classes = checks.check_data(data)
+    training = Training(**settings, classes=classes, progress=progress)
+    checks.check_layers(training, parts)
+    words = {"task": task, "dataset": dataset, "command": command}
+    return Setup(training, seeds, parts, batch_sizes, jit_compile, output, words)
+
+
+def summary_of(labels: np.ndarray) -> dict[str, float]:
+    """The size of a part and the share of its largest class."""
+    counts = np.bincount(labels)
+    return {"samples": len(labels), "largest_class": round(float(counts.max() / len(labels)), 6)}
