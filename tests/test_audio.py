@@ -548,11 +548,11 @@ def test_predict_says_what_the_file_beside_a_model_must_hold(tmp_path, text):
 
 @pytest.fixture
 def speakers(tmp_path, monkeypatch):
-    """A corpus in the form of the Free Spoken Digit Dataset, with four speakers and two digits."""
+    """A corpus in the form of the Free Spoken Digit Dataset, with three speakers and two digits."""
     folder = tmp_path / "audio" / "free-spoken-digit-dataset" / "recordings"
     folder.mkdir(parents=True)
     for digit, word in enumerate(WORDS):
-        for i, speaker in enumerate(("anna", "ben", "cleo", "dan")):
+        for i, speaker in enumerate(("anna", "ben", "cleo")):
             for take in range(4):
                 path = folder / f"{digit}_{speaker}_{take}.wav"
                 soundfile.write(path, tone(word, 10 * i + take), RATE)
@@ -561,21 +561,31 @@ def speakers(tmp_path, monkeypatch):
 
 
 def test_each_speaker_is_held_out_once(speakers):
-    assert speakers == ["anna", "ben", "cleo", "dan"]
+    assert speakers == ["anna", "ben", "cleo"]
     held_out = {"val": [], "test": []}
     for speaker in speakers:
         clips, *_ = data.SOURCES["fsdd"](speaker, 0)
         for part, names in held_out.items():
             names += {clip.name.split("_")[1] for clip in clips if clip.part == part}
-        assert sum(clip.part == "train" for clip in clips) == 16
-    assert held_out == {"val": ["dan", "anna", "ben", "cleo"], "test": speakers}
+        assert sum(clip.part == "train" for clip in clips) == 8
+    assert held_out == {"val": ["cleo", "anna", "ben"], "test": speakers}
     with pytest.raises(ValueError, match="`held_out` must be one of anna, .* Received 'eve'"):
         data.load("fsdd", held_out="eve")
 
 
-def test_speaker_independent_results_are_means_over_all_speakers(speakers, tmp_path, capsys):
+def tiny(conv, spectrograms, classes, **_):
+    """In place of a net, for what does not depend on the net."""
+    inputs = keras.Input(spectrograms.shape[1:])
+    x = keras.layers.GlobalAveragePooling1D()(inputs)
+    return keras.Model(inputs, keras.layers.Dense(classes)(x))
+
+
+def test_speaker_independent_results_are_means_over_all_speakers(
+    speakers, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(train, "build", tiny)
     output = tmp_path / "out"
-    brief = ["--epochs", "1", "--seeds", "2", "--batch-size", "16", "--conv", "separable"]
+    brief = ["--epochs", "1", "--seeds", "2", "--batch-size", "8", "--conv", "separable"]
     arguments = ["--dataset", "fsdd", "--speaker-independent", *brief, "--output", str(output)]
     found = train.main(arguments)
     assert str(found) in capsys.readouterr().out
@@ -588,11 +598,11 @@ def test_speaker_independent_results_are_means_over_all_speakers(speakers, tmp_p
         name: record.rows[0].accuracy["mean"] for name, record in every.items()
     }
     assert row.macs == every["anna"].rows[0].macs
-    assert found.test_part == {"samples": 32, "largest_class": 0.5}
-    assert "Mean over 4 folds: anna, ben, cleo, dan." in found.notes
+    assert found.test_part == {"samples": 24, "largest_class": 0.5}
+    assert "Mean over 3 folds: anna, ben, cleo." in found.notes
     assert Comparison.load(output) == dataclasses.replace(found, models={})
     confusion = json.loads((output / train.CONFUSION).read_text("utf-8"))["confusion"]
-    assert np.sum(confusion["separable"]) == 32
+    assert np.sum(confusion["separable"]) == 24
 
 
 def sized_frontier(accuracies, latency):
