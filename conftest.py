@@ -4,17 +4,23 @@ import os
 
 import pytest
 
-from tests.snippets import measuring_little
-
-# XLA compiles for longer than what it compiles runs: without optimizing, as JAX in `test_backends`.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
+# XLA compiles for longer than what it compiles runs: for these tests it need not optimize. In
+# `make fuzz` it does.
+if os.environ.get("HYPOTHESIS_PROFILE") != "fuzz":
+    quickly = {
+        "xla_backend_optimization_level": "0",
+        "xla_cpu_use_fusion_emitters": "false",
+        "xla_llvm_disable_expensive_passes": "true",
+    }
+    flags = " ".join(f"--{name}={value}" for name, value in quickly.items())
+    os.environ.setdefault("XLA_FLAGS", flags)
 
 
 @pytest.fixture(autouse=True)
 def _measuring_little_in_examples(request):
     if isinstance(request.node, pytest.DoctestItem):
+        from tests.snippets import measuring_little  # which imports TensorFlow
+
         with measuring_little():
             yield
     else:

@@ -337,7 +337,7 @@ def test_models_may_be_built_by_their_first_inputs():
         return keras.Sequential([layers.Flatten(), layers.Dense(CLASSES)])
 
     with with_brief_timing():
-        result = compare_toy(build=build, seeds=1, augmentation=None)
+        result = compare_toy(build=build, seeds=1, augmentation=None, jit_compile=False)
     assert [row.macs for row in result.rows] == [6 * 6 * 3 * CLASSES] * 2
 
 

@@ -306,6 +306,7 @@ def test_the_demo_ends_in_one_table_and_a_page_that_needs_no_other_file(
     others = {"audio", "text"}  # whose own tests run them
     kept = {name: one for name, one in demo.EXAMPLES.items() if name not in others}
     monkeypatch.setattr(demo, "EXAMPLES", kept)
+    monkeypatch.setattr(train, "STAGES", train.STAGES[:3])
     monkeypatch.setattr(volume_data, "SIZE", 12)
     monkeypatch.setattr(volume_data, "EACH", 30)
     found = demo.main(["--quick", "--output", str(tmp_path)])
@@ -351,6 +352,7 @@ def test_an_error_of_the_program_itself_keeps_its_traceback():
 def test_several_sizes_give_accuracy_against_cost(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "train_peak_bytes", lambda *_, **__: 1)
     monkeypatch.setattr(deployment, "unavailable", lambda: "not measured in this test")
+    monkeypatch.setattr(train, "STAGES", train.STAGES[:3])
     argv = ["--sizes", "0.5,0.25", "--epochs", "1", "--seeds", "1", "--limit", "40"]
     found = train.main([*argv, "--output", str(tmp_path)])
     assert [row.size for row in found.family("separable")] == [0.25, 0.5]

@@ -158,9 +158,11 @@ SMALL = [
     (models.matchboxnet, (30, 12), (None, 12), {"width": 0.25}),
     (models.bc_resnet, (40, 17, 1), (40, None, 1), {}),
     (models.sep_cnn, (11,), (None,), {"vocabulary_size": 50, "embedding": 8, "width": 0.1}),
+    (models.region_cnn, (11,), (None,), {"vocabulary_size": 50, "embedding": 8}),
     (models.mobilenet_3d, (9, 20, 17, 1), (None, None, None, 1), {"width": 0.1}),
     (models.keyword_resnet, (25, 12, 1), (None, None, 1), {"width": 0.25}),
 ]
+OF_TEXTS = (models.sep_cnn, models.region_cnn)
 if SHORT:  # what is left out is made of the same blocks, or of those of `cases.py`
     SMALL = [SMALL[4], SMALL[6], SMALL[8]]
 every_net = pytest.mark.parametrize(
@@ -173,7 +175,7 @@ both_forms = pytest.mark.parametrize("conv", CONVS)
 
 def batch_of(make, shape, size=4):
     rng = np.random.default_rng(0)
-    if make is models.sep_cnn:
+    if make in OF_TEXTS:
         return rng.integers(1, 50, (size, *shape)).astype("int32")
     return rng.normal(size=(size, *shape)).astype("float32")
 
@@ -233,7 +235,7 @@ def test_the_twin_has_the_same_layers_around_more_macs(make, shape, unknown, how
 def test_without_a_top_a_net_gives_features(make, shape, unknown, how):
     features = make(shape, include_top=False, **how)
     x = batch_of(make, shape, 2)
-    if make is models.sep_cnn:
+    if make in OF_TEXTS:
         assert len(features.output_shape) == 2
         return
     assert len(features.output_shape) == len(shape) + 1
@@ -315,8 +317,9 @@ def test_narrow_nets_of_sounds_have_strides_too(width, conv):
 
 
 @both_forms
-def test_padding_never_changes_what_is_said_of_a_text(conv):
-    model = models.sep_cnn((None,), 3, vocabulary_size=50, conv=conv)
+@pytest.mark.parametrize("make", OF_TEXTS)
+def test_padding_never_changes_what_is_said_of_a_text(make, conv):
+    model = make((None,), 3, vocabulary_size=50, conv=conv)
     rng = np.random.default_rng(0)
     randomize(model)
     texts = [rng.integers(1, 50, length) for length in (1, 4, 19, 7)]

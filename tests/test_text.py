@@ -17,7 +17,7 @@ pytest.importorskip("tensorflow_text")  # has no wheels for the newest Python
 
 import tensorflow as tf
 
-from examples.text import data, predict, tokens, train
+from examples.text import baseline, data, predict, ratios, tokens, train
 from sepconv_layers import Comparison, timing
 from sepconv_layers.comparison import Row
 
@@ -322,6 +322,33 @@ def test_tokens_do_not_depend_on_how_a_text_is_written():
     np.testing.assert_array_equal(tokenizer.arrays(np.array(["old"], object))[0, 1:], 0)
 
 
+def test_a_long_text_can_keep_its_start_and_its_end():
+    vocabulary = [tokens.PADDING, tokens.UNKNOWN, *"abcdef"]
+    texts = tf.constant(["a b c d e f", "a b c d", "a b", ""])
+    for head, longer in ((None, "abcd"), (1, "adef"), (3, "abcf"), (0, "cdef"), (9, "abcd")):
+        found = tokens.Tokenizer(vocabulary, 4, head)(texts).numpy()
+        kept = ["".join(vocabulary[token] for token in row if token) for row in found]
+        assert kept == [longer, "abcd", "ab", ""] and found.shape == (4, 4)
+
+
+def test_ratios_tell_which_class_a_token_speaks_for():
+    x = np.array([[2, 3, 2], [2, 0, 0], [3, 4, 0], [4, 4, 3]])
+    found = ratios.log_count_ratios(x, np.array([1, 1, 0, 0]), 6)
+    assert found.shape == (6, 1) and not found[[0, 1, 5]].any()
+    np.testing.assert_allclose(found[2:5, 0], np.log([3, 2 / 3, 1 / 3]))
+    several = ratios.log_count_ratios(x, np.array([0, 0, 1, 2]), 6)
+    assert several.shape == (6, 3) and several[2].argmax() == 0 and several[4, 0] < 0
+
+
+def test_the_first_channels_of_an_embedding_can_start_from_ratios():
+    prior = np.arange(20.0).reshape(20, 1)
+    settings = train.Settings(embedding=8)
+    model = train.build("standard", 5, 2, 20, settings, prior=prior)
+    (weights,) = model.get_layer("embedding").get_weights()
+    np.testing.assert_array_equal(weights[:, 0], prior[:, 0])
+    assert np.abs(weights[:, 1:]).max() < 1
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_vocabulary_has_all_characters_however_small_it_is(size):
     texts = np.array([text for _, text in ROWS], object)
@@ -474,3 +501,19 @@ def test_predict_says_what_is_wrong(tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             predict.main([str(path), "text"])
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_linear_model_of_n_grams(tmp_path, capsys):
+    path, output = tmp_path / "own.tsv", tmp_path / "out"
+    rows = [
+        (label, f"it is {word} {i}")
+        for i in range(20)
+        for label, word in (("good", "not bad"), ("bad", "bad not"))
+    ]
+    path.write_text(tsv(rows), "utf-8")
+    found = baseline.main(["--data", str(path), "--output", str(output)])
+    assert found["accuracy"] == found["val_accuracy"] == 1  # a pair of words tells them apart
+    assert json.loads((output / "baseline.json").read_text("utf-8")) == found
+    words = baseline.main(["--data", str(path), "--longest", "1"])
+    assert words["accuracy"] <= 0.5 and words["features"] < found["features"]
+    assert "Test accuracy 1.0000" in capsys.readouterr().out

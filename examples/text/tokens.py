@@ -32,11 +32,14 @@ class Tokenizer(tf.Module):
     Args:
         vocabulary: The tokens.
         max_length: The number of tokens of each text.
+        head: The number of tokens that a truncated text keeps from its start. The others are its
+            last ones. By default all are from its start.
     """
 
-    def __init__(self, vocabulary: Sequence[str], max_length: int) -> None:
+    def __init__(self, vocabulary: Sequence[str], max_length: int, head: int | None = None) -> None:
         super().__init__(name="tokenizer")
         self.vocabulary, self.max_length = list(vocabulary), max_length
+        self.head = max_length if head is None else min(head, max_length)
         self._has_shapes = any(token.startswith(SHAPE) for token in self.vocabulary)
         self._pieces = text.FastWordpieceTokenizer(
             self.vocabulary,
@@ -54,7 +57,13 @@ class Tokenizer(tf.Module):
             tokens = split.with_flat_values(tf.where(known == 1, shape, known))
         else:
             tokens = self._pieces.tokenize(lower(texts))
-        return tokens.to_tensor(shape=(None, self.max_length))  # truncates and pads
+        first = tokens.to_tensor(shape=(None, self.max_length))  # truncates and pads
+        tail = self.max_length - self.head
+        if not tail:
+            return first
+        last = tokens[:, -tail:].to_tensor(shape=(None, tail))
+        is_longer = tokens.row_lengths()[:, None] > self.max_length
+        return tf.where(is_longer, tf.concat([first[:, : self.head], last], 1), first)
 
     def _known_and_shape(self, split: tf.Tensor) -> list[tf.Tensor]:
         """Returns the tokens of whole words and of their shapes, 1 where there is none."""

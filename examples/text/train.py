@@ -19,7 +19,7 @@ models that take strings. Run the same command again to continue an interrupted 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,11 @@ from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.augmentation import Augmentation
 from examples.nets import compare_nets
-from examples.text import data, tokens
+from examples.text import data, ratios, tokens
 from sepconv_layers import Comparison, Frontier, Search, models, timing
 
 WEIGHT_DECAY = 0.1
 SPACE = {"width": (0.25, 2.0), "embedding": [32, 64, 128]}  # of --search
-VOCABULARY_SIZE = 8_000
 SERVED = 256  # texts in a batch, to measure the throughput
 
 
@@ -50,23 +49,34 @@ class Settings:
         batch_size: Training texts per step.
         learning_rate: Peak learning rate.
         longest: Largest default for the number of tokens after which a text is truncated.
+        head: `head` of the tokenizer: of a longer text, the tokens that are kept from its start.
+        vocabulary_size: Default for the approximate number of tokens to learn.
         pieces: Whether a word that is not in the vocabulary is split into pieces. If not, it is one
             token, which it shares with all unknown words of the same shape.
         rarity: `rarity` of `TokenDropout`.
         embedding: Length of the embedding of a token.
         width: Width of the net.
         dropout: Dropout of the net.
+        net: Returns the net.
+        prior: Factor of the log-count ratios that the first channels of the embedding start from,
+            or 0 to start from random numbers alone.
+        ema_momentum: As in `compare`.
     """
 
     epochs: int = 8
     batch_size: int = 64
     learning_rate: float = 2e-3
     longest: int = 400
+    head: int | None = None
+    vocabulary_size: int = 8_000
     pieces: bool = True
     rarity: float = 5.0
     embedding: int = 256
     width: float = 1.0
     dropout: float = 0.6
+    net: Callable[..., keras.Model] = models.sep_cnn
+    prior: float = 0.0
+    ema_momentum: float | None = None
 
 
 SETTINGS = {
@@ -136,9 +146,13 @@ def build(
     settings: Settings,
     width: float = 1.0,
     embedding: int | None = None,
+    prior: np.ndarray | None = None,
 ) -> keras.Model:
-    """Returns a net from `length` token numbers to logits."""
-    return models.sep_cnn(
+    """Returns a net from `length` token numbers to logits.
+
+    The first channels of its embedding start from `prior`, if given.
+    """
+    model = settings.net(
         (length,),
         classes,
         vocabulary_size=vocabulary_size,
@@ -147,6 +161,9 @@ def build(
         embedding=embedding or settings.embedding,
         dropout=settings.dropout,
     )
+    if prior is not None:
+        ratios.start_from(model, prior)
+    return model
 
 
 @command_line.without_traceback
@@ -171,10 +188,11 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
     with command_line.user_errors(parser):
         tokenizer = make_tokenizer(
             dataset.train[0],
-            arguments.vocabulary_size,
+            arguments.vocabulary_size or settings.vocabulary_size,
             arguments.max_length,
             settings.longest,
             settings.pieces if arguments.pieces is None else arguments.pieces,
+            settings.head,
         )
     length, vocabulary_size = tokenizer.max_length, len(tokenizer.vocabulary)
     print(f"{vocabulary_size:,} tokens; texts are truncated to {length} tokens")
@@ -192,6 +210,9 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
         vocabulary_size=vocabulary_size,
         settings=settings,
     )
+    if settings.prior:
+        found = ratios.log_count_ratios(*parts["train"], vocabulary_size)
+        net = partial(net, prior=settings.prior * found)
     options = command_line.compare_options(
         arguments,
         argv,
@@ -206,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
         "weight_decay": WEIGHT_DECAY,
         "label_smoothing": 0.1,
         "augmentation": TokenDropout(counts, unknown, rarity=settings.rarity),
+        "ema_momentum": settings.ema_momentum,
         "task": "Text classification",
     }
     labeled = {**parts, "classes": dataset.classes}
@@ -235,10 +257,11 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
 
 def make_tokenizer(
     texts: np.ndarray,
-    size: int = VOCABULARY_SIZE,
+    size: int = Settings.vocabulary_size,
     length: int | None = None,
     longest: int = Settings.longest,
     pieces: bool = True,
+    head: int | None = None,
 ) -> tokens.Tokenizer:
     """Returns a tokenizer learned from texts.
 
@@ -249,12 +272,13 @@ def make_tokenizer(
             training texts are not truncated, unless `longest` is less.
         longest: The largest default for `length`.
         pieces: Whether unknown words are split into pieces.
+        head: `head` of the tokenizer.
     """
     vocabulary = tokens.learn_vocabulary(texts, size, pieces)
     if length is None:
         every = tokens.Tokenizer(vocabulary, longest).arrays(texts)
         length = max(1, int(np.quantile(np.count_nonzero(every, axis=1), 0.95)))
-    return tokens.Tokenizer(vocabulary, length)
+    return tokens.Tokenizer(vocabulary, length, head)
 
 
 def throughput(found: Comparison, output: Path, texts: np.ndarray) -> str:
@@ -290,8 +314,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--vocabulary-size",
         type=positive,
-        default=VOCABULARY_SIZE,
-        help=f"default: {VOCABULARY_SIZE}",
+        help=f"default: {Settings.vocabulary_size}",
     )
     parser.add_argument(
         "--pieces",

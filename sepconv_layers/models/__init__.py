@@ -2,7 +2,7 @@
 
 from sepconv_layers.models.applications import load_keras_application
 from sepconv_layers.models.audio import bc_resnet, ds_cnn, keyword_resnet, matchboxnet
-from sepconv_layers.models.text import sep_cnn
+from sepconv_layers.models.text import region_cnn, sep_cnn
 from sepconv_layers.models.vision import mobilenet, mobilenet_v2, mobilenet_v3
 from sepconv_layers.models.volumes import mobilenet_3d
 
@@ -16,5 +16,6 @@ __all__ = [
     "mobilenet_3d",
     "mobilenet_v2",
     "mobilenet_v3",
+    "region_cnn",
     "sep_cnn",
 ]
