@@ -80,9 +80,10 @@ def test_the_cosine_transform_is_that_of_librosa():
     np.testing.assert_allclose(x @ features.cosine_transform(40), expected, atol=1e-5)
 
 
-def test_augmentation_changes_training_inputs_alone():
+@pytest.mark.parametrize("vary_speakers", [False, True])
+def test_augmentation_changes_training_inputs_alone(vary_speakers):
     x = np.random.default_rng(0).normal(-3, 1, (4, 20, 8)).astype("float32")
-    layer = augment.augmentation(x)
+    layer = augment.augmentation(x, vary_speakers)
     np.testing.assert_array_equal(np.asarray(keras.ops.convert_to_numpy(layer(x))), x)
     changed = keras.ops.convert_to_numpy(layer(x, training=True))
     assert changed.shape == x.shape and np.isfinite(changed).all()

@@ -162,8 +162,16 @@ class SpecAugment(Augmentation):
         return {**super().get_config(), "time": self.time, "bands": self.bands}
 
 
-def augmentation(spectrograms: np.ndarray) -> keras.layers.Layer:
-    """Returns all of these layers in turn, fitted to spectrograms."""
-    background = np.quantile(spectrograms, 0.1, axis=(0, 1))
-    layers = [Warp(), Equalize(), Noise(background), SpecAugment()]
+def augmentation(spectrograms: np.ndarray, vary_speakers: bool = False) -> keras.layers.Layer:
+    """Returns a time shift, background noise and SpecAugment, fitted to spectrograms.
+
+    Args:
+        spectrograms: Those of the training part.
+        vary_speakers: Whether to also vary rate, vocal tract, level and microphone.
+    """
+    noise = Noise(np.quantile(spectrograms, 0.1, axis=(0, 1)))
+    if vary_speakers:
+        layers = [Warp(), Equalize(), noise, SpecAugment()]
+    else:
+        layers = [Warp(rate=0, tract=0, bands=0), noise, SpecAugment()]
     return keras.Sequential(layers, name="augmentation")

@@ -42,6 +42,7 @@ SPACE = {"width": (0.25, 2.0), "mfcc": [True, False]}  # of --search
 EPOCHS = {"mini": 5}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
+EMA_MOMENTUM = 0.99
 SPEAKERS = "fsdd_speakers"  # the name of results with whole speakers held out
 CONFUSION = "confusion.json"
 
@@ -153,7 +154,8 @@ def train_nets(
     training = {
         "learning_rate": LEARNING_RATE,
         "label_smoothing": 0.1,
-        "augmentation": augment.augmentation(spectrograms),
+        "ema_momentum": EMA_MOMENTUM,
+        "augmentation": augment.augmentation(spectrograms, arguments.vary_speakers),
         "task": "Keyword spotting",
     }
     found = compare_nets(net, dataset, arguments, options | training, SPACE)
@@ -300,6 +302,8 @@ def make_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="10 coefficients in place of log-mel bands; default: for ds_cnn",
     )
+    vary = "vary rate, vocal tract, level and microphone in training, which takes more epochs"
+    parser.add_argument("--vary-speakers", action="store_true", help=vary)
     parser.add_argument("--causal", action="store_true", help="convolutions do not look ahead")
     seconds = "length of a clip; default: 1"
     positive = command_line.positive_number(float)
