@@ -42,7 +42,6 @@ SPACE = {"width": (0.25, 2.0), "mfcc": [True, False]}  # of --search
 EPOCHS = {"mini": 5}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
-EMA_MOMENTUM = 0.99
 SPEAKERS = "fsdd_speakers"  # the name of results with whole speakers held out
 CONFUSION = "confusion.json"
 
@@ -154,7 +153,6 @@ def train_nets(
     training = {
         "learning_rate": LEARNING_RATE,
         "label_smoothing": 0.1,
-        "ema_momentum": EMA_MOMENTUM,
         "augmentation": augment.augmentation(spectrograms, arguments.vary_speakers),
         "task": "Keyword spotting",
     }
