@@ -1,5 +1,6 @@
-"""What holds for all tests, and for the examples in docstrings."""
+"""Settings and fixtures of all tests, and of the examples in docstrings."""
 
+import gc
 import os
 
 import pytest
@@ -9,6 +10,14 @@ import pytest
 if os.environ.get("HYPOTHESIS_PROFILE") != "fuzz":
     quickly = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     os.environ.setdefault("XLA_FLAGS", quickly)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _old_objects_are_no_garbage():
+    """What earlier files have left is not searched for garbage again, which took up to a minute."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -68,6 +68,8 @@ class RandomShift(Augmentation):
 
     def __init__(self, by: int, axes: Sequence[int], fill: str = "zeros", **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if fill not in ("zeros", "nearest"):
+            raise ValueError(f"`fill` must be 'zeros' or 'nearest'. Received: fill={fill!r}.")
         self.by, self.axes, self.fill = by, tuple(axes), fill
 
     def augment(self, inputs: Any) -> Any:

@@ -1,6 +1,7 @@
 """The nets that the examples compare: twins, and a standard net as cheap as the separable one."""
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,10 @@ LIMITS = {  # costs that are known before any training
     "params": "parameters",
     "int8_bytes": "bytes of the int8 file",
 }
-HALVINGS = 12  # steps of the bisection for the width of the narrow net
+HALVINGS = 12  # steps of the bisection for the width of a standard net
+# The largest standard net has so many times the MACs of the largest separable one: it takes at
+# least as long, and less time to train than the twin.
+REACH = 3
 
 
 def compare_nets(
@@ -67,7 +71,9 @@ def net_builder(
         convs: The names of the nets.
         width: The width of the twins.
     """
-    narrow = _narrow_width(build, width) if NARROW in convs else width
+    narrow = width
+    if NARROW in convs:
+        narrow = _standard_width(build, profile(build("separable", width=width)).macs, width)
 
     def net(conv: str) -> keras.Model:
         if conv == NARROW:
@@ -86,13 +92,17 @@ def _train_sizes(
 ) -> Frontier:
     """Trains separable nets of these widths, and prints accuracy against cost.
 
-    The standard nets have the same MACs, and one has the largest of these widths.
+    The standard nets have the same MACs, and one has more: `REACH` times those of the largest.
     """
-    narrow = {round(_narrow_width(build, width), 4) for width in widths}
+    macs = [profile(build("separable", width=width)).macs for width in widths]
+    standard = {}  # MACs to width: several widths may round to the same net
+    for most in (*macs, REACH * max(macs)):
+        width = math.floor(1e4 * _standard_width(build, most, max(widths))) / 1e4
+        standard[profile(build("standard", width=width)).macs] = width
     found = frontier(
         lambda conv, size: build(conv, width=size),
         data,
-        {"separable": widths, "standard": sorted(narrow | {max(widths)})},
+        {"separable": widths, "standard": sorted(standard.values())},
         limits=limits,
         **{name: value for name, value in settings.items() if name != "convs"},
     )
@@ -116,9 +126,11 @@ def _search(
     return found
 
 
-def _narrow_width(build: Callable[..., keras.Model], width: float) -> float:
-    most = profile(build("separable", width=width)).macs
-    low, high = 0.0, width
+def _standard_width(build: Callable[..., keras.Model], most: float, widest: float) -> float:
+    """The largest width, up to the widest, of a standard net with at most so many MACs."""
+    if profile(build("standard", width=widest)).macs <= most:
+        return widest
+    low, high = 0.0, widest
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         if profile(build("standard", width=middle)).macs > most:

@@ -35,6 +35,11 @@ def test_the_border_comes_in_where_zeros_do_not():
     np.testing.assert_array_equal(moved, expected)
 
 
+def test_an_unknown_border_is_refused():
+    with pytest.raises(ValueError, match="`fill` must be 'zeros' or 'nearest'.*'wrap'"):
+        RandomShift(1, (1,), "wrap")
+
+
 def test_mirrored_samples_are_about_half_of_all():
     images = np.arange(6, dtype="float32").reshape(1, 2, 3, 1).repeat(200, 0)
     found = keras.ops.convert_to_numpy(RandomMirror((2,), seed=0)(images, training=True))

@@ -1,10 +1,8 @@
 """Every benchmark's command on little work: it runs, and its record holds what its table says."""
 
-import functools
 import json
 import types
 
-import keras
 import pytest
 
 from benchmarks import (
@@ -24,13 +22,6 @@ from tests.backends import BACKEND, SHORT
 BLOCKS = ((8, 2), (12, 1))
 MODES = timing.MODES[BACKEND]
 pytestmark = pytest.mark.skipif(SHORT, reason="the suite of one backend runs them")
-
-
-@pytest.fixture(autouse=True)
-def _keep_garbage(monkeypatch):
-    """After thousands of other tests, collecting it between the cells takes longer than they do."""
-    clear = functools.partial(keras.utils.clear_session, free_memory=False)
-    monkeypatch.setattr(keras.utils, "clear_session", clear)
 
 
 def run(benchmark, path, *arguments):

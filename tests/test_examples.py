@@ -356,7 +356,9 @@ def test_several_sizes_give_accuracy_against_cost(tmp_path, monkeypatch):
     argv = ["--sizes", "0.5,0.25", "--epochs", "1", "--seeds", "1", "--limit", "40"]
     found = train.main([*argv, "--output", str(tmp_path)])
     assert [row.size for row in found.family("separable")] == [0.25, 0.5]
-    assert found.family("standard")[-1].size == 0.5
+    ours, theirs = ([row.macs for row in found.family(c)] for c in ("separable", "standard"))
+    assert ours[-1] < theirs[-1] <= nets.REACH * ours[-1]  # costs overlap where times do not yet
+    assert theirs[0] <= ours[-1]
     assert found.margin("macs").low < found.margin("macs").high
     assert Frontier.load(tmp_path) == found
 

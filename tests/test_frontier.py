@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from benchmarks import readme
 from sepconv_layers import Frontier, cli, compare, frontier, profile, timing
 from sepconv_layers.comparison import deployment, memory
 from sepconv_layers.comparison.frontier_record import COSTS
@@ -305,6 +306,19 @@ def test_damaged_predictions_are_a_clear_error(found, tmp_path, damage):
     shutil.rmtree(copy / "predictions.npz", ignore_errors=True)
     (copy / "predictions.npz").unlink(missing_ok=True)
     assert Frontier.load(copy) == result
+
+
+def test_a_page_shows_frontiers_and_their_margins(found, tmp_path, monkeypatch):
+    result, output = found
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    shutil.copytree(output, tmp_path / "results" / "toys" / "crosses")
+    places = "results/toys/crosses/frontier.json", "results/*/frontier.json"
+    page = readme.render("".join(f"<!-- {place} -->\nold\n<!-- end -->\n" for place in places))
+    assert "old" not in page and result.to_markdown() in page
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {result.task}: ")]
+    for cost in ("macs", "infer_ms", "train_step_ms"):
+        assert str(result.margin(cost) or "–") in line
+    assert f"{max(row.macs for row in result.family('separable')) / 1e6:.1f} M MACs" in line
 
 
 def test_an_argument_that_compare_does_not_have_is_named():

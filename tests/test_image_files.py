@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from examples import nets
 from examples.command_line import default_output
 from examples.vision import data, image_files, predict
 from tests.test_vision_data import PARTS, sizes, write_classes, write_image, write_npz
@@ -243,7 +244,7 @@ def test_sizes_of_all_parts_are_printed_and_default_outputs_can_be_loaded(
 
     example = {"texts": "text.train", "volumes": "volumes.train"}.get(kind, "vision.train")
     module = pytest.importorskip(f"examples.{example}")
-    monkeypatch.setattr(module, "compare", stop)
+    monkeypatch.setattr(nets, "compare", stop)
     with pytest.raises(Stop):
         module.main(["--data", str(place)])
     samples = "images" if kind == "folder" else kind

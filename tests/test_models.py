@@ -329,3 +329,9 @@ def test_padding_never_changes_what_is_said_of_a_text(make, conv):
     alone = np.concatenate([output_of(model, text[None].astype("int32")) for text in texts])
     np.testing.assert_allclose(output_of(model, together), alone, rtol=1e-4, atol=1e-4)
     assert np.isfinite(output_of(model, np.zeros((1, 5), "int32"))).all()
+
+
+@pytest.mark.parametrize("kernel_sizes", [5, "57", (3, 0), (2.5,)])
+def test_region_cnn_refuses_what_are_no_kernel_sizes(kernel_sizes):
+    with pytest.raises(ValueError, match="`kernel_size"):
+        models.region_cnn((5,), kernel_sizes=kernel_sizes)

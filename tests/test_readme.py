@@ -1,5 +1,6 @@
 """What the READMEs say: every snippet runs, every command is one, every table is a record's."""
 
+import json
 import re
 import shlex
 import tomllib
@@ -21,6 +22,7 @@ from benchmarks import (
 from examples import demo
 from examples.audio import predict as audio_predict
 from examples.audio import train as audio
+from examples.text import baseline as text_baseline
 from examples.text import predict as text_predict
 from examples.text import train as text
 from examples.vision import predict, train
@@ -35,6 +37,7 @@ PARSERS = {
     "examples.demo": demo.make_parser(),
     "examples.audio.predict": audio_predict.make_parser(),
     "examples.audio.train": audio.make_parser(),
+    "examples.text.baseline": text_baseline.make_parser(),
     "examples.text.predict": text_predict.make_parser(),
     "examples.text.train": text.make_parser(),
     "examples.vision.predict": predict.make_parser(),
@@ -71,6 +74,16 @@ def test_every_command_is_one(command):
     else:
         assert (program, arguments[0]) == ("python", "-m")
         PARSERS[arguments[1]].parse_args(arguments[2:])  # what they do, their own tests hold
+
+
+def test_the_accuracies_of_linear_models_are_those_of_the_records():
+    page = TEXTS["examples/text/README.md"]
+    records = sorted(readme.ROOT.glob("results/text/*/baseline.json"))
+    assert len(records) == 3
+    for path in records:
+        found = json.loads(path.read_text("utf-8"))
+        assert f" | {found['features']:,} | {found['accuracy']:.4f} |" in page
+        assert found["command"] in page
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from examples import nets
 from examples.audio import data, predict, reading, splits, train
 from examples.audio.reading import Clip
 
@@ -38,7 +39,7 @@ def _no_training(monkeypatch, tmp_path):
     def stop(*args, **kwargs):
         raise Trained
 
-    monkeypatch.setattr(train, "compare", stop)
+    monkeypatch.setattr(nets, "compare", stop)
 
 
 def caches(tmp_path):

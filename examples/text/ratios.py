@@ -8,7 +8,7 @@ def log_count_ratios(x: np.ndarray, y: np.ndarray, vocabulary_size: int) -> np.n
     """Returns the logarithm of how many times as frequent each token is in a class as outside it.
 
     What counts is the share of the texts that have the token, with one text added that has it and
-    one that has not. Padding, token 0, has a ratio of 0.
+    one that does not. Padding, token 0, has a ratio of 0.
 
     Wang and Manning, "Baselines and Bigrams: Simple, Good Sentiment and Topic Classification",
     2012, multiply features by these ratios: https://aclanthology.org/P12-2018.
@@ -34,7 +34,7 @@ def log_count_ratios(x: np.ndarray, y: np.ndarray, vocabulary_size: int) -> np.n
 
 
 def start_from(model: keras.Model, values: np.ndarray) -> None:
-    """Replaces the first channels of the embedding of a net by given values, as far as it has them.
+    """Replaces the first channels of the embedding of a net by given values, as many as it has.
 
     Args:
         model: A net with a layer named "embedding".

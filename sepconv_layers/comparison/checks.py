@@ -17,7 +17,7 @@ from sepconv_layers.files import write
 
 CONVS = ("separable", "standard", "standard-narrow")
 PARTS = ("train", "val", "test")
-WHAT = {
+TAKEN_AND_RETURNED = {
     "augmentation": "the inputs of a batch",
     "mixing": f"a mapping of {INPUTS!r} to the inputs of a batch and {LABELS!r} to one-hot labels",
 }
@@ -117,8 +117,8 @@ def check_layers(training: Training, parts: Mapping[str, tuple[Any, np.ndarray]]
             keras.tree.assert_same_structure(inputs, outputs)
         except Exception as error:  # any type: layers can raise anything
             raise ValueError(
-                f"`{name}` must take and return {WHAT[name]}. Received: {name}={layer!r}, which "
-                f"fails: {error}"
+                f"`{name}` must take and return {TAKEN_AND_RETURNED[name]}. Received: "
+                f"{name}={layer!r}, which fails: {error}"
             ) from error
 
 

@@ -157,7 +157,7 @@ def _check_names(build: Callable[..., keras.Model], space: Space) -> None:
     except TypeError as error:
         raise ValueError(
             f"`build` must take the name of a family, and the names in `space` as keywords: "
-            f"{', '.join(space.distributions)}. Received: build={build!r}, for which there is a "
+            f"{', '.join(space.distributions)}. Received: build={build!r}, which does not: "
             f"{error}"
         ) from error
 

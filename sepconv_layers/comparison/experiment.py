@@ -82,8 +82,9 @@ def compare(
             `keras.layers.MixUp` or `keras.layers.CutMix`. As these do, it takes and returns a
             mapping of "images", the inputs of whatever kind, and "labels", which are one-hot.
         ema_momentum: If given, nets are validated, tested and saved with an exponential moving
-            average of their weights, and this is how much of it stays in each step, in `[0, 1)`;
-            0.99 to 0.999 are usual. Moving statistics of normalization are not averaged again.
+            average of their weights, and this is how much of it stays in each step, in `[0, 1)`. It
+            spans about `1 / (1 - ema_momentum)` steps and starts at the weights of the first one,
+            so this must be much less than all steps: 0.99 to 0.999 in long trainings.
         infer_batch_sizes: Batch sizes for timing inference; by default 1 and `batch_size`.
         jit_compile: How to time the nets where the backend offers a choice: compiled by XLA
             (`True`), which can take a minute for a large net, or not (`False`). By default both are

@@ -1,4 +1,4 @@
-"""The plots of a comparison and of a frontier."""
+"""The plots of a comparison, a frontier and a search."""
 
 import itertools
 from collections.abc import Mapping, Sequence

@@ -85,7 +85,7 @@ class Training:
         size = len(keras.tree.flatten(x)[0])
         labels = np.zeros((size, self.classes), "float32")
         augmentation, x = _started(self.augmentation, x)
-        mixing, mixed = _started(self.mixing, {INPUTS: x, LABELS: labels})
+        mixing, _ = _started(self.mixing, {INPUTS: x, LABELS: labels})
         return [augmentation, mixing]
 
     def _xla_compiles(self, x: Any) -> bool:
@@ -176,8 +176,10 @@ class Trainer(keras.Model):
         """Within it, the model has the averaged weights, where weights are averaged."""
         callbacks = keras.callbacks.CallbackList(self.averaging(), model=self)
         callbacks.on_test_begin()
-        yield
-        callbacks.on_test_end()
+        try:
+            yield
+        finally:
+            callbacks.on_test_end()
 
 
 def _targets(y: Any, y_pred: Any) -> tuple[Any, Any]:

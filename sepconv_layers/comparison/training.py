@@ -153,11 +153,11 @@ def runs_folder(
 def key_of(model: keras.Model, training: Training, digest: str) -> str:
     """A short hash of all that a run depends on, except the seed."""
     settings = dataclasses.replace(training, augmentation=None, mixing=None, progress=True)
-    net, *random = (
+    net, *layers_at_random = (
         json.dumps(keras.saving.serialize_keras_object(layer))
         for layer in (model, training.augmentation, training.mixing)
     )
-    changes = re.sub(r'"seed": (null|\d+)', "", "".join(random))  # the run sets the seed
+    changes = re.sub(r'"seed": (null|\d+)', "", "".join(layers_at_random))  # the run sets the seed
     # Keras numbers names in each process, so only which of them are equal matters.
     names: dict[str, int] = {}
     layers = NAME.sub(

@@ -22,7 +22,7 @@ SEP_CNN = (
 )
 # The kernel size of each layer of `region_cnn`.
 REGION_CNN = (7, 7)
-CONV = {"separable": layers.DepthwiseConv1D, "standard": layers.Conv1D}
+CONV: dict[str, Any] = {"separable": layers.DepthwiseConv1D, "standard": layers.Conv1D}
 PADDING = 0
 
 
@@ -119,8 +119,8 @@ def region_cnn(
         embedding: Size of the embedding vectors, and number of channels of all layers.
         kernel_sizes: The kernel size of each layer, in tokens.
         conv: `"separable"`, or `"standard"` for the twin.
-        width: Width multiplier of the embedding, and so of all layers. It is rounded to a multiple
-            of 8.
+        width: Width multiplier of the embedding, and so of all layers. The product is rounded to a
+            multiple of 4.
         include_top: Whether to classify. Otherwise the output is the pooled features.
         dropout: Dropout rate of the pooled features. The embedded tokens use half of it.
         name: Name of the model.
@@ -144,14 +144,24 @@ def region_cnn(
         [Shen et al., "Baseline Needs More Love", 2018](https://arxiv.org/abs/1805.09843).
     """
     layer, width = lookup(CONV, conv, "conv"), positive_number(width, "width")
-    channels = make_divisible(positive_int(embedding, "embedding") * width)
+    channels = make_divisible(positive_int(embedding, "embedding") * width, divisor=4)
     tokens, x, mask = _embed(input_shape, vocabulary_size, channels, dropout / 2)
     pooled = [_pool(x, mask)]
+    filters = {"filters": channels} if conv == "standard" else {}
+    if not isinstance(kernel_sizes, Sequence) or isinstance(kernel_sizes, str):
+        raise ValueError(
+            "The `kernel_sizes` argument must be a sequence of positive integers, one for each "
+            f"layer. Received: kernel_sizes={kernel_sizes!r}"
+        )
     for number, kernel_size in enumerate(kernel_sizes):
-        arguments = {"kernel_size": kernel_size, "padding": "same", "activation": "relu"}
-        if conv == "standard":
-            arguments["filters"] = channels
-        convolution = layer(data_format="channels_last", name=f"conv_{number}", **arguments)
+        convolution = layer(
+            kernel_size=kernel_size,
+            padding="same",
+            activation="relu",
+            data_format="channels_last",
+            name=f"conv_{number}",
+            **filters,
+        )
         x = x * mask
         x = x + convolution(x)
         pooled.append(_pool(x, mask))
