@@ -87,8 +87,8 @@ def load(
     Args:
         name: "mini", "fsdd" or "speech_commands". Not used if `folder` is given.
         folder: Your own recordings (see the top of this file).
-        held_out: For "fsdd": the speaker of the test part, one of `fsdd_speakers()`. The one before
-            is that of the validation part. By default, some takes of each speaker are held out.
+        held_out: For "fsdd": the speaker of the test part, one of `fsdd_speakers()`. Some takes of
+            the others are the validation part. By default, some takes of each speaker are held out.
         limit: The maximum number of training clips, with the words in proportion.
         seconds: Length of a clip. Shorter ones are padded on both sides, longer ones are cropped.
         cache: Folder for spectrograms. By default one for all runs of this user.
@@ -312,25 +312,23 @@ def fsdd_speakers() -> list[str]:
 
 def _speakers(found: Mapping[str, tuple[str, str, str, Source]]) -> list[str]:
     speakers = sorted({speaker for _, speaker, _, _ in found.values()})
-    expected = "The corpus must have three speakers, to hold two of them out"
-    expect(len(speakers) > 2, expected, speakers)
+    expected = "The corpus must have two speakers, to hold one of them out"
+    expect(len(speakers) > 1, expected, speakers)
     return speakers
 
 
 def _fsdd(held_out: str | None, seed: int) -> tuple[list[Clip], int, str]:
     found = _fsdd_files()
-    part_of = {}
     if held_out is not None:
         speakers = _speakers(found)
         expected = f"`held_out` must be one of {', '.join(speakers)}"
         expect(held_out in speakers, expected, repr(held_out))
-        part_of = {speakers[speakers.index(held_out) - 1]: "val", held_out: "test"}
     clips = []
     for path, (digit, speaker, index, source) in sorted(found.items()):
-        if held_out is not None:
-            part = part_of.get(speaker, "train")
-        else:
+        if held_out is None:
             part = "test" if int(index) < 5 else "val" if int(index) < 10 else "train"
+        else:
+            part = "test" if speaker == held_out else "val" if int(index) < 5 else "train"
         clips.append(Clip(path, digit, part, source))
     split = f"{held_out} held out for testing" if held_out else "official split"
     return clips, 8_000, f"Free Spoken Digit Dataset, {split}; CC BY-SA 4.0"
