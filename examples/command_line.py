@@ -133,7 +133,7 @@ def training_parser(
         type=_sizes,
         metavar="WIDTH,...",
         help="accuracy against cost: separable nets of these widths, standard nets with the same "
-        "MACs, and one with three times as many",
+        "MACs, and one with twice as many",
     )
     nets.add_argument(
         "--search",

@@ -25,7 +25,7 @@ LIMITS = {  # costs that are known before any training
 HALVINGS = 12  # steps of the bisection for the width of a standard net
 # The largest standard net has so many times the MACs of the largest separable one: it takes at
 # least as long, and less time to train than the twin.
-REACH = 3
+REACH = 2
 
 
 def compare_nets(

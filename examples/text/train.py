@@ -87,6 +87,9 @@ SETTINGS = {
     "imdb": Settings(
         epochs=4, learning_rate=4e-3, rarity=1.0, embedding=64, width=0.5, dropout=0.4
     ),
+    # Short sentences, in which single words decide: convolutions need no more than one kernel for
+    # each channel.
+    "sst2": Settings(net=models.region_cnn, embedding=128, prior=0.1, ema_momentum=0.99),
     # Short questions, in which the word that matters is often unknown.
     "trec": Settings(epochs=14, batch_size=32, pieces=False, rarity=1.0, dropout=0.5),
 }
