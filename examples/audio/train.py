@@ -38,6 +38,9 @@ from sepconv_layers import Comparison, Frontier, Search, export, files, models, 
 
 NETS = ("keyword_resnet", "ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:3]
+# Kernels of keyword_resnet, over time and frequency. In a standard net, the MACs of longer ones are
+# better spent on channels.
+KERNEL_SIZES = {"separable": (5, 3), "standard": (3, 3)}
 SPACE = {"width": (0.25, 2.0), "mfcc": [True, False]}  # of --search
 SPEAKERS = "fsdd_speakers"  # the name of results with whole speakers held out
 # A net that has few speakers to learn from needs variations of them, and time to learn these.
@@ -70,6 +73,8 @@ def build(
     make: dict[str, Any] = {"classes": classes, "conv": conv, "width": width}
     if net in CAUSAL:
         make["padding"] = "causal" if causal else "same"
+    if net == "keyword_resnet":
+        make["kernel_size"] = KERNEL_SIZES[conv]
     if net in ("keyword_resnet", "ds_cnn"):
         x = keras.layers.Reshape((frames, bands, 1))(x)
         x = getattr(models, net)((frames, bands, 1), dropout=0.2, **make)(x)

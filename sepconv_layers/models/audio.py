@@ -101,7 +101,6 @@ KEYWORD_RESNET = (
         (64, (2, 2), 3),
     ),
 )
-KEYWORD_RESNET_KERNEL = (5, 3)  # time is longer than frequency
 
 
 def keyword_resnet(
@@ -109,6 +108,7 @@ def keyword_resnet(
     classes: int = 12,
     conv: str = "separable",
     width: float = 1.0,
+    kernel_size: int | Sequence[int] = (5, 3),
     include_top: bool = True,
     pooling: str | None = None,
     dropout: float = 0.2,
@@ -127,6 +127,7 @@ def keyword_resnet(
         classes: Number of classes.
         conv: `"separable"`, or `"standard"` for the twin.
         width: Width multiplier of all layers.
+        kernel_size: Size of the kernels after the stem: over time, and over frequency.
         include_top: Whether to pool and classify. Otherwise the output is the last feature map.
         pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
         dropout: Dropout rate of the pooled features.
@@ -155,7 +156,7 @@ def keyword_resnet(
     for stage, (filters, strides, number) in enumerate(stages):
         shared: dict[str, Any] = {
             "filters": _scaled(filters, width),
-            "kernel_size": KEYWORD_RESNET_KERNEL,
+            "kernel_size": kernel_size,
             "padding": padding,
         }
         x = first(strides=strides, name=f"stage_{stage}_0", **shared)(x)
