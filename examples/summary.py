@@ -66,7 +66,7 @@ def _margins(one: Frontier) -> list[str]:
     rows = one.family("separable")
     accuracies = [row.accuracy["mean"] for row in rows]
     macs = [row.macs / 1e6 for row in rows]
-    span = f"{min(macs):.1f} to {max(macs):.1f} M MACs"
+    span = f"{min(macs):.2g} to {max(macs):.2g} M MACs"
     return [
         f"{one.task}: {one.dataset}",
         f"{min(accuracies):.3f} to {max(accuracies):.3f}, {span}",

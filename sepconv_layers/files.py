@@ -12,7 +12,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,6 +56,24 @@ def write(path: Path, writer: Callable[[Path], Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes text as UTF-8."""
     write(path, lambda beside: beside.write_text(text, "utf-8"))
+
+
+def write_report(
+    folder: str | os.PathLike, texts: Mapping[str, str], picture: str, plot: Any
+) -> None:
+    """Writes texts and a picture into a folder. Other files stay untouched.
+
+    Args:
+        folder: The folder, which is made if it is missing.
+        texts: The name of a file to its text.
+        picture: The name of the picture.
+        plot: Returns the `matplotlib.figure.Figure`, after the texts are written: it may raise.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    write(folder / picture, partial(plot().savefig, dpi=150))
 
 
 def regular(path: Path) -> Path:

@@ -3,7 +3,7 @@
 import collections
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -52,6 +52,33 @@ class ModelGraph:
         users = self._users[id(tensor)]
         return users[0] if len(users) == 1 and id(tensor) not in self._outputs else None
 
+    def layers_named(self, names: Sequence[str], argument: str) -> set[int]:
+        """The ids of the layers of those names and of all layers inside them.
+
+        Args:
+            names: Names of layers, blocks and nested models.
+            argument: Name of the argument that has them.
+
+        Raises:
+            ValueError: If a name is unknown.
+        """
+        found: dict[str, list[Any]] = collections.defaultdict(list)
+        for node in self.nodes:
+            found[node.operation.name].append(node.operation)
+        if unknown := sorted(set(names) - set(found)):
+            raise ValueError(
+                f"The `{argument}` argument must hold names of layers of the model. Received "
+                f"unknown names: {unknown}."
+            )
+        return {
+            id(inner)
+            for name in names
+            for layer in found[name]
+            for inner in (
+                layer._flatten_layers() if isinstance(layer, keras.layers.Layer) else [layer]
+            )
+        }
+
     def rebuild(
         self, make: Callable[[Any], Any], skipped: Iterable[Any] = ()
     ) -> tuple[keras.Model, list[tuple[Any, Any]]]:
@@ -70,26 +97,46 @@ class ModelGraph:
         pairs: list[tuple[Any, Any]] = []
 
         def new(old: Any) -> Any:
-            if id(old) in without:
+            if id(old) in without or id(old) in self._graphs:
                 return old  # it is not called
             if id(old) not in made:
-                if id(old) in self._graphs:
-                    made[id(old)] = clone(self._graphs[id(old)])
-                else:
-                    made[id(old)] = make(old)
-                    if isinstance(old, keras.layers.Layer):  # other operations have no weights
-                        pairs.append((old, made[id(old)]))
+                made[id(old)] = make(old)
+                if isinstance(old, keras.layers.Layer):  # other operations have no weights
+                    pairs.append((old, made[id(old)]))
             return made[id(old)]
 
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             if id(layer) in without:
                 return keras.tree.flatten((args, kwargs))[0]
-            return layer(*args, **kwargs)
+            if id(layer) not in self._graphs:
+                return layer(*args, **kwargs)
+            if id(layer) not in made:
+                made[id(layer)] = clone(self._graphs[id(layer)], args[0])
+            return made[id(layer)](*args, **kwargs)
 
-        def clone(graph: keras.Model) -> keras.Model:
-            return keras.models.clone_model(graph, clone_function=new, call_function=call)
+        def clone(graph: keras.Model, inputs: Any = None) -> keras.Model:
+            if inputs is not None:  # of a model inside the model: layers before it may be others
+                inputs = keras.tree.pack_sequence_as(
+                    graph.input,
+                    [
+                        _input_like(old, tensor)
+                        for old, tensor in zip(
+                            graph.inputs, keras.tree.flatten(inputs), strict=True
+                        )
+                    ],
+                )
+            return keras.models.clone_model(
+                graph, input_tensors=inputs, clone_function=new, call_function=call
+            )
 
         return clone(self._graphs[id(self.model)]), pairs
+
+
+def _input_like(old: Any, tensor: Any) -> Any:
+    """An input in place of an old one, with the sizes of a tensor where the old one has sizes."""
+    sizes = zip(old.shape, tensor.shape, strict=True)
+    shape = [new if size is not None else None for size, new in sizes]
+    return keras.Input(batch_shape=shape, dtype=old.dtype, name=old.name)
 
 
 def clone_layer(layer: Any, cls: Any = None, **changes: Any) -> Any:

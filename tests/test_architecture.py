@@ -35,7 +35,10 @@ IMPORTS: dict[str, set[str]] = {
     "graph_edit": {"layers"},
     "cost": {"arguments", "class_table", "extras", "files", "tables"},
     "twins": {"blocks", "class_table", "graph_edit", "layers"},
-    "convert": {"arguments", "blocks", "class_table", "cost", "graph_edit", "layers", "twins"},
+    "convert": {
+        *("arguments", "blocks", "class_table", "cost", "extras", "files", "graph_edit"),
+        *("layers", "ops", "tables", "twins"),
+    },
     "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops"},
     "export": {"arguments", "convert", "extras", "files", "graph_edit", "ops"},
     # on top

@@ -374,11 +374,27 @@ def test_a_twin_is_saved_beside_its_model(run, folder):
 
 def test_a_converted_model_is_saved_beside_its_model(run, folder):
     code, out, err = run("convert standard.keras --rank 9")
-    assert (code, err) == (0, "") and re.search(r"conv +9 +0.0% +\d\.\d{3}\n", out)
+    assert (code, err) == (0, "") and re.search(r"conv +9 +0.0% .* \d\.\d{3}\n", out)
     ours, theirs = (keras.saving.load_model(folder / name) for name in
                     ("standard-rank-9.keras", "standard.keras"))  # fmt: skip
     x = np.load(folder / "images.npy")
     np.testing.assert_allclose(ours.predict(x, verbose=0), theirs.predict(x, verbose=0), atol=1e-4)
+
+
+def test_a_model_is_converted_to_a_budget_on_data(run, folder):
+    pytest.importorskip("matplotlib")
+    command = "convert standard.keras --macs 0.7 --calibration images.npy --report conversion"
+    code, out, err = run(command)
+    assert (code, err) == (0, "") and "whole model" in out
+    total, ours = (
+        sl.profile(keras.saving.load_model(folder / name)).macs
+        for name in ("standard.keras", "standard-macs-0.7.keras")
+    )
+    saved = json.loads((folder / "conversion" / "report.json").read_text())
+    assert saved["macs_after"] == ours <= 0.7 * total
+    assert all(row["output_error"] is not None for row in saved["layers"] if row["rank"])
+    code, _, err = run("convert standard.keras --macs 0.5 --rank 2")
+    assert code == 2 and "not allowed with argument" in err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import sepconv_layers as sl
-from tests.backends import BACKEND, SHORT, output_of
+from tests.backends import BACKEND, SHORT, output_of, the_same_everywhere
 from tests.cases import CASES, CHANNELS, FEW_CASES, PLAIN, RANKS, SIZES
 
 ANY_RANK = (sl.DropPath, sl.BatchNormalization)
@@ -155,6 +155,7 @@ for case in range(int(sys.argv[2])):
 """
 
 
+@the_same_everywhere
 def test_saved_models_reload_in_a_fresh_process(tmp_path):
     rng = np.random.default_rng(2)
     for number, case in enumerate(FEW_CASES):

@@ -24,6 +24,7 @@ from examples.volumes import data as volume_data
 from examples.volumes import train as volumes
 from sepconv_layers import Frontier, Search, profile
 from sepconv_layers.comparison import deployment, memory
+from sepconv_layers.models import volumes as volume_models
 from tests.hostile import little_disk
 from tests.test_comparison import (
     count_epochs,
@@ -35,7 +36,7 @@ from tests.test_image_files import write_deep
 from tests.test_search import Trainings, by_formula
 from tests.test_vision_data import write_classes, write_npz
 
-TINY = ["--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "40"]
+TINY = ["--epochs", "1", "--seeds", "1", "--width", "0.25", "--limit", "40", "--no-jit-compile"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +46,16 @@ def _without_timing():
         yield
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+    """A net of one stage: what surrounds the net is tested, not its depth."""
+    monkeypatch.setattr(train, "STAGES", train.STAGES[:1])
+
+
+@pytest.mark.usefixtures("shallow")
 def test_vision_compares_twins_on_digits(tmp_path, capsys):
     with with_brief_timing():
-        comparison = train.main([*TINY, "--no-jit-compile", "--output", str(tmp_path)])
+        comparison = train.main([*TINY, "--output", str(tmp_path)])
     printed = capsys.readouterr().out
     assert str(comparison) in printed and str(tmp_path) in printed
     record = json.loads((tmp_path / "results.json").read_text("utf-8"))
@@ -72,6 +80,7 @@ def test_the_narrow_net_is_the_widest_that_is_as_cheap_as_the_separable_one(widt
     assert build("separable").count_params() == net("separable", width).count_params()
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("conv", ["separable", "standard"])
 def test_vision_trains_one_net_on_a_folder_of_images(tmp_path, conv):
     folder = write_classes(tmp_path / "images")
@@ -82,6 +91,7 @@ def test_vision_trains_one_net_on_a_folder_of_images(tmp_path, conv):
     assert [row["conv"] for row in record["rows"]] == [conv]
 
 
+@pytest.mark.usefixtures("shallow")
 def test_vision_takes_an_npz_file(tmp_path):
     path = write_npz(tmp_path / "own.npz")
     output = tmp_path / "out"
@@ -153,6 +163,7 @@ def test_ctrl_c_ends_every_command_with_a_sentence(main, monkeypatch, capsys):
     assert "To continue, run the same command again." in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("shallow")
 def test_the_same_command_goes_on_after_ctrl_c(tmp_path, capsys):
     command = [*TINY, "--epochs", "2", "--conv", "separable", "--output", str(tmp_path)]
     interrupt = within_epoch(2, lambda: signal.raise_signal(signal.SIGINT))
@@ -164,6 +175,7 @@ def test_the_same_command_goes_on_after_ctrl_c(tmp_path, capsys):
     assert epochs.call_count == 1 and "The test part has 359 samples." in str(found)
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, capsys):
     command = [*TINY, "--conv", "separable", "--output", str(tmp_path)]
     with little_disk(), pytest.raises(SystemExit, match="1"):
@@ -273,6 +285,7 @@ def test_volumes_of_few_slices_are_taken(tmp_path, capsys, shape, is_odd):
     assert ("is read as having depth 3 and 8 channels" in capsys.readouterr().out) == is_odd
 
 
+@pytest.mark.usefixtures("shallow")
 def test_vision_predicts_with_the_range_of_the_training_part(tmp_path, capsys):
     values = [np.repeat(some, 10).astype("uint16") for some in ((300, 320), (400, 420))]
     write_deep(tmp_path / "deep", values)
@@ -300,13 +313,14 @@ def test_modelnet_without_its_folder_says_where_it_is_looked_for(monkeypatch):
         volume_data.load("modelnet10")
 
 
+@pytest.mark.usefixtures("shallow")
 def test_the_demo_ends_in_one_table_and_a_page_that_needs_no_other_file(
     tmp_path, capsys, monkeypatch
 ):
     others = {"audio", "text"}  # whose own tests run them
     kept = {name: one for name, one in demo.EXAMPLES.items() if name not in others}
     monkeypatch.setattr(demo, "EXAMPLES", kept)
-    monkeypatch.setattr(train, "STAGES", train.STAGES[:3])
+    monkeypatch.setattr(volume_models, "MOBILENET_3D", volume_models.MOBILENET_3D[:4])
     monkeypatch.setattr(volume_data, "SIZE", 12)
     monkeypatch.setattr(volume_data, "EACH", 30)
     found = demo.main(["--quick", "--output", str(tmp_path)])
@@ -352,10 +366,12 @@ def test_an_error_of_the_program_itself_keeps_its_traceback():
 def test_several_sizes_give_accuracy_against_cost(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "train_peak_bytes", lambda *_, **__: 1)
     monkeypatch.setattr(deployment, "unavailable", lambda: "not measured in this test")
-    monkeypatch.setattr(train, "STAGES", train.STAGES[:3])
-    argv = ["--sizes", "0.5,0.25", "--epochs", "1", "--seeds", "1", "--limit", "40"]
+    monkeypatch.setattr(train, "STAGES", train.STAGES[:2])
+    monkeypatch.setattr(nets, "HALVINGS", 6)
+    argv = ["--sizes", "1,0.5", "--epochs", "1", "--seeds", "1", "--limit", "40"]
+    argv += ["--no-jit-compile"]
     found = train.main([*argv, "--output", str(tmp_path)])
-    assert [row.size for row in found.family("separable")] == [0.25, 0.5]
+    assert [row.size for row in found.family("separable")] == [0.5, 1]
     ours, theirs = ([row.macs for row in found.family(c)] for c in ("separable", "standard"))
     assert ours[-1] < theirs[-1] <= nets.REACH * ours[-1]  # costs overlap where times do not yet
     assert theirs[0] <= ours[-1]
@@ -363,6 +379,7 @@ def test_several_sizes_give_accuracy_against_cost(tmp_path, monkeypatch):
     assert Frontier.load(tmp_path) == found
 
 
+@pytest.mark.usefixtures("shallow")
 def test_the_best_nets_within_limits_are_searched(tmp_path):
     argv = ["--search", "2", "--limit-macs", "3e6", "--limit-params", "3e5", "--limit", "40"]
     with by_formula(Trainings(formula=lambda **choices: choices["width"] / 4)):

@@ -14,7 +14,14 @@ from sepconv_layers import ops
 from sepconv_layers.ops import choice, context
 from sepconv_layers.ops.depthwise import LOWERINGS as FUNCTIONS
 from tests import oracle
-from tests.backends import BACKEND, CONFIGURATIONS, MODES, SHORT, run_with_gradients
+from tests.backends import (
+    BACKEND,
+    CONFIGURATIONS,
+    MODES,
+    SHORT,
+    run_with_gradients,
+    the_same_everywhere,
+)
 
 HAVE_TORCH = importlib.util.find_spec("torch") is not None
 LOWERINGS = ("native", "taps", "planes", "portable")
@@ -547,6 +554,7 @@ def test_operators_stand_in_a_functional_model_and_reload(rank, tmp_path):
     np.testing.assert_allclose(keras.ops.convert_to_numpy(again(arrays)), expected, rtol=1e-6)
 
 
+@the_same_everywhere
 @pytest.mark.parametrize("padding", ["valid", "same", "causal"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("is_known", [True, False], ids=["sizes known", "sizes unknown"])

@@ -415,6 +415,7 @@ def test_from_strings_to_labels(tmp_path, capsys):
     path, output = tmp_path / "own.tsv", tmp_path / "out"
     path.write_text(tsv(ROWS * 4), "utf-8")
     brief = ["--epochs", "10", "--seeds", "1", "--batch-size", "8", "--conv", "separable"]
+    brief += ["--no-jit-compile"]
     found = train.main(["--data", str(path), *brief, "--output", str(output)])
     assert str(found) in capsys.readouterr().out
     assert found.rows[0].accuracy["mean"] == 1

@@ -26,8 +26,6 @@ def figure_class() -> Any:
 
 def plot_accuracy(axes: Any, rows: Sequence[Row]) -> None:
     """Draws accuracy against MACs: a dot per seed, mean and standard deviation per net."""
-    from matplotlib import ticker
-
     for row in rows:
         macs, color, accuracy = row.macs / 1e6, COLORS[row.conv], row.accuracy
         dots = [macs] * len(accuracy["per_seed"])
@@ -56,11 +54,8 @@ def plot_accuracy(axes: Any, rows: Sequence[Row]) -> None:
         ylabel="test accuracy",
     )
     if min(all_macs) > 0:  # a logarithmic axis cannot show zero
-        axes.set(xscale="log", xlim=(min(all_macs) / 1.6, max(all_macs) * 4))
-        # The default tick labels overlap if the axis spans less than a decade or two.
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        _set_log_scale(axes)
+        axes.set_xlim(min(all_macs) / 1.6, max(all_macs) * 4)
     _tidy(axes)
 
 
@@ -107,7 +102,8 @@ def plot_frontier(axes: Any, rows: Sequence[SizedRow], cost: str, label: str, ti
             axes.annotate(
                 f"{point[2]:g}", point[:2], (4, -9), color=COLORS[conv], fontsize=7, **ANNOTATION
             )
-    axes.set(xscale="log", xlabel=label)
+    _set_log_scale(axes)
+    axes.set_xlabel(label)
     axes.set_title(title, fontsize=9)
     axes.legend(frameon=False, loc="lower right")
     _tidy(axes)
@@ -138,6 +134,17 @@ def plot_trials(
     axes.set_xlabel(label)
     axes.legend(frameon=False, loc="lower right")
     _tidy(axes)
+
+
+def _set_log_scale(axes: Any) -> None:
+    """Makes the horizontal axis logarithmic, with labels that do not overlap within a decade."""
+    from matplotlib import ticker
+
+    thousands = ticker.EngFormatter(sep="")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter(lambda x, _: thousands(x) if x >= 1000 else f"{x:g}")
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _tidy(axes: Any) -> None:

@@ -5,12 +5,11 @@ import json
 import os
 import textwrap
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 from sepconv_layers import tables
-from sepconv_layers.files import regular, write, write_text
+from sepconv_layers.files import regular, write_report
 
 WIDTH = 100  # of the lines of a report
 
@@ -99,11 +98,8 @@ class Record:
             ImportError: If matplotlib, which draws the picture, is not installed. The other files
                 are written.
         """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / self.NAMES.record, self.to_json())
-        write_text(directory / self.NAMES.report, self._report())
-        write(directory / self.NAMES.picture, partial(self.plot().savefig, dpi=150))
+        texts = {self.NAMES.record: self.to_json(), self.NAMES.report: self._report()}
+        write_report(directory, texts, self.NAMES.picture, self.plot)
 
     def plot(self) -> Any:
         """Draws the result as a `matplotlib.figure.Figure`."""

@@ -69,7 +69,7 @@ def fold(model: keras.Model, dtype: str | None, clone: Callable[..., Any]) -> ke
     """Like `fold_batch_norm`, with `clone` in place of `clone_layer`."""
     graph = ModelGraph(model)
     _check_policy(dtype)
-    norms = _norms_to_fold(graph)  # id of the convolution → its normalization
+    norms = norms_to_fold(graph)  # id of the convolution → its normalization
 
     def make(old: Any) -> Any:
         changes: dict[str, Any] = {}
@@ -102,7 +102,8 @@ def _check_policy(dtype: Any) -> None:
         ) from error
 
 
-def _norms_to_fold(graph: ModelGraph) -> dict[int, keras.layers.Layer]:
+def norms_to_fold(graph: ModelGraph) -> dict[int, keras.layers.Layer]:
+    """The normalization of each layer that can absorb it, by the id of the layer."""
     found = {}
     for node in graph.nodes:
         norm, tensors, arguments = node.operation, node.input_tensors, node.arguments

@@ -100,13 +100,28 @@ class _Probe(keras.Operation):
         return self.function(inputs)
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
+    """A call of a layer, with the shapes of its inputs and outputs for a batch of 1."""
+
     path: str
     operation: keras.Operation
     is_whole: bool  # whether it includes its sublayers
     tensor_bytes: int
     inputs: tuple[Shape, ...]
     outputs: tuple[Shape, ...]
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates; `None` if they cannot be counted."""
+        try:
+            return count_macs(self.operation, self.outputs, self.inputs)
+        except NotImplementedError:
+            return None
+
+
+def traced_calls(model: keras.layers.Layer, input_shape: Any = None) -> list[Call]:
+    """Returns the calls that `profile` counts, or raises the same errors."""
+    return _Trace(model, input_shape).calls
 
 
 class _Trace:
@@ -119,14 +134,14 @@ class _Trace:
     def __init__(self, model: keras.layers.Layer, input_shape: Any) -> None:
         if not model.built:
             raise _UnbuiltError
-        self._calls: list[_Call] = []
+        self.calls: list[Call] = []
         self._path: list[str] = []
         self._is_inside_leaf = False
         takes_training = "training" in inspect.signature(model.call).parameters
         options = {"training": False} if takes_training else {}
 
         def forward(inputs: Any) -> Any:
-            self._calls.clear()  # PyTorch restarts if its meta device lacks an operation
+            self.calls.clear()  # PyTorch restarts if its meta device lacks an operation
             return model(inputs, **options)
 
         with contextlib.ExitStack() as stack:
@@ -150,7 +165,7 @@ class _Trace:
                 return call(*args, **kwargs)
             self._path.append(operation.name)
             path = "/".join(self._path[1:]) or operation.name
-            calls_before = len(self._calls)
+            calls_before = len(self.calls)
             self._is_inside_leaf = is_leaf
             try:
                 outputs = call(*args, **kwargs)
@@ -160,13 +175,13 @@ class _Trace:
             is_text = isinstance(operation, keras.layers.TextVectorization)
             if is_text and hasattr(outputs, "set_shape"):
                 outputs.set_shape((1, *outputs.shape[1:]))  # its operations lose the batch size
-            is_whole = is_leaf or len(self._calls) == calls_before
+            is_whole = is_leaf or len(self.calls) == calls_before
             if is_whole or has_own_weights:
                 arguments = inspect.signature(call).bind(*args, **kwargs).arguments
                 inputs, results = _leaves(list(arguments.values())), _leaves(outputs)
                 moved = sum(_bytes(tensor, operation) for tensor in inputs + results)
                 shapes = _shapes(inputs), _shapes(results)
-                self._calls.append(_Call(path, operation, is_whole, moved, *shapes))
+                self.calls.append(Call(path, operation, is_whole, moved, *shapes))
             return outputs
 
         return recording_call
@@ -174,13 +189,9 @@ class _Trace:
     def rows(self) -> tuple[LayerCost, ...]:
         rows = []
         listed: set[int] = set()
-        for call, repeats in collections.Counter(self._calls).items():
+        for call, repeats in collections.Counter(self.calls).items():
             weights = _weights(call.operation, call.is_whole)
             weight_bytes = sum(_bytes(weight, call.operation) for weight in weights)
-            try:
-                macs = count_macs(call.operation, call.outputs, call.inputs) * repeats
-            except NotImplementedError:
-                macs = None
             rows.append(
                 LayerCost(
                     name=call.path,
@@ -189,7 +200,7 @@ class _Trace:
                     output_shape=one_or_all(call.outputs),
                     calls=repeats,
                     params=_numbers_in(w for w in weights if id(w) not in listed),
-                    macs=macs,
+                    macs=None if call.macs is None else call.macs * repeats,
                     activations=sum(map(_numbers, call.outputs)) * repeats,
                     bytes=(weight_bytes + call.tensor_bytes) * repeats,
                 )

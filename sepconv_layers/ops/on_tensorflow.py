@@ -18,8 +18,8 @@ from sepconv_layers.ops.geometry import Convolve, Geometry
 def with_a_sample(inputs: Any) -> tuple[Any, Callable[[Any], Any]]:
     """Returns inputs with at least one sample, and a function that drops an added sample again.
 
-    For an empty batch, oneDNN kernels return the shape of the input. Without oneDNN, gradients are
-    not initialized and slices raise an error. If the batch is not empty, neither the padding nor
+    For an empty batch, oneDNN kernels return the shape of the input. Without oneDNN, slices raise
+    an error. If the batch is not empty, neither the padding nor
     the slice copies anything, forward or backward. XLA has kernels of its own, and exported files
     get no operators for this.
     """
@@ -39,6 +39,26 @@ def with_a_sample(inputs: Any) -> tuple[Any, Callable[[Any], Any]]:
         return samples
 
     return padded, without
+
+
+def _with_gradient_if_empty(kernel: Any, inputs: Any) -> Any:
+    """Returns a depthwise kernel whose gradient is zero if the batch turns out to be empty.
+
+    TensorFlow's kernel returns memory that it has not initialized. A replica without samples then
+    adds noise, or NaN, to the gradient of all.
+    """
+    if not _may_be_empty(inputs):
+        return kernel
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def differentiable(kernel: Any) -> tuple:
+        def gradient(upstream: Any) -> Any:
+            return tf.where(tf.shape(inputs)[0] > 0, upstream, tf.zeros_like(upstream))
+
+        return tf.identity(kernel), gradient
+
+    return differentiable(kernel)
 
 
 def _may_be_empty(inputs: Any) -> bool:
@@ -90,6 +110,7 @@ def depthwise(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 def _depthwise(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if geometry.rank == 3:
         return _depthwise_volumes(inputs, kernel, geometry)
+    kernel = _with_gradient_if_empty(kernel, inputs)
     inputs, kernel = with_single_kernels(inputs, kernel, geometry)
     strided, dilated = max(geometry.strides) > 1, max(geometry.dilation_rate) > 1
     if rewrites.is_dilated_sequence(geometry):  # which TensorFlow would copy into another order

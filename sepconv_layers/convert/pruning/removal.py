@@ -1,0 +1,263 @@
+"""Removes whole channels of a trained model."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from sepconv_layers import tables
+from sepconv_layers.arguments import check_number, positive_int
+from sepconv_layers.convert.pruning.channels import Part, macs_of, remaining
+from sepconv_layers.convert.pruning.choice import Choice
+from sepconv_layers.convert.pruning.coupling import couple
+from sepconv_layers.convert.pruning.importance import importance_of, noise_for
+from sepconv_layers.convert.report import LayerReport
+from sepconv_layers.convert.unrolling import unrolled
+from sepconv_layers.cost import profile
+from sepconv_layers.graph_edit import ModelGraph, clone_layer, copy_state
+
+TOLERANCE = 0.02  # share of the MACs by which they may be below what is asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunedLayer:
+    """Report on a layer of a pruned model.
+
+    Attributes:
+        name: Names of the models and blocks around the layer and of the layer, as a path.
+        channels_before: Number of output channels in the original model.
+        channels: Number of output channels that remain.
+        macs_before: MACs of the layer in the original model.
+        macs: MACs of the layer in the pruned model.
+    """
+
+    name: str
+    channels_before: int
+    channels: int
+    macs_before: int
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningReport(LayerReport[PrunedLayer]):
+    """The report of `prune_channels`, a sequence of `PrunedLayer`; `print` shows it as a table.
+
+    Attributes:
+        layers: One `PrunedLayer` for each layer with channels and MACs of its own.
+        macs_before: MACs of the original model.
+        macs: MACs of the pruned model.
+    """
+
+    layers: tuple[PrunedLayer, ...]
+    macs_before: int
+    macs: int
+
+    def _rows(self) -> list[tables.Cells]:
+        header = "layer|channels before|channels|MACs before|MACs|ratio".split("|")
+        rows = [
+            [
+                row.name,
+                f"{row.channels_before:,}",
+                f"{row.channels:,}",
+                *_macs(row.macs_before, row.macs),
+            ]
+            for row in self
+        ]
+        return [header, *rows]
+
+    def _total(self) -> list[tables.Cells]:
+        return [["total", "", "", *_macs(self.macs_before, self.macs)]]
+
+
+def _macs(before: int, now: int) -> list[str]:
+    return [f"{before:,}", f"{now:,}", f"{now / before:.2f}" if before else ""]
+
+
+def prune_channels(
+    model: keras.Model,
+    macs: float,
+    data: Any = None,
+    *,
+    divisor: int = 1,
+    keep: Sequence[str] = (),
+    batch_size: int = 64,
+) -> tuple[keras.Model, PruningReport]:
+    """Removes the channels of a trained model that matter least, until it has that many MACs.
+
+    The result is an ordinary, smaller model with copies of the remaining weights: it computes what
+    the original model would with the weights of the removed channels set to zero. It runs fast
+    everywhere, and training it, with labels or with `distill`, recovers accuracy.
+
+    Channels that an addition, a product, a depthwise convolution or a reshaping ties together are
+    removed together. All channels of the outputs stay, and so do those that reach layers of an
+    unknown kind, such as attention, recurrent layers, layer normalization and custom layers. In
+    convolutions with groups, the same channels are removed from each group; group normalization
+    loses whole groups. Blocks of this package become models of their inner layers.
+
+    A channel matters as much as it contributes to the outputs of the layers that take it: the mean
+    square of its values times the squared norm of its weights there, scaled as the batch
+    normalization after them does, and relative to all channels of the layer. These shares are
+    summed over the layers that take it. The channels with the smallest sums for each MAC that they
+    cost are removed.
+
+    Args:
+        model: A functional model or a built sequential model. It is not changed.
+        macs: MACs of the pruned model: a share of those of the model, up to 1, or their number.
+            They are never exceeded, and met within 2 % where the channels permit it; otherwise, a
+            warning says so.
+        data: Inputs of the model on which the mean squares are measured, such as a few hundred
+            training samples: an array, or a structure of arrays as the model takes it. Also
+            anything with a length that takes an array of indices. Without data, the inputs are
+            noise, and each batch normalization normalizes its activations to the mean and variance
+            that it has learned.
+        divisor: The number of output channels of each layer is a multiple of it, or remains as it
+            is. Many devices are fastest with multiples of 8.
+        keep: Names of layers, blocks and nested models whose output channels all stay.
+        batch_size: Batch size of the measurement.
+
+    Returns:
+        A functional model with the same inputs, output shapes and names, and a `PruningReport`.
+
+    Raises:
+        ValueError: If the model is of another kind, an argument is invalid, `data` does not fit the
+            model or is missing where sizes or indices are unknown, or fewer channels than possible
+            would remain.
+
+    Example:
+        >>> import keras
+        >>> from sepconv_layers import ConvBlock2D, ResidualConvBlock2D, convert, profile
+        >>> model = keras.Sequential(
+        ...     [
+        ...         keras.Input((32, 32, 3)),
+        ...         ConvBlock2D(16),
+        ...         ResidualConvBlock2D(32, strides=2),
+        ...         keras.layers.GlobalAveragePooling2D(),
+        ...         keras.layers.Dense(10),
+        ...     ]
+        ... )
+        >>> pruned, report = convert.prune_channels(model, macs=0.5)
+        >>> 0.49 < profile(pruned).macs / profile(model).macs <= 0.5
+        True
+        >>> report[0].name, report[0].channels_before, pruned.output_shape
+        ('conv_block2d/conv', 16, (None, 10))
+
+    Reference:
+        [Fang et al., "DepGraph: Towards Any Structural Pruning", 2023](
+        https://arxiv.org/abs/2301.12900) for the coupled channels;
+        [Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", 2023](
+        https://arxiv.org/abs/2306.11695) for the product of activations and weights.
+    """
+    divisor, batch_size = positive_int(divisor, "divisor"), positive_int(batch_size, "batch_size")
+    check_number(
+        macs, "macs", "a share in (0, 1] or a number of MACs", lambda number: 0 < number < math.inf
+    )
+    ModelGraph(model).layers_named(keep, "keep")
+    copy = unrolled(model)
+    inputs = _inputs(copy, data)
+    shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(inputs)]
+    before = profile(copy, shapes[0] if len(shapes) == 1 else shapes).macs
+    channels = couple(copy, inputs, keep)
+    is_noise = data is None
+    batches = noise_for(copy, inputs) if is_noise else _batches(data, batch_size)
+    shares = importance_of(copy, batches, channels.parts, is_noise)
+    budget = math.floor(macs * before) if macs <= 1 else macs
+    kept, now = Choice(channels, shares, before, divisor).within(budget)
+    if now < (1 - TOLERANCE) * min(budget, before):
+        warnings.warn(
+            f"The pruned model has {now:,} of the {budget:,} MACs that `macs` permits: with more "
+            "channels in any layer, it would exceed them.",
+            stacklevel=2,
+        )
+    pruned, pairs = ModelGraph(copy).rebuild(lambda old: _narrowed(old, channels.parts, kept))
+    for old, new in pairs:
+        _copy_remaining(old, new, channels.parts, kept)
+    return pruned, PruningReport(_rows(channels.parts.values(), kept), before, now)
+
+
+# Data.
+
+
+def _inputs(model: keras.Model, data: Any) -> Any:
+    """Symbolic inputs of the model with the sizes of the data."""
+    declared = keras.tree.flatten(model.input)
+    arrays = declared if data is None else keras.tree.flatten(data)
+    if len(arrays) != len(declared):
+        raise ValueError(
+            f"The `data` argument must have an array for each of the {len(declared)} inputs of the "
+            f"model. Received: {len(arrays)} arrays."
+        )
+    shapes = [
+        tuple(tensor.shape if data is None else np.shape(_samples(array, [0])))[1:]
+        for array, tensor in zip(arrays, declared, strict=True)
+    ]
+    for shape, tensor in zip(shapes, declared, strict=True):
+        if len(shape) != len(tensor.shape) - 1 or any(
+            size is None or known not in (None, size)
+            for size, known in zip(shape, tensor.shape[1:], strict=True)
+        ):
+            raise ValueError(
+                "The `data` argument must be inputs of the model, and is required if it takes any "
+                f"size. Expected samples of shape {tuple(tensor.shape[1:])}. Received: "
+                f"{'data=None' if data is None else f'samples of shape {shape}'}"
+            )
+    made = [
+        keras.Input(shape, dtype=tensor.dtype, name=tensor.name)
+        for shape, tensor in zip(shapes, declared, strict=True)
+    ]
+    return keras.tree.pack_sequence_as(model.input, made)
+
+
+def _samples(array: Any, indices: Any) -> np.ndarray:
+    return np.asarray(array[np.asarray(indices)])
+
+
+def _batches(data: Any, batch_size: int) -> Iterator[Any]:
+    counts = sorted({len(array) for array in keras.tree.flatten(data)})
+    if len(counts) != 1:
+        raise ValueError(
+            f"The `data` argument must have arrays of the same length. Received lengths: {counts}."
+        )
+    for start in range(0, counts[0], batch_size):
+        indices = np.arange(start, min(start + batch_size, counts[0]))
+        yield keras.tree.map_structure(partial(_samples, indices=indices), data)
+
+
+# The new model.
+
+
+def _narrowed(old: Any, parts: Mapping[int, Part], kept: np.ndarray) -> Any:
+    part = parts.get(id(old))
+    if part is None:
+        return clone_layer(old)
+    arguments = {name: remaining(value, kept) for name, value in part.arguments.items()}
+    return clone_layer(old, **arguments)
+
+
+def _copy_remaining(old: Any, new: Any, parts: Mapping[int, Part], kept: np.ndarray) -> None:
+    part = parts.get(id(old))
+    if part is None:
+        copy_state(old, new)
+        return
+    cuts = {id(getattr(old, name, None)): axes for name, axes in part.cuts.items()}
+    for one, other in zip(old.weights, new.weights, strict=True):
+        array = keras.ops.convert_to_numpy(one)
+        for axis, labels in cuts.get(id(one), {}).items():
+            array = np.compress(kept[labels], array, axis)
+        other.assign(array)
+
+
+def _rows(parts: Iterable[Part], kept: np.ndarray) -> tuple[PrunedLayer, ...]:
+    everything = np.ones(len(kept), bool)
+    rows = []
+    for part in parts:
+        if part.terms or part.outputs.size:
+            labels = part.outputs if part.outputs.size else part.cuts["bias"][0]
+            counts = [remaining(labels, channels) for channels in (everything, kept)]
+            macs = [macs_of(part.terms, channels) for channels in (everything, kept)]
+            rows.append(PrunedLayer(part.path, *counts, *macs))
+    return tuple(rows)
