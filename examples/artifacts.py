@@ -15,7 +15,13 @@ from examples.sources import Dataset
 from sepconv_layers import Comparison, export
 
 LITERT = ("ai_edge_litert",)
-NEEDS = {"hub": (), "litert": LITERT, "int8": LITERT, "onnx": ("tf2onnx", "onnxruntime")}
+NEEDS = {
+    "hub": (),
+    "litert": LITERT,
+    "int8": LITERT,
+    "micro": (*LITERT, "tflite_micro"),
+    "onnx": ("tf2onnx", "onnxruntime"),
+}
 KINDS = tuple(NEEDS)
 CHECKED, CALIBRATED, BATCH = 64, 256, 256  # samples
 
@@ -38,9 +44,10 @@ def _kinds(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(f"must be of {','.join(KINDS)}, or none, received {text}")
     if kinds and keras.backend.backend() != "tensorflow":
         raise argparse.ArgumentTypeError("needs KERAS_BACKEND=tensorflow")
-    absent = [name for kind in kinds for name in NEEDS[kind] if not find_spec(name)]
-    if absent:
-        message = f"needs {absent[0]}: run `pip install 'sepconv-layers[export]'`"
+    absent = [(name, kind) for kind in kinds for name in NEEDS[kind] if not find_spec(name)]
+    for name, kind in absent[:1]:
+        extra = "micro" if kind == "micro" else "export"
+        message = f"needs {name}: run `pip install 'sepconv-layers[{extra}]'`"
         raise argparse.ArgumentTypeError(message)
     return kinds
 
@@ -72,11 +79,13 @@ def export_all(
         model, stem = found.models[row.conv], output / row.conv
         common = {"model": model, "labels": classes, "sample": x[:CHECKED]}
         whole = {**common, **preprocessing, "sample": common["sample"] if raw is None else raw}
-        int8 = {**common, "quantize": "int8", "calibration": train[:CALIBRATED]}
+        calibrated = {**common, "calibration": train[:CALIBRATED]}
+        int8 = {**calibrated, "quantize": "int8"}
         writers = {
             "hub": partial(export.to_hub, path=f"{stem}-hub", **whole),
             "litert": partial(export.to_litert, path=f"{stem}.tflite", **common),
             "int8": partial(export.to_litert, path=f"{stem}-int8.tflite", **int8),
+            "micro": partial(export.to_micro, folder=f"{stem}-micro", **calibrated),
             "onnx": partial(export.to_onnx, path=f"{stem}.onnx", **common),
         }
         for kind in kinds:
@@ -84,7 +93,8 @@ def export_all(
             record = dataclasses.asdict(artifact)
             record = {key: value for key, value in record.items() if key not in ("path", "kind")}
             if kind != "hub":  # a hub model takes other inputs than the test part has
-                net, starts = export.load(artifact.path), range(0, len(x), BATCH)
+                file = artifact.path / "model.tflite" if kind == "micro" else artifact.path
+                net, starts = export.load(file), range(0, len(x), BATCH)
                 logits = np.concatenate([net(x[start : start + BATCH])[0] for start in starts])
                 record["accuracy"] = float(np.mean(logits.argmax(-1) == y))
             row.artifacts[kind] = record
@@ -92,6 +102,11 @@ def export_all(
                 f"{artifact.path}: {artifact.bytes / 1e3:,.0f} kB, {artifact.latency_ms:.2f} ms, "
                 f"agrees in {artifact.agreement:.1%} of {len(common['sample'])} samples"
             )
+            if isinstance(artifact, export.MicroArtifact):
+                print(
+                    f"    flash {artifact.flash_bytes / 1e3:,.1f} kB, arena "
+                    f"{artifact.arena_bytes / 1024:,.1f} KiB"
+                )
 
 
 def export_arrays(found: Comparison, kinds: Sequence[str], output: Path, data: Dataset) -> None:

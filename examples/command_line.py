@@ -116,10 +116,7 @@ def training_parser(
         export: The default of `--export`.
     """
     parser = new_parser(f"examples.{example}.train", description)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--dataset", choices=datasets, help=f"public data; default: {default}")
-    metavar, own = own_data
-    source.add_argument("--data", metavar=metavar, help=f"your own data: {own}")
+    add_source(parser, datasets, default, own_data)
     positive = positive_number(int)
     nets = parser.add_mutually_exclusive_group()
     nets.add_argument(
@@ -149,8 +146,34 @@ def training_parser(
             metavar="NUMBER",
             help=f"for --sizes and --search: most {words}",
         )
+    add_budget(parser, epochs, batch_size)
+    add_export(parser, default=export)
+    add_output(parser, default=f"runs/{example}/DATASET")
+    return parser
+
+
+def add_source(
+    parser: argparse.ArgumentParser,
+    datasets: Iterable[str],
+    default: str,
+    own_data: tuple[str, str],
+) -> None:
+    """Adds `--dataset` and `--data`; the arguments are those of `training_parser`."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--dataset", choices=datasets, help=f"public data; default: {default}")
+    metavar, own = own_data
+    source.add_argument("--data", metavar=metavar, help=f"your own data: {own}")
+
+
+def add_budget(
+    parser: argparse.ArgumentParser, epochs: str, batch_size: int | str = 64, seeds: int = 3
+) -> None:
+    """Adds the options of nets and their training; the arguments are those of `training_parser`."""
+    positive = positive_number(int)
     parser.add_argument("--epochs", type=positive, help=f"default: {epochs}")
-    parser.add_argument("--seeds", type=positive, default=3, help="trainings per net; default: 3")
+    parser.add_argument(
+        "--seeds", type=positive, default=seeds, help=f"trainings per net; default: {seeds}"
+    )
     parser.add_argument(
         "--batch-size",
         type=positive,
@@ -166,9 +189,6 @@ def training_parser(
     width = "factor on the width of every layer; default: 1"
     parser.add_argument("--width", type=positive_number(float), default=1.0, help=width)
     parser.add_argument("--limit", type=positive, help="maximum number of training samples")
-    add_export(parser, default=export)
-    add_output(parser, default=f"runs/{example}/DATASET")
-    return parser
 
 
 def _sizes(text: str) -> list[float]:

@@ -1,8 +1,10 @@
 """The nets that the examples compare: twins, and a standard net as cheap as the separable one."""
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -26,6 +28,27 @@ HALVINGS = 12  # steps of the bisection for the width of a standard net
 # The largest standard net has so many times the MACs of the largest separable one: it takes at
 # least as long, and less time to train than the twin.
 REACH = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Data, nets for them, and how these are trained.
+
+    Attributes:
+        name: The name of the data set.
+        data: The data, as `compare` takes it.
+        build: Returns a net from `conv`, "separable" or "standard", and `width`.
+        epochs: Default number of passes over the training part.
+        training: Further arguments of `compare`.
+        batch_size: Default number of training samples per step.
+    """
+
+    name: str
+    data: Any
+    build: Callable[..., keras.Model]
+    epochs: int
+    training: Mapping[str, Any]
+    batch_size: int | None = None
 
 
 def compare_nets(
@@ -73,7 +96,8 @@ def net_builder(
     """
     narrow = width
     if NARROW in convs:
-        narrow = _standard_width(build, profile(build("separable", width=width)).macs, width)
+        most = profile(build("separable", width=width)).macs
+        narrow = widest_within(partial(build, "standard"), most, width)
 
     def net(conv: str) -> keras.Model:
         if conv == NARROW:
@@ -97,7 +121,8 @@ def _train_sizes(
     macs = [profile(build("separable", width=width)).macs for width in widths]
     standard = {}  # MACs to width: several widths may round to the same net
     for most in (*macs, REACH * max(macs)):
-        width = math.floor(1e4 * _standard_width(build, most, max(widths))) / 1e4
+        widest = widest_within(partial(build, "standard"), most, max(widths))
+        width = math.floor(1e4 * widest) / 1e4
         standard[profile(build("standard", width=width)).macs] = width
     found = frontier(
         lambda conv, size: build(conv, width=size),
@@ -126,14 +151,20 @@ def _search(
     return found
 
 
-def _standard_width(build: Callable[..., keras.Model], most: float, widest: float) -> float:
-    """The largest width, up to the widest, of a standard net with at most so many MACs."""
-    if profile(build("standard", width=widest)).macs <= most:
+def widest_within(build: Callable[..., keras.Model], most: float, widest: float) -> float:
+    """The largest width, up to the widest, of a net with at most so many MACs.
+
+    Args:
+        build: Returns a net from `width`.
+        most: The number of MACs.
+        widest: The largest width to return.
+    """
+    if profile(build(width=widest)).macs <= most:
         return widest
     low, high = 0.0, widest
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if profile(build("standard", width=middle)).macs > most:
+        if profile(build(width=middle)).macs > most:
             high = middle
         else:
             low = middle

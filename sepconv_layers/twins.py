@@ -239,13 +239,47 @@ def _standard(
 
 
 def separable_like(layer: Any, **changes: Any) -> Any:
-    """A separable convolution in place of a standard one, transposed or not."""
+    """A separable convolution in place of a standard one, transposed or not.
+
+    In place of one with groups, it is a model of a depthwise and a grouped pointwise convolution.
+    """
+    if getattr(layer, "groups", 1) > 1:
+        return _grouped_separable(layer, **changes)
     arguments = {**_arguments(layer), **_geometry(layer), "filters": layer.filters}
     for what in PER_KERNEL:
         for kernel in ("depthwise", "pointwise"):
             arguments[f"{kernel}_{what}"] = getattr(layer, f"kernel_{what}")
     family = SEPARABLE_CONV if KIND[type(layer)] == "conv" else SEPARABLE_TRANSPOSE
     return family[len(layer.kernel_size)](**{**arguments, **changes})
+
+
+def _grouped_separable(layer: Any, depth_multiplier: int = 1) -> keras.Model:
+    rank, last = len(layer.kernel_size), _arguments(layer)
+    per_kernel = {what: getattr(layer, f"kernel_{what}") for what in PER_KERNEL}
+    depthwise = getattr(layers, f"DepthwiseConv{rank}D")(
+        **_geometry(layer),
+        depth_multiplier=depth_multiplier,
+        use_bias=False,
+        trainable=layer.trainable,
+        dtype=layer.dtype_policy,
+        name="depthwise",
+        **{f"depthwise_{what}": value for what, value in per_kernel.items()},
+    )
+    pointwise = CONV[rank](
+        **{**last, "name": "pointwise"},
+        kernel_size=1,
+        filters=layer.filters,
+        groups=layer.groups,
+        data_format=layer.data_format,
+        **{f"kernel_{what}": value for what, value in per_kernel.items()},
+    )
+    return keras.Sequential([depthwise, pointwise], name=layer.name)
+
+
+def is_grouped(layer: Any) -> bool:
+    """Whether a built layer is a convolution with groups of several input channels each."""
+    is_known = KIND.get(type(layer)) == "conv" and getattr(layer, "groups", 1) > 1
+    return is_known and math.prod(layer.kernel_size) > 1 and layer.kernel.shape[-2] > 1
 
 
 def is_spatial(layer: Any) -> bool:

@@ -363,7 +363,7 @@ def test_a_bad_folder_is_a_clear_error(tmp_path, make, message, capsys):
         (["--data", "nowhere"], "--data must be an existing folder of recordings.*nowhere"),
         (["--limit", "3"], "--limit must be at least the number of words, 8"),
         (["--speaker-independent"], "a split of --dataset fsdd"),
-        (["--causal", "--net", "bc_resnet"], "--causal is for keyword_resnet, ds_cnn, matchboxnet"),
+        (["--causal", "--net", "bc_resnet"], "--causal is for ds_cnn, keyword_resnet, matchboxnet"),
         (["--mfcc", "--net", "bc_resnet"], "--mfcc is not for bc_resnet"),
         (["--seconds", "0.01"], "--seconds must be 0.1 or more"),
         (["--epochs", "0"], "--epochs: must be positive"),

@@ -104,7 +104,7 @@ def test_help_has_examples_that_are_commands(run):
         code, out, _ = run(f"{command} --help")
         assert code == 0
         commands += re.findall(r"^  (?:\w+=\w+ )?sepconv ([^>\n]*)", out, re.MULTILINE)
-    assert len(commands) == 12
+    assert len(commands) == 13
     for command in commands:
         cli.make_parser().parse_args(command.split())
 
@@ -337,7 +337,8 @@ def test_mistakes_of_an_export_are_named(run, folder, arguments, message):
         ("export separable.keras", "required: --to"),
         ("export separable.keras --to onnx --quantize int8", "--quantize is for --to litert only"),
         ("export separable.keras --to litert --quantize int8", "--calibration must be given"),
-        ("export separable.keras --to litert --calibration images.npy", "and only with it"),
+        ("export separable.keras --to litert --calibration images.npy", "and only with them"),
+        ("export separable.keras --to micro", "--calibration must be given"),
         ("export separable.keras --to onnx --tolerance -1", "a non-negative number, or `any`"),
         ("export separable.keras --to onnx --tolerance small", "'small' must be a number"),
         ("bench separable.keras --batch-size 0", "'0' must be a positive integer"),

@@ -58,7 +58,7 @@ def test_the_inferred_shape_is_the_actual_one(case):
     assert all(n in (None, m) for n, m in zip(unknown, y.shape, strict=True))
 
 
-@every_case
+@pytest.mark.parametrize("case", FEW_CASES, ids=str)
 def test_a_functional_model_takes_unknown_sizes(case):
     symbolic = keras.Input(case.unknown_shape[1:])
     layer = case.make()

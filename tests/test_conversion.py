@@ -10,7 +10,7 @@ import pytest
 import sepconv_layers as sl
 from sepconv_layers import convert
 from sepconv_layers.convert.separable.kernels import Metric, closest, errors_of_ranks, fitted
-from sepconv_layers.convert.separable.patches import Moments, Patches, standard_kernel
+from sepconv_layers.convert.separable.patches import Moments, Patches, standard_kernels
 from sepconv_layers.convert.separable.ranks import Candidate, for_budget, for_energy
 from tests.backends import output_of
 from tests.cases import RANKS
@@ -59,7 +59,7 @@ def test_patches_times_the_kernel_are_the_outputs(rank):
         patches = Patches(conv, SIZES[:rank])
         assert 2 * patches.positions == len(expected)
         some = RNG.permutation(len(expected))[:9]
-        found = patches.at(x, some) @ standard_kernel(conv).reshape(-1, 4)
+        found = patches.at(x, some) @ standard_kernels(conv).reshape(-1, 4)
         np.testing.assert_allclose(found, expected[some], rtol=1e-4, atol=1e-5)
 
 
@@ -135,26 +135,29 @@ def test_a_fit_where_data_do_not_decide_keeps_the_closest_kernel():
 
 def test_errors_never_rise_with_the_rank():
     kernel, inputs, original = problem()
-    for metric in (None, metric_of(kernel, inputs, original)[0]):
-        errors = errors_of_ranks(kernel, 6, metric)
+    for metrics in (None, [metric_of(kernel, inputs, original)[0]]):
+        errors = errors_of_ranks(kernel[None], 6, metrics)
         assert errors == sorted(errors)[::-1] and 0 <= errors[-1] < errors[0] < 1
     lost = np.sum((closest(kernel, 2).product() - kernel) ** 2) / np.sum(kernel**2)
-    assert errors_of_ranks(kernel, 2, None)[1] == pytest.approx(lost)
+    assert errors_of_ranks(kernel[None], 2, None)[1] == pytest.approx(lost)
 
 
-def test_moments_of_samples_and_of_batches():
-    conv = keras.layers.Conv2D(5, 3, use_bias=False)
-    x, original = correlated((8, 9, 9, 3)), correlated((8, 9, 9, 3), seed=1)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_moments_of_samples_and_of_batches(groups):
+    conv = sl.Conv2D(6, 3, groups=groups, use_bias=False)
+    x, original = correlated((8, 9, 9, 4)), correlated((8, 9, 9, 4), seed=1)
     conv.build(x.shape)
     whole, parts = Moments(conv), Moments(conv)
     whole.add(x, original)
     for start in range(0, 8, 2):
         parts.add(x[start : start + 2], original[start : start + 2])
     for centered in (False, True):
-        one, other = (moments.metric(centered) for moments in (whole, parts))
-        np.testing.assert_allclose(one.second, other.second, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(one.cross, other.cross, rtol=1e-4, atol=1e-4)
-        assert one.energy == pytest.approx(other.energy, rel=1e-4)
+        metrics = [moments.metrics(centered) for moments in (whole, parts)]
+        assert len(metrics[0]) == groups
+        for one, other in zip(*metrics, strict=True):
+            np.testing.assert_allclose(one.second, other.second, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(one.cross, other.cross, rtol=1e-4, atol=1e-4)
+            assert one.energy == pytest.approx(other.energy, rel=1e-4)
 
 
 # Ranks.
@@ -217,6 +220,8 @@ def net(rank, seed=0):
     x = conv(8, 2, strides=2, padding="same", use_bias=False, name="bare")(x)
     twice = getattr(sl, f"Conv{rank}D")(8, 3, padding="same", activation="relu", name="twice")
     x = twice(twice(x))
+    grouped = {"groups": 2, "padding": "same", "activation": "relu", "name": "grouped"}
+    x = getattr(sl, f"Conv{rank}D")(10, 3, **grouped)(x)
     x = getattr(keras.layers, f"Conv{rank}DTranspose")(6, 3, 2, "same", name="transposed")(x)
     x = keras.layers.Activation("relu")(keras.layers.BatchNormalization(name="norm")(x))
     model = keras.Model(inputs, getattr(keras.layers, f"GlobalAveragePooling{rank}D")()(x))
@@ -259,16 +264,19 @@ def test_data_bring_the_outputs_closer():
             assert all(ours.error >= theirs.error - 1e-6 for ours, theirs in pairs)
 
 
-def test_the_output_error_is_that_of_the_layer():
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_output_error_is_that_of_the_layer(groups):
     keras.utils.set_random_seed(0)
     x = correlated((16, 9, 9, 4))
     for use_bias in (True, False):
-        conv = keras.layers.Conv2D(6, 3, 2, activation="relu", use_bias=use_bias)
+        how = {"activation": "relu", "use_bias": use_bias, "groups": groups}
+        conv = sl.Conv2D(6, 3, 2, **how)
         model = keras.Sequential([keras.Input((9, 9, 4)), conv])
         if use_bias:
             conv.bias.assign(RNG.normal(size=6))
         fit, (layer,) = convert.to_separable(model, rank=2, data=x)
-        conv.activation = fit.layers[1].activation = keras.activations.linear
+        last = fit.layers[1].layers[-1] if groups > 1 else fit.layers[1]
+        conv.activation = last.activation = keras.activations.linear
         found, expected = (output_of(one, x).reshape(-1, 6) for one in (fit, model))
         center = expected.mean(0) if use_bias else 0
         energy = np.sum((expected - center) ** 2)
@@ -290,6 +298,30 @@ def test_inputs_of_a_normalization_are_as_far_from_its_statistics_as_before():
         scale = np.sqrt(variance + norm.epsilon)
         scores.append([(values.mean(0) - mean) / scale, values.std(0) / scale])
     np.testing.assert_allclose(*scores, rtol=5e-2, atol=2e-3)  # of epsilon
+
+
+def test_a_grouped_convolution_costs_what_is_predicted():
+    conv = keras.layers.Conv2D(16, 3, groups=2, padding="same", use_bias=False, name="grouped")
+    model = keras.Sequential([keras.Input((6, 6, 8)), conv])
+    converted, (layer,) = convert.to_separable(model, rank=2)
+    assert layer.name.endswith("grouped") and layer.rank == 2
+    assert layer.macs_after == sl.profile(converted).macs == 36 * (8 * 9 * 2 + 8 * 2 * 16 // 2)
+    pointwise = keras.ops.convert_to_numpy(converted.get_layer("grouped").layers[1].kernel)
+    assert pointwise.shape == (1, 1, 8, 16)
+    kernel, lost = keras.ops.convert_to_numpy(conv.kernel), 0.0
+    for group, channel in itertools.product(range(2), range(4)):
+        matrix = keras.ops.convert_to_numpy(conv.kernel)[
+            ..., channel, 8 * group : 8 * group + 8
+        ].reshape(9, 8)
+        lost += np.sum(np.linalg.svd(matrix, compute_uv=False)[2:] ** 2)
+    assert layer.error == pytest.approx(np.sqrt(lost) / np.linalg.norm(kernel), rel=1e-4)
+
+
+def test_a_depthwise_convolution_by_groups_stays_as_it_is():
+    conv = keras.layers.Conv2D(8, 3, groups=8, name="depthwise")
+    model = keras.Sequential([keras.Input((6, 6, 8)), keras.layers.Conv2D(8, 3), conv])
+    converted, report = convert.to_separable(model)
+    assert len(report) == 1 and isinstance(converted.get_layer("depthwise"), keras.layers.Conv2D)
 
 
 def test_blocks_that_stay_are_corrected_too():
@@ -388,7 +420,7 @@ def test_the_energy_is_kept_by_each_layer():
             assert all(layer.error**2 <= 0.4 + 1e-6 for layer in report)
     same, report = convert.to_separable(model, energy=1)
     assert type(same.get_layer("residual")) is type(model.get_layer("residual"))
-    assert len(report) == 6
+    assert len(report) == 7
     assert {layer.rank for layer in report} == {None}
     assert {layer.error for layer in report} == {0.0}
 
@@ -420,7 +452,7 @@ def test_a_report_is_printed_and_saved(tmp_path):
     pytest.importorskip("matplotlib")
     model, x = net(1), correlated((8, SIZES[0], 3))
     _, report = convert.to_separable(model, macs=0.8, data=x)
-    assert len(report) == len(list(report)) == 6 and report[-1].name.endswith("transposed")
+    assert len(report) == len(list(report)) == 7 and report[-1].name.endswith("transposed")
     assert len(report[:2]) == 2
     report.save(tmp_path / "report")
     saved = json.loads((tmp_path / "report" / "report.json").read_text())

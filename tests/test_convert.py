@@ -1,7 +1,5 @@
 """Trained models in another form: folded with the same outputs, separable with the closest."""
 
-import warnings
-
 import keras
 import numpy as np
 import pytest
@@ -339,72 +337,6 @@ def test_a_conversion_that_cannot_be_is_a_clear_error(arguments, message):
         convert.to_separable(model, **arguments)
     with pytest.raises(ValueError, match="with a standard convolution that is not in `keep`"):
         convert.to_separable(model, keep=["conv"])
-
-
-def test_distillation_brings_back_what_the_rank_lost():
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    teacher = keras.Sequential(
-        [
-            keras.Input((16, 4)),
-            layers.Conv1D(16, 5, activation="relu"),
-            layers.Conv1D(16, 5, activation="relu"),
-            layers.GlobalAveragePooling1D(),
-            layers.Dense(3),
-        ]
-    )
-    teacher.layers[-1].set_weights([10 * w for w in teacher.layers[-1].get_weights()])
-    student, _ = convert.to_separable(teacher)
-    x = np.random.default_rng(0).normal(size=(512, 16, 4)).astype("float32")
-
-    def agreement():
-        return np.mean(output_of(student, x).argmax(-1) == output_of(teacher, x).argmax(-1))
-
-    before, weights = agreement(), teacher.get_weights()
-    history = convert.distill(student, teacher, x, epochs=15, learning_rate=1e-2, verbose=0)
-    assert history["loss"][-1] < history["loss"][0] and len(history["agreement"]) == 15
-    assert agreement() > before
-    for ours, theirs in zip(weights, teacher.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_distillation_gives_both_models_the_same_inputs():
-    inputs = {"b": keras.Input((4,), name="a"), "a": keras.Input((4,), name="b")}
-    logits = keras.layers.Dense(3)(keras.layers.Subtract()([inputs["a"], inputs["b"]]))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "When providing `inputs` as a dict, all keys")
-        teacher = keras.Model(inputs, logits)
-        student = keras.models.clone_model(teacher)
-        student.set_weights(teacher.get_weights())
-        rng = np.random.default_rng(0)
-        data = {key: rng.normal(size=(64, 4)).astype("float32") for key in "ab"}
-        history = convert.distill(student, teacher, data, epochs=1, learning_rate=1e-9, verbose=0)
-    assert history["agreement"] == [1.0]
-
-
-def test_distillation_says_what_is_wrong():
-    def net(classes):
-        return keras.Sequential(
-            [keras.Input((6, 2)), keras.layers.Flatten(), keras.layers.Dense(classes)]
-        )
-
-    for student, arguments, message in (
-        (net(2), {}, r"`student` argument must be.*\(None, 3\).*\(None, 2\)"),
-        (net(3), {"temperature": 0}, "argument `temperature`. Expected a positive number"),
-        (net(3), {"epochs": 0}, "argument `epochs`. Expected a strictly positive value"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            convert.distill(student, net(3), np.ones((4, 6, 2)), **arguments)
-    inputs = keras.Input((6, 2))
-    two = keras.Model(inputs, [inputs, keras.layers.Dense(3)(inputs)])
-    for student, data, message in (
-        (two, np.ones((4, 6, 2)), "`student` argument must be a functional model.*one output"),
-        (keras.Sequential([keras.layers.Dense(3)]), np.ones((4, 2)), "`student` argument must be"),
-        (net(3), [1, 2], "`data` argument must be inputs of the models"),
-        (net(3), [np.ones((4, 6, 2)), np.ones((3, 6, 2))], "with the same number of samples"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            convert.distill(student, net(3), data)
 
 
 @needs_channels_first

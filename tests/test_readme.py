@@ -20,11 +20,14 @@ from benchmarks import (
     scaling,
 )
 from examples import demo
+from examples.audio import convert as audio_convert
 from examples.audio import predict as audio_predict
 from examples.audio import train as audio
 from examples.text import baseline as text_baseline
+from examples.text import convert as text_convert
 from examples.text import predict as text_predict
 from examples.text import train as text
+from examples.vision import convert as vision_convert
 from examples.vision import predict, train
 from examples.volumes import train as volumes
 from sepconv_layers import cli
@@ -35,11 +38,14 @@ TEXTS = {
 }
 PARSERS = {
     "examples.demo": demo.make_parser(),
+    "examples.audio.convert": audio_convert.make_parser(),
     "examples.audio.predict": audio_predict.make_parser(),
     "examples.audio.train": audio.make_parser(),
     "examples.text.baseline": text_baseline.make_parser(),
+    "examples.text.convert": text_convert.make_parser(),
     "examples.text.predict": text_predict.make_parser(),
     "examples.text.train": text.make_parser(),
+    "examples.vision.convert": vision_convert.make_parser(),
     "examples.vision.predict": predict.make_parser(),
     "examples.vision.train": train.make_parser(),
     "examples.volumes.train": volumes.make_parser(),

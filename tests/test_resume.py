@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+from sepconv_layers.checkpoint import values
 from sepconv_layers.comparison import Comparison, resume
 from sepconv_layers.comparison.setup import summary_of
 from tests.backends import BACKEND, the_same_everywhere
@@ -215,8 +216,8 @@ EPOCH = dict.fromkeys(resume.HISTORY, 0.5)
 @the_same_everywhere
 def test_no_flip_of_a_bit_in_a_state_goes_unseen(tmp_path, capsys):
     path, (*state, weight) = tmp_path / "state.npz", variables()
-    resume.save_state(path, state, [EPOCH], resume.values([weight]))
-    content, before = path.read_bytes(), resume.values([*state, weight])
+    resume.save_state(path, state, [EPOCH], values([weight]))
+    content, before = path.read_bytes(), values([*state, weight])
     seen = 0
     for place in range(len(content)):
         flipped = bytearray(content)
@@ -224,7 +225,7 @@ def test_no_flip_of_a_bit_in_a_state_goes_unseen(tmp_path, capsys):
         path.write_bytes(flipped)
         history, best = resume.load_state(path, state, [weight], epochs=3)
         assert history in ([], [EPOCH]) and len(best) == len(history)
-        for value, expected in zip([*resume.values(state), *best], before, strict=False):
+        for value, expected in zip([*values(state), *best], before, strict=False):
             np.testing.assert_array_equal(value, expected)
         seen += not history
         for aside in tmp_path.glob("*.damaged*"):
@@ -271,11 +272,11 @@ FOREIGN = {
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_a_state_of_another_training_is_set_aside(kind, tmp_path, capsys):
     path, (*state, weight) = tmp_path / "state.npz", variables()
-    before = resume.values(state)
-    arrays, history = FOREIGN[kind](resume.values([*state, weight]), [EPOCH])
+    before = values(state)
+    arrays, history = FOREIGN[kind](values([*state, weight]), [EPOCH])
     np.savez(path, *arrays, history=json.dumps(history))
     assert resume.load_state(path, state, [weight], epochs=3) == ([], [])
-    for value, expected in zip(resume.values(state), before, strict=True):
+    for value, expected in zip(values(state), before, strict=True):
         np.testing.assert_array_equal(value, expected)
     assert "state.npz.damaged" in capsys.readouterr().err
 

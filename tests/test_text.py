@@ -217,7 +217,7 @@ def test_a_bad_file_is_a_clear_error(tmp_path, capsys, name, content, message):
         (["--separator", ";"], "--separator are for --data"),
         (["--data", __file__, "--separator", "::"], "error: --separator must be one character"),
         (["--limit", "2"], "--limit must be at least the number of classes, 6"),
-        (["--export", "zip"], "--export: must be of hub,litert,int8,onnx, or none"),
+        (["--export", "zip"], "--export: must be of hub,litert,int8,micro,onnx, or none"),
     ],
 )
 def test_a_bad_argument_is_a_clear_error(arguments, message, capsys, monkeypatch):

@@ -32,16 +32,22 @@ import numpy as np
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.audio import augment, data, features, folds
-from examples.nets import compare_nets
+from examples.nets import Experiment, compare_nets
 from examples.sources import printable
 from sepconv_layers import Comparison, Frontier, Search, export, files, models, streaming
 
-NETS = ("keyword_resnet", "ds_cnn", "matchboxnet", "bc_resnet")
+NETS = ("ds_cnn", "keyword_resnet", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:3]
 # Kernels of keyword_resnet, over time and frequency. In a standard net, the MACs of longer ones are
 # better spent on channels.
 KERNEL_SIZES = {"separable": (5, 3), "standard": (3, 3)}
 SPACE = {"width": (0.25, 2.0), "mfcc": [True, False]}  # of --search
+OPTIONS: dict[str, Any] = {  # of `train` and `convert`
+    "datasets": data.SOURCES,
+    "default": data.DEFAULT,
+    "own_data": ("FOLDER", "a folder of recordings"),
+    "epochs": "5 for mini, 60 with --speaker-independent, else 20",
+}
 SPEAKERS = "fsdd_speakers"  # the name of results with whole speakers held out
 # A net that has few speakers to learn from needs variations of them, and time to learn these.
 EPOCHS = {"mini": 5, SPEAKERS: 60}
@@ -87,50 +93,20 @@ def build(
     return keras.Model(inputs, x, name=net)
 
 
-@command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
-    if arguments.speaker_independent and arguments.dataset != "fsdd":
-        parser.error("--speaker-independent is a split of --dataset fsdd")
+def prepare(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, held_out: str | None = None
+) -> Experiment:
+    """Loads the clips that the options name, and returns nets for them and their recipe.
+
+    Args:
+        parser: The parser of the options, for its messages.
+        arguments: The parsed options.
+        held_out: The speaker of the test part, of `fsdd`.
+    """
     if arguments.causal and arguments.net not in CAUSAL:
         parser.error(f"--causal is for {', '.join(CAUSAL)}, not for {arguments.net}")
     if arguments.mfcc and arguments.net == "bc_resnet":
         parser.error("--mfcc is not for bc_resnet, which takes bands")
-    if arguments.speaker_independent and arguments.search:
-        parser.error("--search needs one split of the data, not --speaker-independent")
-    if not arguments.speaker_independent:
-        return train_nets(arguments, argv, parser)
-    with command_line.user_errors(parser):
-        speakers = data.fsdd_speakers()
-    output = arguments.output or command_line.default_output("audio", SPEAKERS)
-    train_fold = partial(train_nets, arguments, argv, parser)
-    folders = {speaker: output / f"fold-{speaker}" for speaker in speakers}
-    found = folds.cross_validate(folders, train_fold, output)
-    if isinstance(found, Comparison):
-        confusion, classes = confusion_of_folds(folders.values())
-        save_confusion(confusion, classes, output)
-    print(f"\n{found}\n\nSaved in {printable(str(output))}, and each fold in a folder of it.")
-    return found
-
-
-def train_nets(
-    arguments: argparse.Namespace,
-    argv: Sequence[str],
-    parser: argparse.ArgumentParser,
-    held_out: str | None = None,
-    output: Path | None = None,
-) -> Comparison | Frontier | Search:
-    """Trains the nets on one split of the data.
-
-    Args:
-        arguments: The parsed options.
-        argv: The options as they were given, for the record.
-        parser: The parser, for its messages.
-        held_out: The speaker of the test part.
-        output: The folder of the results, if it is not that of the options.
-    """
     with command_line.user_errors(parser, folder="--data"):
         dataset = data.load(
             arguments.dataset or data.DEFAULT,
@@ -151,11 +127,6 @@ def train_nets(
         mfcc=arguments.mfcc,
         causal=arguments.causal,
     )
-    epochs = EPOCHS.get(name, DEFAULT_EPOCHS)
-    options = command_line.compare_options(
-        arguments, argv, example="audio", dataset=name, epochs=epochs
-    )
-    options["output"] = output = output or options["output"]
     varied = arguments.vary_speakers
     if varied is None:
         varied = held_out is not None
@@ -165,9 +136,60 @@ def train_nets(
         "augmentation": augment.augmentation(spectrograms, varied),
         "task": "Keyword spotting",
     }
-    found = compare_nets(net, dataset, arguments, options | training, SPACE)
+    return Experiment(name, dataset, net, EPOCHS.get(name, DEFAULT_EPOCHS), training)
+
+
+@command_line.without_traceback
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if not arguments.speaker_independent:
+        words = prepare(parser, arguments)
+        return train_nets(words, arguments, argv)
+    if arguments.dataset != "fsdd":
+        parser.error("--speaker-independent is a split of --dataset fsdd")
+    if arguments.search:
+        parser.error("--search needs one split of the data, not --speaker-independent")
+    with command_line.user_errors(parser):
+        speakers = data.fsdd_speakers()
+    output = arguments.output or command_line.default_output("audio", SPEAKERS)
+    folders = {speaker: output / f"fold-{speaker}" for speaker in speakers}
+
+    def train_fold(speaker: str, folder: Path) -> Any:
+        return train_nets(prepare(parser, arguments, speaker), arguments, argv, folder)
+
+    found = folds.cross_validate(folders, train_fold, output)
+    if isinstance(found, Comparison):
+        confusion, classes = confusion_of_folds(folders.values())
+        save_confusion(confusion, classes, output)
+    print(f"\n{found}\n\nSaved in {printable(str(output))}, and each fold in a folder of it.")
+    return found
+
+
+def train_nets(
+    words: Experiment,
+    arguments: argparse.Namespace,
+    argv: Sequence[str],
+    output: Path | None = None,
+) -> Comparison | Frontier | Search:
+    """Trains the nets on one split of the data.
+
+    Args:
+        words: The clips, nets for them and their recipe.
+        arguments: The parsed options.
+        argv: The options as they were given, for the record.
+        output: The folder of the results, if it is not that of the options.
+    """
+    dataset = words.data
+    options = command_line.compare_options(
+        arguments, argv, example="audio", dataset=words.name, epochs=words.epochs
+    )
+    options["output"] = output = output or options["output"]
+    found = compare_nets(words.build, dataset, arguments, {**options, **words.training}, SPACE)
     if not isinstance(found, Comparison):
         return found
+    spectrograms, classes, settings = dataset.train[0], dataset.classes, dataset.settings
     front = features.front_end(settings)
     for conv, model in found.models.items():
         save_for_waveforms(front, model, dataset, output / f"{conv}-waveform.keras")
@@ -292,17 +314,15 @@ def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> Non
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = command_line.training_parser(
-        "audio",
-        __doc__,
-        datasets=data.SOURCES,
-        default=data.DEFAULT,
-        own_data=("FOLDER", "a folder of recordings"),
-        searched=SPACE,
-        epochs="5 for mini, 60 with --speaker-independent, else 20",
-    )
+    parser = command_line.training_parser("audio", __doc__, **OPTIONS, searched=SPACE)
+    add_options(parser)
     speakers = "the mean over the speakers of fsdd, each of which is held out once"
     parser.add_argument("--speaker-independent", action="store_true", help=speakers)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of clips and of nets for them."""
     parser.add_argument("--net", choices=NETS, default=NETS[0], help=f"default: {NETS[0]}")
     parser.add_argument(
         "--mfcc",
@@ -319,7 +339,6 @@ def make_parser() -> argparse.ArgumentParser:
     seconds = "length of a clip; default: 1"
     positive = command_line.positive_number(float)
     parser.add_argument("--seconds", type=positive, default=1.0, help=seconds)
-    return parser
 
 
 if __name__ == "__main__":

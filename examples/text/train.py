@@ -31,12 +31,19 @@ import tensorflow as tf
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.augmentation import Augmentation
-from examples.nets import compare_nets
+from examples.nets import Experiment, compare_nets
 from examples.text import data, ratios, tokens
 from sepconv_layers import Comparison, Frontier, Search, models, timing
 
 WEIGHT_DECAY = 0.1
 SPACE = {"width": (0.25, 2.0), "embedding": [32, 64, 128]}  # of --search
+OPTIONS: dict[str, Any] = {  # of `train` and `convert`
+    "datasets": data.SOURCES,
+    "default": data.DEFAULT,
+    "own_data": ("PATH", "a file of texts and labels, or a folder with one for each part"),
+    "epochs": "4 for imdb, 6 for docstrings, 14 for trec, else 8",
+    "batch_size": "32 for trec, else 64",
+}
 SERVED = 256  # texts in a batch, to measure the throughput
 
 
@@ -169,11 +176,10 @@ def build(
     return model
 
 
-@command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
+def prepare(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> tuple[Experiment, data.Dataset, tokens.Tokenizer]:
+    """Loads the texts that the options name, and returns nets for their tokens and their recipe."""
     columns = (arguments.text_column, arguments.label_column, arguments.separator)
     if arguments.data is None and any(columns):
         parser.error("--text-column, --label-column and --separator are for --data")
@@ -216,14 +222,6 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
     if settings.prior:
         found = ratios.log_count_ratios(*parts["train"], vocabulary_size)
         net = partial(net, prior=settings.prior * found)
-    options = command_line.compare_options(
-        arguments,
-        argv,
-        example="text",
-        dataset=dataset.name,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-    )
     unknown = tokenizer.unknown(dataset.train[0])
     training = {
         "learning_rate": settings.learning_rate,
@@ -234,7 +232,26 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
         "task": "Text classification",
     }
     labeled = {**parts, "classes": dataset.classes}
-    found = compare_nets(net, labeled, arguments, options | training, SPACE)
+    sizes = settings.epochs, training, settings.batch_size
+    return Experiment(dataset.name, labeled, net, *sizes), dataset, tokenizer
+
+
+@command_line.without_traceback
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    texts, dataset, tokenizer = prepare(parser, arguments)
+    parts = texts.data
+    options = command_line.compare_options(
+        arguments,
+        argv,
+        example="text",
+        dataset=texts.name,
+        epochs=texts.epochs,
+        batch_size=texts.batch_size,
+    )
+    found = compare_nets(texts.build, parts, arguments, {**options, **texts.training}, SPACE)
     if not isinstance(found, Comparison):
         return found
     output = options["output"]
@@ -296,17 +313,13 @@ def throughput(found: Comparison, output: Path, texts: np.ndarray) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = command_line.training_parser(
-        "text",
-        __doc__,
-        datasets=data.SOURCES,
-        default=data.DEFAULT,
-        own_data=("PATH", "a file of texts and labels, or a folder with one for each part"),
-        searched=SPACE,
-        epochs="4 for imdb, 6 for docstrings, 14 for trec, else 8",
-        batch_size="32 for trec, else 64",
-        export="hub",
-    )
+    parser = command_line.training_parser("text", __doc__, **OPTIONS, searched=SPACE, export="hub")
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of texts and their tokens."""
     column = "its name, or its number, starting from 1; default: detected"
     parser.add_argument("--text-column", metavar="NAME", help=column)
     parser.add_argument("--label-column", metavar="NAME", help=column)
@@ -328,7 +341,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-length", type=positive, help="tokens; default: by the texts, at most 400"
     )
-    return parser
 
 
 if __name__ == "__main__":

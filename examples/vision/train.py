@@ -19,12 +19,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import keras
 
 from examples import command_line
 from examples.artifacts import export_arrays
-from examples.nets import compare_nets
+from examples.nets import Experiment, compare_nets
 from examples.vision import data, predict
 from sepconv_layers import Comparison, ConvBlock2D, Frontier, Search, SeparableConvBlock2D
 
@@ -43,6 +44,12 @@ DEFAULT_EPOCHS = 20
 LEARNING_RATE = 2e-2
 WEIGHT_DECAY = 2e-2
 SPACE = {"width": (0.25, 2.0), "kernel_size": [3, 5], "depth_multiplier": [1, 2]}  # of --search
+OPTIONS: dict[str, Any] = {  # of `train` and `convert`
+    "datasets": data.SOURCES,
+    "default": data.DEFAULT,
+    "own_data": ("PATH", "a folder of images, or a .npz file"),
+    "epochs": "10 to 20, by data set",
+}
 MIRRORED = ("cifar10", "fashion_mnist")  # a mirror image has the same class
 LARGEST_STEM_OUTPUT = 32  # positions a side
 
@@ -74,11 +81,8 @@ def _scaled(filters: int, width: float) -> int:
     return max(8, 8 * round(filters * width / 8))
 
 
-@command_line.without_traceback
-def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
+def prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Experiment:
+    """Loads the images that the options name, and returns nets for them and their recipe."""
     with command_line.user_errors(parser, folder="--data"):
         dataset = data.load(
             arguments.dataset or data.DEFAULT,
@@ -88,16 +92,6 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
         )
     input_shape, classes = dataset.train[0].shape[1:], len(dataset.classes)
     print(dataset.summary("images", f" of shape {input_shape}, {classes} classes"))
-    net = partial(
-        build,
-        input_shape=input_shape,
-        classes=classes,
-        depth_multiplier=arguments.depth_multiplier,
-    )
-    epochs = EPOCHS.get(dataset.name, DEFAULT_EPOCHS)
-    options = command_line.compare_options(
-        arguments, argv, example="vision", dataset=dataset.name, epochs=epochs
-    )
     mirrored = dataset.name in MIRRORED and arguments.data is None
     training = {
         "learning_rate": LEARNING_RATE,
@@ -106,27 +100,34 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
         "augmentation": keras.layers.RandomFlip("horizontal") if mirrored else None,
         "task": "Image classification",
     }
-    found = compare_nets(net, dataset, arguments, options | training, SPACE)
+    net = partial(build, input_shape=input_shape, classes=classes)
+    epochs = EPOCHS.get(dataset.name, DEFAULT_EPOCHS)
+    return Experiment(dataset.name, dataset, net, epochs, training)
+
+
+@command_line.without_traceback
+def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    images = prepare(parser, arguments)
+    net = partial(images.build, depth_multiplier=arguments.depth_multiplier)
+    options = command_line.compare_options(
+        arguments, argv, example="vision", dataset=images.name, epochs=images.epochs
+    )
+    found = compare_nets(net, images.data, arguments, {**options, **images.training}, SPACE)
     if not isinstance(found, Comparison):
         return found
     output = options["output"]
-    predict.save_about(dataset, output)
-    export_arrays(found, arguments.export, output, dataset)
+    predict.save_about(images.data, output)
+    export_arrays(found, arguments.export, output, images.data)
     print(f"\n{found}\n\nSaved in {output}: report.md, comparison.png, results.json, models")
     print(f"Try: python -m examples.vision.predict {output} FILE")
     return found
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = command_line.training_parser(
-        "vision",
-        __doc__,
-        datasets=data.SOURCES,
-        default=data.DEFAULT,
-        own_data=("PATH", "a folder of images, or a .npz file"),
-        searched=SPACE,
-        epochs="10 to 20, by data set",
-    )
+    parser = command_line.training_parser("vision", __doc__, **OPTIONS, searched=SPACE)
     positive = command_line.positive_number(int)
     parser.add_argument(
         "--depth-multiplier",
@@ -134,8 +135,14 @@ def make_parser() -> argparse.ArgumentParser:
         default=1,
         help="depthwise kernels per channel in the separable net; default: 1",
     )
-    parser.add_argument("--image-size", type=positive, help="height and width to resize images to")
+    add_image_size(parser)
     return parser
+
+
+def add_image_size(parser: argparse.ArgumentParser) -> None:
+    """Adds `--image-size`."""
+    positive = command_line.positive_number(int)
+    parser.add_argument("--image-size", type=positive, help="height and width to resize images to")
 
 
 if __name__ == "__main__":

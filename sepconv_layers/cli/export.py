@@ -13,15 +13,17 @@ from sepconv_layers.cli.outputs import check_export_path, versions_line
 EXPORTERS: dict[str, Callable[..., export.Artifact]] = {
     "hub": export.to_hub,
     "litert": export.to_litert,
+    "micro": export.to_micro,
     "onnx": export.to_onnx,
 }
-SUFFIXES = {"hub": "-hub", "litert": ".tflite", "onnx": ".onnx"}
+SUFFIXES = {"hub": "-hub", "litert": ".tflite", "micro": "-micro", "onnx": ".onnx"}
 
 DESCRIPTION = "write a model as an artifact that runs without this package, and check its outputs"
 EXAMPLES = """examples:
   sepconv export net.keras --to hub --labels labels.txt
   sepconv export net.keras --to onnx --sample images.npy
   sepconv export net.keras --to litert --quantize int8 --calibration images.npy
+  sepconv export net.keras --to micro --calibration images.npy --labels labels.txt
 
 Arrays are read from .npy files, or for several inputs from .npz files with the names of the inputs.
 A model with layers other than those of Keras and sepconv_layers has to be exported from Python,
@@ -35,11 +37,14 @@ def add_to(commands: Any) -> None:
     command.set_defaults(usage_error=command.error)
     add_model(command)
     command.add_argument("--to", required=True, choices=EXPORTERS, help="kind of the artifact")
-    output = "path to write; default: beside the model, as MODEL-hub, MODEL.tflite or MODEL.onnx"
+    output = (
+        "path to write; default: beside the model, as MODEL-hub, MODEL.tflite, MODEL-micro or "
+        "MODEL.onnx"
+    )
     add_path(command, "--output", output, metavar="PATH")
     kinds = [kind for kind in export.QUANTIZE if kind]
     command.add_argument("--quantize", choices=kinds, help="for LiteRT; default: float32")
-    add_path(command, "--calibration", "inputs for --quantize int8: .npy or .npz")
+    add_path(command, "--calibration", "inputs for --quantize int8 and --to micro: .npy or .npz")
     sample = "inputs to run the artifact with: .npy or .npz; default: the calibration, or random "
     add_path(command, "--sample", sample + "numbers")
     add_path(command, "--labels", "names of the classes, one per line")
@@ -48,7 +53,7 @@ def add_to(commands: Any) -> None:
         metavar="X",
         type=tolerance,
         help="largest allowed difference, relative to the largest output, or `any`; default: "
-        "0.001, for float16 0.01, for dynamic and int8 any",
+        "0.001, for float16 0.01, for dynamic, int8 and micro any",
     )
 
 
@@ -78,17 +83,33 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"largest difference  {artifact.max_difference:.3g}, on {sample}")
     print(f"agreement           {artifact.agreement:.1%} of the largest outputs")
     print(f"latency             {artifact.latency_ms:.3f} ms, batch 1, on {timing.device()}")
+    if isinstance(artifact, export.MicroArtifact):
+        _print_micro(artifact)
     print(versions_line())
+
+
+def _print_micro(artifact: export.MicroArtifact) -> None:
+    kinds = ", ".join(f"{kind} x {count}" for kind, count in artifact.operators.items())
+    print(f"flash               {artifact.flash_bytes:,} bytes, without the code of the runtime")
+    print(f"arena               {artifact.arena_bytes:,} bytes")
+    print(f"MACs                {artifact.macs:,}")
+    print(f"operators           {kinds}")
+    print(f"from LiteRT         {artifact.litert_steps} steps of quantization at most")
+    if artifact.npu:
+        share, cycles = artifact.npu["operator_share"], artifact.npu["cycles"]
+        where = artifact.npu["accelerator"]
+        print(f"NPU                 {share:.1%} of operators, {cycles:,} cycles on {where}")
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:
     """Ends the process if options do not go together."""
     if arguments.quantize and arguments.to != "litert":
         arguments.usage_error(f"--quantize is for --to litert only. Received: --to {arguments.to}")
-    if (arguments.quantize == "int8") != (arguments.calibration is not None):
+    is_int8 = arguments.quantize == "int8" or arguments.to == "micro"
+    if is_int8 != (arguments.calibration is not None):
         arguments.usage_error(
-            "--calibration must be given with --quantize int8, and only with it: about a hundred "
-            "typical inputs, in a .npy or .npz file"
+            "--calibration must be given with --quantize int8 or --to micro, and only with them: "
+            "about a hundred typical inputs, in a .npy or .npz file"
         )
 
 

@@ -72,7 +72,9 @@ class Comparison(Record):
         has_embedding = any(row.embedding_params for row in self.rows)
         params = "parameters, embedding + rest" if has_embedding else "parameters"
         sizes_of = [f"{'.keras' if kind == 'keras' else kind} kB" for kind in kinds]
-        header = ["net", "test accuracy", params, "MACs", *infer, step, *sizes_of]
+        has_micro = "micro" in kinds
+        micro = ["arena KiB", "micro accuracy"] * has_micro
+        header = ["net", "test accuracy", params, "MACs", *infer, step, *sizes_of, *micro]
         return [header] + [
             [
                 row.conv,
@@ -83,6 +85,7 @@ class Comparison(Record):
                 *(f"{row.infer_ms[size]:.2f} ({row.infer_mode[size]})" for size in sizes),
                 f"{row.train_step_ms:.2f} ({row.train_mode})",
                 *(f"{row.artifacts[kind]['bytes'] / 1e3:,.0f}" for kind in kinds),
+                *(_micro_cells(row.artifacts["micro"]) if has_micro else ()),
             ]
             for row in self.rows
         ]
@@ -120,3 +123,8 @@ class Comparison(Record):
             "take turns in one process, each in its fastest mode. The inference speed-up is for "
             "the largest batch size.",
         ]
+
+
+def _micro_cells(artifact: dict[str, Any]) -> list[str]:
+    """The memory of a net on a microcontroller, and the accuracy of its int8 file."""
+    return [f"{artifact['arena_bytes'] / 1024:,.1f}", f"{artifact['accuracy']:.4f}"]

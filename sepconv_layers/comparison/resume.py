@@ -4,17 +4,16 @@ import hashlib
 import json
 import math
 import os
-import sys
-import zipfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from sepconv_layers.files import regular, write, write_text
+from sepconv_layers import checkpoint
+from sepconv_layers.checkpoint import check_archive, set_aside, values
+from sepconv_layers.files import regular, write_text
 
 HISTORY = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")  # of each epoch
 RESULT = ("accuracy", "seconds", "best", "history", "artifact")
@@ -40,7 +39,7 @@ def load_result(result_path: Path, model_path: Path) -> dict[str, Any] | None:
         return None
     try:
         if digest is None:  # written by a version without digests
-            _check_archive(regular(model_path))
+            check_archive(regular(model_path))
             is_intact = model_path.stat().st_size == result["artifact"]["bytes"]
         else:
             is_intact = _digest(result, regular(model_path)) == digest
@@ -57,12 +56,7 @@ def save_state(
     path: Path, state: Sequence[keras.Variable], history: list, best: list[np.ndarray]
 ) -> None:
     """Writes everything the next epoch depends on, and the best weights so far."""
-    arrays = [*values(state), *best]
-    write(path, partial(_savez, arrays, json.dumps(history)))
-
-
-def _savez(arrays: list[np.ndarray], history: str, path: Path) -> None:
-    np.savez(path, *arrays, history=history)
+    checkpoint.save(path, [*values(state), *best], history)
 
 
 def load_state(
@@ -75,38 +69,15 @@ def load_state(
     if not os.path.lexists(path):
         return [], []
     try:
-        history, arrays = _read_state(regular(path), [*state, *weights], epochs)
+        history, arrays = checkpoint.read(path, [*state, *weights])
+        _check_history(history)
+        if not 0 < len(history) <= epochs:
+            raise ValueError("it belongs to a different training")
     except Exception as error:  # any type: a damaged file can hold anything
         set_aside(path, error)
         return [], []
-    for variable, value in zip(state, arrays, strict=False):
-        variable.assign(value)
+    checkpoint.assign(state, arrays[: len(state)])
     return history, arrays[len(state) :]
-
-
-def values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """Copies the values of variables to NumPy."""
-    return [np.array(variable.numpy()) for variable in variables]  # copies: PyTorch shares memory
-
-
-def set_aside(path: Path, why: object) -> None:
-    """Renames an unusable file or folder and prints why; does nothing if it is absent."""
-    if not os.path.lexists(path):
-        return
-    number, aside = 1, path.with_name(f"{path.name}.damaged")
-    while os.path.lexists(aside):
-        number += 1
-        aside = path.with_name(f"{path.name}.damaged-{number}")
-    try:
-        os.replace(path, aside)
-    except FileNotFoundError:  # another process renamed it first
-        return
-    reason = str(why).partition("\n")[0] or type(why).__name__
-    print(
-        f"{path} cannot be used: {reason}. It is kept as {aside.name}, and its contents are "
-        "trained again.",
-        file=sys.stderr,
-    )
 
 
 def _digest(result: Mapping[str, Any], model_path: Path) -> str:
@@ -125,30 +96,3 @@ def _check_history(history: list) -> None:
     for epoch in history:
         if not math.isfinite(sum(epoch[key] for key in HISTORY)):
             raise ValueError("its history is not the history of a run")
-
-
-def _check_archive(path: Path) -> None:
-    """Verifies the checksums of all members of a ZIP archive."""
-    with zipfile.ZipFile(path) as archive:
-        if name := archive.testzip():
-            raise ValueError(f"its member {name} is damaged")
-
-
-def _read_state(
-    path: Path, variables: Sequence[keras.Variable], epochs: int
-) -> tuple[list, list[np.ndarray]]:
-    _check_archive(path)
-    with np.load(path) as file:
-        history = json.loads(str(file["history"]))
-        arrays = [file[f"arr_{i}"] for i in range(len(file.files) - 1)]
-    _check_history(history)
-    if not 0 < len(history) <= epochs or len(arrays) != len(variables):
-        raise ValueError("it belongs to a different training")
-    for i, expected in enumerate(values(variables)):
-        if arrays[i].dtype.kind == "V" and arrays[i].itemsize == expected.itemsize:
-            arrays[i] = arrays[i].view(expected.dtype)  # bfloat16, a type that NumPy does not know
-        if (arrays[i].shape, arrays[i].dtype) != (expected.shape, expected.dtype):
-            raise ValueError("it belongs to a different net")
-        if expected.dtype.kind not in "iub" and np.isnan(arrays[i]).any():
-            raise ValueError("it contains NaN")
-    return history, arrays

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import random
 import re
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from sepconv_layers.checkpoint import set_aside, set_seed, values
 from sepconv_layers.comparison import resume
 from sepconv_layers.comparison.recipe import Trainer, Training, take
 from sepconv_layers.files import remove_leftovers, write
@@ -87,7 +87,7 @@ def run(
             )
         if not history or score(logs) > max(map(score, history)):
             with trainer.averaged():
-                best = resume.values(model.weights)
+                best = values(model.weights)
         history.append(logs)
         resume.save_state(state_path, trainer.state, history, best)
     model.set_weights(best)
@@ -115,19 +115,6 @@ def model_path(folder: Path, seed: int) -> Path:
     return folder / f"seed-{seed}.keras"
 
 
-def set_seed(entropy: tuple[int, ...]) -> None:
-    """Sets all random seeds as `keras.utils.set_random_seed` does, except TensorFlow's own.
-
-    Setting that one makes TensorFlow build all functions again, which takes seconds, and no layer
-    needs it: Keras layers keep the state of their generators in variables.
-    """
-    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-    if keras.backend.backend() != "tensorflow":
-        return keras.utils.set_random_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-
-
 def score(epoch: Mapping[str, float]) -> tuple[float, float]:
     """Ranks epochs: by validation accuracy, then by validation loss."""
     return epoch["val_accuracy"], -epoch["val_loss"]
@@ -144,7 +131,7 @@ def runs_folder(
             "and training starts from the beginning."
         )
     if not folder.is_dir():
-        resume.set_aside(folder, "it is not a folder")
+        set_aside(folder, "it is not a folder")
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)  # of an interrupted run
     return folder

@@ -21,7 +21,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.comparison import checks, resume
+from sepconv_layers.checkpoint import set_aside, set_seed
+from sepconv_layers.comparison import checks
 from sepconv_layers.comparison.limits import excess, excess_text, untrained_costs
 from sepconv_layers.comparison.search_record import (
     DIVERGED,
@@ -35,7 +36,7 @@ from sepconv_layers.comparison.search_record import (
 )
 from sepconv_layers.comparison.setup import Setup
 from sepconv_layers.comparison.space import Space
-from sepconv_layers.comparison.training import digest_of, key_of, run, runs_folder, set_seed
+from sepconv_layers.comparison.training import digest_of, key_of, run, runs_folder
 from sepconv_layers.cost import profile
 from sepconv_layers.extras import require
 
@@ -233,7 +234,7 @@ class Family:
                 journal.JournalFileBackend(str(path), lock_obj=lock)
             )
         except Exception as error:  # any type: a damaged file can hold anything
-            resume.set_aside(path, error)
+            set_aside(path, error)
             return self._storage(path)
 
     def _told(self, study: Any) -> list[Trial]:

@@ -149,9 +149,9 @@ class _Trace:
                 is_quantized = getattr(operation, "quantization_mode", None) is not None
                 method = "quantized_call" if is_quantized else "call"
                 recording = self._recording(operation, getattr(operation, method))
-                stack.enter_context(_replaced(operation, method, recording))
+                stack.enter_context(replaced(operation, method, recording))
                 if not getattr(operation, "built", True):
-                    stack.enter_context(_replaced(operation, "build", _refuse_to_build))
+                    stack.enter_context(replaced(operation, "build", _refuse_to_build))
             inputs = _abstract_inputs(model, input_shape)
             _Probe(forward, model.name).compute_output_spec(inputs)
 
@@ -210,7 +210,7 @@ class _Trace:
 
 
 @contextlib.contextmanager
-def _replaced(operation: keras.Operation, method: str, function: Callable) -> Iterator[None]:
+def replaced(operation: keras.Operation, method: str, function: Callable) -> Iterator[None]:
     """Replaces a method of an instance, bypassing the attribute tracking of Keras."""
     before = vars(operation).get(method)
     object.__setattr__(operation, method, function)

@@ -7,6 +7,7 @@ from sepconv_layers.export.hub_layer import HubLayer
 from sepconv_layers.export.inputs import random_inputs
 from sepconv_layers.export.litert import QUANTIZE, to_litert
 from sepconv_layers.export.loading import LoadedArtifact, load
+from sepconv_layers.export.micro import MicroArtifact, to_micro
 from sepconv_layers.export.onnx import to_onnx
 from sepconv_layers.export.runtimes import LITERT_THREADS
 
@@ -16,10 +17,12 @@ __all__ = [
     "Artifact",
     "HubLayer",
     "LoadedArtifact",
+    "MicroArtifact",
     "check_model",
     "load",
     "random_inputs",
     "to_hub",
     "to_litert",
+    "to_micro",
     "to_onnx",
 ]

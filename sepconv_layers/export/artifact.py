@@ -25,7 +25,12 @@ GLOB_CHARACTERS = set("[\\")  # TensorFlow reads a path with one of them as a pa
 TIMED_CALLS = 30
 TIMED_SECONDS = 0.3
 SAVED_MODEL_FILE = "saved_model.pb"
-WRITTEN_BY_TENSORFLOW = {SAVED_MODEL_FILE, "fingerprint.pb", "variables", "assets"}
+# For each kind of artifact that is a folder: what it is called, and all that an export writes into
+# it. The first file is the one that an older export is recognized by.
+FOLDERS = {
+    "hub": ("SavedModel", (SAVED_MODEL_FILE, "fingerprint.pb", "variables", "assets")),
+    "micro": ("export", ("model.tflite", "model.h", "model.cc", "main.cc", "report.json")),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +39,9 @@ class Artifact:
 
     Attributes:
         path: The file or folder.
-        kind: "hub", "litert" or "onnx".
-        bytes: Its size; for a folder, the total size of its files.
+        kind: "hub", "litert", "micro" or "onnx".
+        bytes: Its size; for a folder, the total size of its files, or for "micro" that of the
+            LiteRT file, which the other files hold again.
         max_difference: Largest absolute difference between its outputs and the model's.
         agreement: Share of samples whose largest output has the same index in both.
         latency_ms: Median milliseconds per call with one sample, in this process.
@@ -77,7 +83,7 @@ def export_checked(
         OSError: If it cannot be written, such as on a full disk.
     """
     path = Path(path)
-    _check_path(path, kind)
+    check_path(path, kind)
     expected = model(sample)
     found: dict[str, Any] = {}
 
@@ -89,7 +95,7 @@ def export_checked(
         found["latency_ms"] = latency_ms(run, sample)
         found["bytes"] = size_of(beside)
         if path.is_dir():
-            _keep_others(path, beside)
+            keep_others(path, beside, kind)
 
     write(path, write_and_check)
     return Artifact(path=path, kind=kind, **found)
@@ -110,10 +116,11 @@ def _write(writer: Callable[[Path], Any], path: Path) -> None:
         raise OSError(numbers.get(reason), reason) from error
 
 
-def _keep_others(old: Path, new: Path) -> None:
-    """Copies the files that a user added to an older SavedModel, such as a README."""
+def keep_others(old: Path, new: Path, kind: str) -> None:
+    """Copies the files that a user added to the folder of an older export, such as a README."""
+    _, written = FOLDERS[kind]
     for other in old.iterdir():
-        if other.name in WRITTEN_BY_TENSORFLOW:
+        if other.name in written:
             continue
         if other.is_dir():
             shutil.copytree(other, new / other.name, symlinks=True)
@@ -121,41 +128,40 @@ def _keep_others(old: Path, new: Path) -> None:
             shutil.copy2(other, new / other.name, follow_symlinks=False)
 
 
-def _check_path(path: Path, kind: str) -> None:
+def check_path(path: Path, kind: str, argument: str = "path") -> None:
     """Refuses paths that no artifact can have, and to replace anything that is no artifact."""
     if not path.parent.is_dir():
         raise ValueError(
-            f"The folder of the `path` argument must exist. Received: path={str(path)!r}. Create "
-            f"the folder {str(path.parent)!r}."
+            f"The folder of the `{argument}` argument must exist. Received: {argument}="
+            f"{str(path)!r}. Create the folder {str(path.parent)!r}."
         )
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise ValueError(
-            "The `path` argument must be valid UTF-8, the only encoding that the runtimes take. "
-            f"Received: path={str(path)!r}."
+            f"The `{argument}` argument must be valid UTF-8, the only encoding that the runtimes "
+            f"take. Received: {argument}={str(path)!r}."
         ) from None
-    if kind == "hub":
-        _check_saved_model_path(path)
+    if kind == "hub" and set(path.as_posix()) & GLOB_CHARACTERS:
+        raise ValueError(
+            "The `path` argument of a SavedModel must not contain the characters [ and \\, because "
+            f"TensorFlow reads them as a glob pattern. Received: path={str(path)!r}."
+        )
+    if kind in FOLDERS:
+        _check_folder(path, kind, argument)
     elif path.is_dir():
         raise ValueError(
             f"The `path` argument must be a file. Received: path={str(path)!r}, which is a folder."
         )
 
 
-def _check_saved_model_path(path: Path) -> None:
-    if set(path.as_posix()) & GLOB_CHARACTERS:
-        raise ValueError(
-            "The `path` argument of a SavedModel must not contain the characters [ and \\, because "
-            f"TensorFlow reads them as a glob pattern. Received: path={str(path)!r}."
-        )
-    is_replaceable = path.is_dir() and (
-        (path / SAVED_MODEL_FILE).is_file() or not any(path.iterdir())
-    )
+def _check_folder(path: Path, kind: str, argument: str) -> None:
+    name, (first, *_) = FOLDERS[kind]
+    is_replaceable = path.is_dir() and ((path / first).is_file() or not any(path.iterdir()))
     if path.exists() and not is_replaceable:
         raise ValueError(
-            "The `path` argument must be a new folder, or the folder of an older SavedModel, which "
-            f"is replaced. Received: path={str(path)!r}, which is something else."
+            f"The `{argument}` argument must be a new folder, or the folder of an older {name}, "
+            f"which is replaced. Received: {argument}={str(path)!r}, which is something else."
         )
 
 

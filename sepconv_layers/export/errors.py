@@ -1,7 +1,7 @@
 """Turns converter errors into messages that name the layer and its operation."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +20,11 @@ TYPES_IN_MESSAGE = (
 NO_COMPUTATION = {"Placeholder", "Const", "Identity", "NoOp", "PartitionedCall"}
 STATEFUL = re.compile(r"Assign\w*VariableOp|LookupTable\w*")
 LOOPS = {"While", "StatelessWhile", "If", "StatelessIf"}
+# How TensorFlow Lite Micro names an operator that it cannot run: by kind, or by its number.
+LACKING = re.compile(r"Didn't find op for builtin opcode '(\w+)'")
+FAILED = re.compile(r"Node (\w+) \(number (\d+)f?\) failed to (?:prepare|invoke)")
+# How the converter names an output of the model, in the order of the outputs' names.
+OUTPUT = re.compile(r"StatefulPartitionedCall:(\d+)")
 LONGEST_REASON = 300  # characters of a converter error that names no operation
 
 
@@ -108,3 +113,52 @@ def _first_sentence(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = re.sub(r"\S*\.py:\d+:\d+: error: ", "", lines[0]) if lines else "no reason was given"
     return first[:LONGEST_REASON].rstrip(".")
+
+
+def micro_error(graph: Any, operators: Sequence[Any], printed: str) -> ValueError:
+    """Returns the error to raise where TensorFlow Lite Micro cannot run a file.
+
+    Args:
+        graph: The `ExportGraph`.
+        operators: The file's operators, whose outputs have names.
+        printed: The runtime's own messages.
+    """
+    lacking, failed = LACKING.search(printed), FAILED.search(printed)
+    if lacking:
+        kind, verb = lacking[1], "does not have"
+        outputs = [operator.output for operator in operators if operator.kind == kind]
+    elif failed:
+        kind, verb = failed[1], "cannot run with these types and shapes"
+        outputs = [operators[int(failed[2])].output]
+    else:
+        lines = printed.strip().splitlines() or ["no reason was given"]
+        return ValueError(
+            f"TensorFlow Lite Micro cannot run the converted model {graph.model.name!r}: "
+            f"{lines[-1]}"
+        )
+    layers = list(dict.fromkeys(_origin(graph, output) for output in outputs))
+    need = "needs" if len(layers) == 1 else "need"
+    return ValueError(
+        "The `model` argument must be a model of operators that TensorFlow Lite Micro has. "
+        f"Received: {graph.model.name!r}, where {', '.join(layers)} {need} {kind}, which it {verb}."
+    )
+
+
+def _origin(graph: Any, output: str) -> str:
+    """Describes the layer that a tensor of a converted file comes from.
+
+    Args:
+        graph: The `ExportGraph`.
+        output: The name of the tensor, such as "net_1/block_1/conv_1/Conv2D;net_1/block_1/add".
+    """
+    model = graph.folded
+    if end := OUTPUT.fullmatch(output):
+        index = graph.outputs.index(sorted(graph.outputs)[int(end[1])])
+        output = model.outputs[index]._keras_history.operation.name
+    layers = {node.operation.name: node.operation for node in ModelGraph(model).nodes}
+    words = [word for path in output.split(";") for word in reversed(path.split("/"))]
+    # TensorFlow numbers the scopes of calls: that of the layer "conv" may be "conv_1".
+    for word in (*(re.sub(r"_\d+$", "", word) for word in words), *words):
+        if isinstance(layers.get(word), keras.Layer):
+            return f"the layer {_described(layers[word])}"
+    return f"the operation {output!r}"

@@ -7,7 +7,7 @@ the model's flatbuffer, and the files that they name follow it as a ZIP archive.
 import io
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,6 +69,33 @@ def finalize(
         with zipfile.ZipFile(stream, "a") as archive:  # uncompressed, so that it can be mapped
             archive.writestr(zipfile.ZipInfo(LABELS_FILE), "\n".join(labels) + "\n")
     return stream.getvalue()
+
+
+class Operator(NamedTuple):
+    """An operator of a LiteRT file: its kind, such as "CONV_2D", and its first output's name."""
+
+    kind: str
+    output: str
+
+
+def operators(content: bytes) -> list[Operator]:
+    """Returns the operators of a LiteRT model in the order of the file.
+
+    Args:
+        content: The model. As the converter returns it, the tensors bear the paths of layers.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
+    model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    return [
+        Operator(
+            names[codes[step.opcodeIndex]], (graph.tensors[step.outputs[0]].name or b"").decode()
+        )
+        for graph in model.subgraphs
+        for step in (graph.operators if graph.operators is not None else ())
+    ]
 
 
 def _sharing_builder(size: int) -> Any:

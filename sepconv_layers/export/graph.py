@@ -48,9 +48,9 @@ class ExportGraph:
         self.outputs = output_names(model)
         self.function = tf.function(self._named_outputs, input_signature=self.specs)
 
-    def trace(self, volumes_as_images: bool) -> Any:
+    def trace(self, for_litert: bool) -> Any:
         """Traces the function with operations that LiteRT and ONNX have as built-in operators."""
-        with ops.lowering("portable"), portable_keras(volumes_as_images):
+        with ops.lowering("portable"), portable_keras(for_litert):
             return self.function.get_concrete_function()
 
     def _named_outputs(self, *tensors: Any) -> dict[str, Any]:

@@ -95,15 +95,16 @@ def to_litert(
     require("ai_edge_litert.interpreter", "export", "export.to_litert")
     _check_quantize(quantize, quantize_io)
     allowed = QUANTIZE[quantize] if tolerance == "auto" else tolerance
-    batches = _calibration(model, quantize, calibration)
+    _check_calibration(quantize, calibration)
+    batches = [] if calibration is None else calibration_batches(model, calibration)
     if sample is None and batches:
         sample = [array[:LARGEST_SAMPLE] for array in batches[0]]
     sample = sample_for(model, sample)
-    graph = ExportGraph(model, _fixed_shapes(sample, batches))
+    graph = ExportGraph(model, fixed_shapes(sample, batches))
     inputs = [spec.name for spec in graph.specs]
 
     def write(beside: Path, kind: str | None = quantize) -> None:
-        content = _converted(graph, kind, batches, quantize_io)
+        content = converted(graph, kind, batches, quantize_io)
         beside.write_bytes(finalize(content, model.name, inputs, graph.outputs, names))
 
     def load(beside: Path) -> Runner:
@@ -131,7 +132,7 @@ def _check_quantize(quantize: str | None, quantize_io: bool) -> None:
         )
 
 
-def _fixed_shapes(sample: Arrays, batches: Sequence[Arrays]) -> list[tuple[int, ...]]:
+def fixed_shapes(sample: Arrays, batches: Sequence[Arrays]) -> list[tuple[int, ...]]:
     """Returns the shapes of one sample, which all batches of the calibration must have."""
     shapes = [(1, *array.shape[1:]) for array in sample]
     for batch in batches:
@@ -155,8 +156,7 @@ def _warn_if_slower(artifact: Artifact, float_ms: float) -> None:
         )
 
 
-def _calibration(model: keras.Model, quantize: str | None, calibration: Any) -> list[Arrays]:
-    """Returns the batches of the calibration, each as a list of arrays."""
+def _check_calibration(quantize: str | None, calibration: Any) -> None:
     if (calibration is None) == (quantize == "int8"):
         raise ValueError(
             "The `calibration` argument must be inputs to measure the ranges of activations for "
@@ -164,8 +164,10 @@ def _calibration(model: keras.Model, quantize: str | None, calibration: Any) -> 
             f"{'None' if calibration is None else type(calibration).__name__} with "
             f"quantize={quantize!r}"
         )
-    if calibration is None:
-        return []
+
+
+def calibration_batches(model: keras.Model, calibration: Any) -> list[Arrays]:
+    """Returns the batches of the calibration, each as a list of arrays."""
     is_several = isinstance(calibration, list | tuple) and len(model.inputs) > 1
     if (
         hasattr(calibration, "shape")
@@ -184,12 +186,13 @@ def _calibration(model: keras.Model, quantize: str | None, calibration: Any) -> 
     return batches
 
 
-def _converted(
+def converted(
     graph: ExportGraph, quantize: str | None, batches: Sequence[Arrays], quantize_io: bool
 ) -> bytes:
+    """Returns a model as the converter writes it, to be finished by `finalize`."""
     import tensorflow as tf
 
-    function, holder = graph.trace(volumes_as_images=True), tf.Module()
+    function, holder = graph.trace(for_litert=True), tf.Module()
     # Held as TensorFlow variables, which the converter recognizes as constants.
     holder.weights = list(function.variables)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)

@@ -107,7 +107,7 @@ def _converted(graph: ExportGraph, outputs: Sequence[str], opset: int) -> Any:
     import tensorflow as tf
     import tf2onnx
 
-    traced = graph.trace(volumes_as_images=False)
+    traced = graph.trace(for_litert=False)
     # Placeholder names: the converter changes the spelling of some, and all must be distinct.
     inner = [f"input_{i}" for i in range(len(graph.specs))]
     specs = [

@@ -10,6 +10,7 @@ import inspect
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -23,27 +24,34 @@ _LOCK = threading.RLock()  # otherwise a thread could restore another one's repl
 
 
 @contextlib.contextmanager
-def portable_keras(volumes_as_images: bool) -> Iterator[None]:
+def portable_keras(for_litert: bool) -> Iterator[None]:
     """Context in which all that this thread traces is portable.
 
     XLA compiles no grouped or channels-first convolutions there. Seed generators, which even layers
     without an effect in inference call, do not advance.
 
     Args:
-        volumes_as_images: Whether to build 3D pooling from 2D pooling, as LiteRT needs.
+        for_litert: Whether to replace what LiteRT or TensorFlow Lite Micro cannot compute in
+            integers: 3D convolutions and pooling by those of images, sums by means, and the
+            selection of negative indices by arithmetic.
     """
     from keras.src.backend.tensorflow import nn, numpy
 
     replacements: list[tuple[Any, str, Function]] = [
         (numpy, "add", _add),
-        (nn, "conv", _conv),
+        (nn, "conv", partial(_conv, for_litert)),
         (nn, "conv_transpose", _channels_last),
         (nn, "depthwise_conv", _channels_last),
         (nn, "separable_conv", _channels_last),
         (keras.random.SeedGenerator, "next", _same_seed),
     ]
-    if volumes_as_images:
-        replacements += [(nn, "max_pool", _pool), (nn, "average_pool", _pool)]
+    if for_litert:
+        replacements += [
+            (nn, "max_pool", _pool),
+            (nn, "average_pool", _pool),
+            (numpy, "sum", _sum),
+            (numpy, "take", _take),
+        ]
     with _LOCK, contextlib.ExitStack() as undo:
         for owner, name, function in replacements:
             original = getattr(owner, name)
@@ -81,6 +89,7 @@ def _add(original: Function, x1: Any, x2: Any) -> Any:
 
 
 def _conv(
+    as_images: bool,
     original: Function,
     inputs: Any,
     kernel: Any,
@@ -96,6 +105,8 @@ def _conv(
 
     def convolved(inputs: Any) -> Any:
         groups = inputs.shape[-1] // kernel.shape[-2]
+        if groups == 1 and rank == 3 and as_images:
+            return _conv_of_images(original, inputs, kernel, strides, padding, dilation_rate)
         if groups == 1 and (rank < 3 or max(dilation_rate) == 1):
             return original(inputs, kernel, strides, padding, "channels_last", dilation_rate)
         if groups == inputs.shape[-1] > 1:
@@ -103,9 +114,59 @@ def _conv(
             return ops.depthwise_conv(
                 inputs, depthwise_kernel, strides, padding, "channels_last", dilation_rate
             )
+        if rank == 3 and as_images:
+            parts = zip(_split(inputs, groups), _split(kernel, groups), strict=True)
+            return keras.ops.concatenate(
+                [
+                    _conv_of_images(original, part, some, strides, padding, dilation_rate)
+                    for part, some in parts
+                ],
+                axis=-1,
+            )
         return _in_groups(inputs, kernel, groups, strides, padding.upper(), dilation_rate)
 
     return _in_channels_last(convolved, inputs, data_format)
+
+
+def _conv_of_images(
+    original: Function,
+    inputs: Any,
+    kernel: Any,
+    strides: tuple,
+    padding: str,
+    dilation_rate: tuple,
+) -> Any:
+    """A 3D convolution as one of images: those that a kernel reaches are stacked as channels.
+
+    So all products are summed up in one integer convolution, without rounding in between.
+    """
+    batch, depth, *image, channels = inputs.shape
+    (size, *image_size), filters = kernel.shape[:3], kernel.shape[-1]
+    stride, dilation = strides[0], dilation_rate[0]
+    reach = (size - 1) * dilation + 1
+    # Microcontrollers slice at most four axes.
+    rows = keras.ops.reshape(inputs, (batch, depth, math.prod(image), channels))
+    if padding == "same":
+        missing = max((math.ceil(depth / stride) - 1) * stride + reach - depth, 0)
+        before, depth = missing // 2, depth + missing
+        if missing:
+            rows = keras.ops.pad(rows, [(0, 0), (before, missing - before), (0, 0), (0, 0)])
+    count = (depth - reach) // stride + 1
+    taps = [
+        rows[:, start : start + (count - 1) * stride + 1 : stride]
+        for start in range(0, size * dilation, dilation)
+    ]
+    rows = keras.ops.concatenate(taps, axis=-1) if size > 1 else taps[0]
+    images = keras.ops.reshape(rows, (batch * count, *image, size * channels))
+    kernel = keras.ops.reshape(
+        keras.ops.moveaxis(kernel, 0, 2), (*image_size, size * channels, filters)
+    )
+    images = original(images, kernel, strides[1:], padding, "channels_last", dilation_rate[1:])
+    return keras.ops.reshape(images, (batch, count, *images.shape[1:]))
+
+
+def _split(tensor: Any, groups: int) -> list[Any]:
+    return keras.ops.split(tensor, groups, axis=-1)
 
 
 def _in_groups(
@@ -135,6 +196,28 @@ def _channels_last(original: Function, *args: Any, **kwargs: Any) -> Any:
         return original(**{**given, "inputs": inputs, "data_format": "channels_last"})
 
     return _in_channels_last(convolved, given["inputs"], given.get("data_format"))
+
+
+def _sum(original: Function, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """Multiplies the mean: TensorFlow Lite Micro computes a wrong sum of integers."""
+    import tensorflow as tf
+
+    x = keras.ops.convert_to_tensor(x)
+    axes = range(x.shape.rank) if axis is None else [axis] if isinstance(axis, int) else axis
+    sizes = [x.shape[axis] for axis in axes]
+    if not x.dtype.is_floating or None in sizes or 0 in sizes:
+        return original(x, axis=axis, keepdims=keepdims)
+    return tf.reduce_mean(x, axis, keepdims) * math.prod(sizes)
+
+
+def _take(original: Function, x: Any, indices: Any, axis: int | None = None) -> Any:
+    """Counts negative indices from the end by arithmetic."""
+    import tensorflow as tf
+
+    if axis is None or not isinstance(indices, tf.Tensor):
+        return original(x, indices, axis)
+    size = tf.cast(tf.shape(x)[axis], indices.dtype)
+    return tf.gather(x, indices + size * tf.cast(indices < 0, indices.dtype), axis=axis)
 
 
 def _pool(

@@ -79,10 +79,10 @@ def _litert_function(
     def run_once(arrays: Arrays) -> Arrays:
         with lock:
             for details, array in zip(into, arrays, strict=True):
-                interpreter.set_tensor(details["index"], _quantize(array, details))
+                interpreter.set_tensor(details["index"], quantize(array, details))
             interpreter.invoke()
             found = [interpreter.get_tensor(details["index"]) for details in out]  # copies
-        return [_dequantize(array, details) for array, details in zip(found, out, strict=True)]
+        return [dequantize(array, details) for array, details in zip(found, out, strict=True)]
 
     def run(arrays: Arrays) -> Arrays:
         starts = range(0, len(arrays[0]), step)
@@ -97,7 +97,8 @@ def _is_quantized(details: Mapping[str, Any]) -> bool:
     return bool(scale) and np.issubdtype(details["dtype"], np.integer)
 
 
-def _quantize(array: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+def quantize(array: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    """Returns an array as the integers of a quantized LiteRT tensor, or cast to its dtype."""
     dtype, (scale, zero_point) = details["dtype"], details["quantization"]
     if not _is_quantized(details):
         return array.astype(dtype)
@@ -105,7 +106,8 @@ def _quantize(array: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
     return np.clip(np.round(array / scale) + zero_point, limits.min, limits.max).astype(dtype)
 
 
-def _dequantize(array: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+def dequantize(array: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    """Returns the floats that the integers of a quantized LiteRT tensor stand for."""
     scale, zero_point = details["quantization"]
     return (array.astype("float32") - zero_point) * scale if _is_quantized(details) else array
 

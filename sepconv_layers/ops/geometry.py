@@ -176,7 +176,8 @@ class Geometry:
         if all(size is None or size > e for size, e in zip(sizes, self.extent, strict=True)):
             return inputs, kernel, self
         pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
-        at_inputs, at_kernel = [slice(None)] * len(inputs.shape), [slice(None)] * self.rank
+        kept: dict[int, slice] = {}  # by axis of the inputs
+        at_kernel = [slice(None)] * self.rank
         widths = self.pad_widths(keras.ops.shape(inputs))
         for i, (axis, size, (before, after)) in enumerate(
             zip(self.spatial_axes, sizes, widths, strict=True)
@@ -194,11 +195,17 @@ class Geometry:
             ] or [0]
             at_kernel[i] = slice(used[0], used[-1] + 1)
             first, last = starts[used[0]], starts[used[-1]] + travel
-            at_inputs[axis] = part = slice(max(first, 0), max(min(last + 1, size), 0))
+            kept[axis] = part = slice(max(first, 0), max(min(last + 1, size), 0))
             zeros = last + 1 - first - (part.stop - part.start)
             left = min(max(-first, 0), zeros)
             pad_width[axis] = left, zeros - left
-        inputs = pad(inputs[tuple(at_inputs)], pad_width)
+        inputs = cut(
+            inputs,
+            axes=list(kept),
+            starts=[part.start for part in kept.values()],
+            sizes=[part.stop - part.start for part in kept.values()],
+        )
+        inputs = pad(inputs, pad_width)
         kernel = kernel[tuple(at_kernel)]
         kernel_size = tuple(kernel.shape[: self.rank])
         dilation_rate = tuple(

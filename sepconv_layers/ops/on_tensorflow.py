@@ -104,13 +104,14 @@ def depthwise(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     # On a CPU without half-precision instructions, TensorFlow's kernel sums in half precision:
     # gradients with respect to the kernel are off by a fifth, and take twice as long as in float32.
     convolve = _depthwise_in_float32 if context.device() == "cpu" else _depthwise
+    if geometry.rank < 3:  # a volume has no depthwise kernel in TensorFlow
+        kernel = _with_gradient_if_empty(kernel, inputs)
     return convolve(inputs, kernel, geometry)
 
 
 def _depthwise(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if geometry.rank == 3:
         return _depthwise_volumes(inputs, kernel, geometry)
-    kernel = _with_gradient_if_empty(kernel, inputs)
     inputs, kernel = with_single_kernels(inputs, kernel, geometry)
     strided, dilated = max(geometry.strides) > 1, max(geometry.dilation_rate) > 1
     if rewrites.is_dilated_sequence(geometry):  # which TensorFlow would copy into another order

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from sepconv_layers.cost.trace import replaced
 from sepconv_layers.layers.base import BaseConv
 
 # Samples in a batch of arrays, and numbers in them: activations of a batch have to fit in memory.
@@ -126,10 +127,10 @@ def run(
 
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(_replaced(layer, "call", recording(layer, layer.call)))
+            stack.enter_context(replaced(layer, "call", recording(layer, layer.call)))
         for conv in model._flatten_layers():
             if isinstance(conv, BaseConv):  # or a block may apply a normalization to its kernel
-                stack.enter_context(_replaced(conv, "should_scale", lambda inputs: False))
+                stack.enter_context(replaced(conv, "should_scale", lambda inputs: False))
         stack.enter_context(contextlib.suppress(_Reached))
         stack.enter_context(_without_gradients())
         model(batch, training=False)
@@ -146,16 +147,6 @@ class _Reached(Exception):
     """Ends the run of a model."""
 
     _keras_call_info_injected = True  # so that Keras does not describe the inputs of each layer
-
-
-@contextlib.contextmanager
-def _replaced(layer: Any, method: str, function: Callable) -> Iterator[None]:
-    """Replaces a method of an instance, bypassing the attribute tracking of Keras."""
-    object.__setattr__(layer, method, function)
-    try:
-        yield
-    finally:
-        object.__delattr__(layer, method)
 
 
 def _without_gradients() -> Any:

@@ -14,12 +14,12 @@ from sepconv_layers.convert.separable.calibration import Calibration
 from sepconv_layers.convert.separable.costs import Costs
 from sepconv_layers.convert.separable.fitting import Fit, adapt, moments_of
 from sepconv_layers.convert.separable.kernels import Metric, errors_of_ranks
-from sepconv_layers.convert.separable.patches import standard_kernel
+from sepconv_layers.convert.separable.patches import standard_kernels
 from sepconv_layers.convert.separable.ranks import Candidate, for_budget, for_energy
 from sepconv_layers.convert.separable.report import Conversion, ConvertedLayer
 from sepconv_layers.convert.unrolling import Pair, unrolled_block
 from sepconv_layers.graph_edit import ModelGraph, calls_as_defined, clone_layer, copy_state
-from sepconv_layers.twins import hidden_layers, is_spatial, is_standard, separable_like
+from sepconv_layers.twins import hidden_layers, is_grouped, is_spatial, is_standard, separable_like
 
 Ranks = Mapping[int, int | None]  # id of a convolution → its rank, or `None` if it stays standard
 CLOSE = 0.02  # share of a budget that may be left without a note
@@ -40,7 +40,8 @@ def to_separable(
     singular values yield the depthwise and the pointwise kernel, and no separable convolution of
     that rank is closer. A rank equal to the number of positions, 9 for a 3×3 kernel, is exact but
     saves nothing. This converts layers of this package and of `keras.layers`, and blocks of this
-    package, which become models of their inner layers. Grouped convolutions stay as they are.
+    package, which become models of their inner layers. A convolution with groups becomes a model of
+    a depthwise and a grouped pointwise convolution.
 
     With `data`, a few thousand typical inputs without labels, the kernels are fitted to what they
     are for: layer after layer, on the activations that the layer gets from the part that is already
@@ -121,7 +122,11 @@ def to_separable(
         chosen = [min(rank or 1, math.prod(conv.kernel_size)) for conv in convs]
     ranks = dict(zip(map(id, convs), chosen, strict=True))
     converted, pairs = _rebuilt(graph, ranks)
-    fits = {id(old): Fit(old, new, id(old) in centered) for old, new in pairs if ranks.get(id(old))}
+    fits = {
+        id(old): Fit(old, new, rank, id(old) in centered)
+        for old, new in pairs
+        if (rank := ranks.get(id(old)))
+    }
     if calibration is not None:
         copies = [(old, new) for old, new in pairs if id(old) not in fits]
         adapt(model, converted, list(fits.values()), copies, calibration)
@@ -212,7 +217,7 @@ def _convolutions(graph: ModelGraph, kept: set[int]) -> list[Any]:
         layer = node.operation
         is_block = isinstance(layer, Block) and calls_as_defined(layer)
         inner = layer.inner_layers() if is_block else [layer]
-        found |= {id(conv): conv for conv in inner if is_spatial(conv)}
+        found |= {id(conv): conv for conv in inner if is_spatial(conv) or is_grouped(conv)}
     return [conv for key, conv in found.items() if key not in kept]
 
 
@@ -228,15 +233,15 @@ def _forms(
     convs: Sequence[Any], costs: Costs, centered: set[int], calibration: Calibration | None
 ) -> list[list[Candidate]]:
     """The forms that each convolution may take, with their costs and errors."""
-    metrics: Iterable[Metric | None] = itertools.repeat(None, len(convs))
+    metrics: Iterable[list[Metric] | None] = itertools.repeat(None, len(convs))
     if calibration is not None:
         moments = moments_of(calibration.model, convs, calibration)
-        metrics = (one.metric(id(one.conv) in centered) for one in moments)
+        metrics = (one.metrics(id(one.conv) in centered) for one in moments)
     forms = []
-    for conv, metric in zip(convs, metrics, strict=True):
+    for conv, of_groups in zip(convs, metrics, strict=True):
         first, standard = costs.separable(conv, 1), costs.standard(conv)
         ranks = [rank for rank in range(1, math.prod(conv.kernel_size)) if rank * first < standard]
-        errors = errors_of_ranks(standard_kernel(conv), len(ranks), metric)
+        errors = errors_of_ranks(standard_kernels(conv), len(ranks), of_groups)
         separable = map(Candidate, ranks, (rank * first for rank in ranks), errors)
         forms.append([*separable, Candidate(None, standard, 0.0)])
     return forms

@@ -50,9 +50,7 @@ class Costs:
             separable = separable_like(conv, depth_multiplier=1)
             separable.build(own[0].inputs[0])
             self._standard[id(conv)] = sum(call.macs or 0 for call in own)
-            self._first_rank[id(conv)] = sum(
-                count_macs(separable, call.outputs, call.inputs) for call in own
-            )
+            self._first_rank[id(conv)] = sum(_macs(separable, call) for call in own)
         self.fixed = self.total - sum(self._standard.values())
 
     def standard(self, conv: Any) -> float:
@@ -62,5 +60,16 @@ class Costs:
     def separable(self, conv: Any, rank: int) -> float:
         """The same for the separable convolution of that rank in its place."""
         if self.total is None:
-            return separable_ratio(conv.filters, conv.kernel_size, rank)
+            groups = getattr(conv, "groups", 1)
+            return separable_ratio(conv.filters // groups, conv.kernel_size, rank)
         return rank * self._first_rank[id(conv)]
+
+
+def _macs(separable: Any, call: Any) -> int:
+    if not isinstance(separable, keras.Model):
+        return count_macs(separable, call.outputs, call.inputs)
+    depthwise, pointwise = separable.layers
+    between = [depthwise.compute_output_shape(call.inputs[0])]
+    return count_macs(depthwise, between, call.inputs) + count_macs(
+        pointwise, call.outputs, between
+    )

@@ -17,8 +17,8 @@ from sepconv_layers.convert.separable.calibration import (
     inputs_of,
     run,
 )
-from sepconv_layers.convert.separable.kernels import Factors, closest, fitted
-from sepconv_layers.convert.separable.patches import Moments, standard_kernel
+from sepconv_layers.convert.separable.kernels import Factors, closest, fitted, total_error
+from sepconv_layers.convert.separable.patches import Moments, standard_kernels
 
 MOST_NUMBERS = 2**27  # in moments that are held at a time: 1 GB
 
@@ -28,7 +28,8 @@ class Fit:
 
     Args:
         old: The standard convolution.
-        new: The separable one.
+        new: The separable one, with the weights of its depthwise and its pointwise step.
+        rank: Number of depthwise outputs per input channel.
         is_centered: Whether the means of the outputs do not count, because a bias or a
             normalization sets them.
 
@@ -37,29 +38,37 @@ class Fit:
         output_error: Relative error of the outputs on data; `None` before `to_data`.
     """
 
-    def __init__(self, old: Any, new: Any, is_centered: bool) -> None:
-        self.old, self.new, self.is_centered = old, new, is_centered
-        self.kernel = standard_kernel(old)
+    def __init__(self, old: Any, new: Any, rank: int, is_centered: bool) -> None:
+        self.old, self.new, self.rank, self.is_centered = old, new, rank, is_centered
+        self.kernels = standard_kernels(old)
         self.output_error: float | None = None
-        self._set(closest(self.kernel, new.depth_multiplier), 0.0)
+        self._set([closest(kernel, rank) for kernel in self.kernels], 0.0)
 
     def to_data(self, moments: Moments) -> None:
         """Sets the kernels whose outputs are closest to those of the standard convolution."""
-        metric = moments.metric(self.is_centered)
-        factors = fitted(self.kernel, self.new.depth_multiplier, metric)
-        kernel = factors.product()
-        self._set(factors, moments.shift(kernel))
-        self.output_error = math.sqrt(metric.error(kernel))
+        metrics = moments.metrics(self.is_centered)
+        factors = [
+            fitted(kernel, self.rank, metric)
+            for kernel, metric in zip(self.kernels, metrics, strict=True)
+        ]
+        kernels = np.stack([one.product() for one in factors])
+        self._set(factors, moments.shift(kernels))
+        self.output_error = math.sqrt(total_error(kernels, metrics))
 
-    def _set(self, factors: Factors, shift: Any) -> None:
+    def _set(self, factors: Sequence[Factors], shift: Any) -> None:
         bias = [keras.ops.convert_to_numpy(self.old.bias) + shift] if self.old.use_bias else []
         size = self.old.kernel_size
-        channels, _, rank = factors.depthwise.shape
-        depthwise = factors.depthwise.swapaxes(0, 1).reshape(*size, channels, rank)
-        pointwise = factors.pointwise.reshape(*(1,) * len(size), channels * rank, -1)
-        self.new.set_weights([depthwise, pointwise, *bias])
-        norm = np.linalg.norm(self.kernel)
-        lost = np.linalg.norm(self.kernel - factors.product())
+        depthwise = np.concatenate([one.depthwise for one in factors]).swapaxes(0, 1)
+        pointwise = [one.pointwise.reshape(-1, one.pointwise.shape[-1]) for one in factors]
+        self.new.set_weights(
+            [
+                depthwise.reshape(*size, -1, self.rank),
+                np.concatenate(pointwise, axis=-1)[(None,) * len(size)],
+                *bias,
+            ]
+        )
+        norm = np.linalg.norm(self.kernels)
+        lost = np.linalg.norm(self.kernels - np.stack([one.product() for one in factors]))
         self.error = float(lost / norm) if norm else 0.0
 
 
@@ -156,4 +165,4 @@ def moments_of(
 
 
 def _numbers(conv: Any) -> int:
-    return (math.prod(conv.kernel.shape) // conv.filters) ** 2
+    return getattr(conv, "groups", 1) * (math.prod(conv.kernel.shape) // conv.filters) ** 2

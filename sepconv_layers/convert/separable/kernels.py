@@ -2,9 +2,11 @@
 
 All kernels here are `(channels, positions, ...)`, where positions are the elements of the spatial
 kernel. A standard kernel is `(channels, positions, filters)`, a depthwise one `(channels,
-positions, rank)`, and a pointwise one `(channels, rank, filters)`.
+positions, rank)`, and a pointwise one `(channels, rank, filters)`. Each group of a convolution has
+its own.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,22 +127,41 @@ def fitted(kernel: np.ndarray, rank: int, metric: Metric, sweeps: int = SWEEPS) 
     return factors if is_better else plain
 
 
-def errors_of_ranks(kernel: np.ndarray, highest: int, metric: Metric | None) -> list[float]:
+def errors_of_ranks(
+    kernels: np.ndarray, highest: int, metrics: Sequence[Metric] | None
+) -> list[float]:
     """The shares of the energy that the best factors of each rank lose, from rank 1 on.
 
     Args:
-        kernel: The standard kernel.
+        kernels: The standard kernel of each group.
         highest: The highest rank.
-        metric: Where errors are those of outputs; by default they are those of the kernel.
+        metrics: Where errors are those of outputs, the metric of each group; by default they are
+            those of the kernels.
     """
     ranks = range(1, highest + 1)
-    if metric is not None:
-        products = (fitted(kernel, rank, metric, FEW_SWEEPS).product() for rank in ranks)
-        errors = np.array([metric.error(product) for product in products])
+    if metrics is not None:
+        groups = list(zip(kernels, metrics, strict=True))
+        errors = [
+            total_error(
+                [fitted(kernel, rank, metric, FEW_SWEEPS).product() for kernel, metric in groups],
+                metrics,
+            )
+            for rank in ranks
+        ]
         return np.minimum.accumulate(errors).tolist()
-    energies = np.sum(np.linalg.svd(kernel, compute_uv=False) ** 2, axis=0)
+    energies = np.sum(np.linalg.svd(kernels, compute_uv=False) ** 2, axis=(0, 1))
     total = max(float(energies.sum()), np.finfo(float).tiny)
     return [float(energies[rank:].sum()) / total for rank in ranks]
+
+
+def total_error(kernels: Iterable[np.ndarray], metrics: Sequence[Metric]) -> float:
+    """The share of the energy of all outputs that the kernels of the groups do not reproduce."""
+    lost = sum(
+        metric.error(kernel) * metric.energy
+        for kernel, metric in zip(kernels, metrics, strict=True)
+    )
+    energy = sum(metric.energy for metric in metrics)
+    return float(lost / energy) if energy else 0.0
 
 
 def _best_pointwise(depthwise: np.ndarray, second: np.ndarray, cross: np.ndarray) -> np.ndarray:

@@ -16,13 +16,19 @@ from sepconv_layers.twins import TRANSPOSED
 LARGEST_BATCH = 2**22
 
 
-def standard_kernel(conv: Any) -> np.ndarray:
-    """The kernel of a convolution, transposed or not, as `(channels, positions, filters)`."""
+def standard_kernels(conv: Any) -> np.ndarray:
+    """The kernel of each group of a convolution, transposed or not.
+
+    Returns:
+        An array `(groups, channels, positions, filters)`, with one group for most convolutions.
+    """
     kernel = keras.ops.convert_to_numpy(conv.kernel)  # including what LoRA adds
     if isinstance(conv, TRANSPOSED):
         kernel = np.swapaxes(kernel, -1, -2)  # to (*kernel_size, channels, filters)
     *_, channels, filters = kernel.shape
-    return kernel.reshape(-1, channels, filters).swapaxes(0, 1).astype("float64")
+    groups = getattr(conv, "groups", 1)
+    kernels = kernel.reshape(-1, channels, groups, filters // groups)
+    return kernels.transpose(2, 1, 0, 3).astype("float64")
 
 
 class Patches:
@@ -100,18 +106,21 @@ def _transposed_sources(geometry: Geometry, axis: int, size: int, output_padding
 class Moments:
     """Sums over patches from which a layer is fitted; their size does not depend on the data.
 
+    Each has one row for each group of the convolution.
+
     Args:
         conv: The standard convolution whose outputs are to be reproduced.
     """
 
     def __init__(self, conv: Any) -> None:
-        self.conv, self.kernel = conv, standard_kernel(conv)
-        self.weights = self.kernel.reshape(-1, self.kernel.shape[-1])
-        elements, filters = self.weights.shape
-        self.second = np.zeros((elements, elements))
-        self.cross = np.zeros((elements, filters))
-        self.inputs, self.outputs = np.zeros(elements), np.zeros(filters)
-        self.energy, self.count = 0.0, 0
+        self.conv, self.kernels = conv, standard_kernels(conv)
+        groups, *_, filters = self.kernels.shape
+        self.weights = self.kernels.reshape(groups, -1, filters)
+        elements = self.weights.shape[1]
+        self.second = np.zeros((groups, elements, elements))
+        self.cross = np.zeros((groups, elements, filters))
+        self.inputs, self.outputs = np.zeros((groups, elements)), np.zeros((groups, filters))
+        self.energy, self.count = np.zeros(groups), 0
         self.random = np.random.default_rng(0)
 
     def add(self, inputs: np.ndarray, original: np.ndarray | None = None) -> None:
@@ -127,30 +136,37 @@ class Moments:
         sizes = inputs.shape[2:] if is_first else inputs.shape[1:-1]
         patches = Patches(self.conv, sizes[:rank])
         positions = np.arange(len(inputs) * patches.positions)
-        most = max(LARGEST_BATCH // len(self.weights), 1)
+        groups, elements, _ = self.weights.shape
+        most = max(LARGEST_BATCH // (groups * elements), 1)
         if len(positions) > most:
             positions = self.random.choice(positions, most, replace=False)
-        mine = patches.at(inputs, positions).astype("float32")
-        theirs = mine if original is None else patches.at(original, positions).astype("float32")
+
+        def of_groups(inputs: np.ndarray) -> np.ndarray:
+            found = patches.at(inputs, positions).astype("float32")
+            return found.reshape(len(positions), groups, elements).swapaxes(0, 1)
+
+        mine = of_groups(inputs)
+        theirs = mine if original is None else of_groups(original)
         wanted = theirs @ self.weights.astype("float32")
-        self.second += mine.T @ mine
-        self.cross += mine.T @ wanted
-        self.inputs += mine.sum(0, dtype="float64")
-        self.outputs += wanted.sum(0, dtype="float64")
-        self.energy += float(np.sum(np.square(wanted), dtype="float64"))
+        self.second += mine.swapaxes(1, 2) @ mine
+        self.cross += mine.swapaxes(1, 2) @ wanted
+        self.inputs += mine.sum(1, dtype="float64")
+        self.outputs += wanted.sum(1, dtype="float64")
+        self.energy += np.sum(np.square(wanted), axis=(1, 2), dtype="float64")
         self.count += len(positions)
 
-    def metric(self, centered: bool) -> Metric:
-        """The metric of the outputs, `centered` if the mean of each filter does not count."""
+    def metrics(self, centered: bool) -> list[Metric]:
+        """The metric of each group, `centered` if the mean of each filter does not count."""
         second, cross = self.second / self.count, self.cross / self.count
         energy = self.energy / self.count
         if centered:
             inputs, outputs = self.inputs / self.count, self.outputs / self.count
-            second = second - np.outer(inputs, inputs)
-            cross = cross - np.outer(inputs, outputs)
-            energy = max(energy - float(outputs @ outputs), 0.0)
-        return Metric(second, cross, energy)
+            second = second - inputs[:, :, None] * inputs[:, None]
+            cross = cross - inputs[:, :, None] * outputs[:, None]
+            energy = np.maximum(energy - np.sum(outputs**2, axis=1), 0.0)
+        return list(map(Metric, second, cross, map(float, energy)))
 
-    def shift(self, kernel: np.ndarray) -> np.ndarray:
-        """What a kernel misses in the mean of each filter."""
-        return (self.outputs - self.inputs @ kernel.reshape(self.weights.shape)) / self.count
+    def shift(self, kernels: np.ndarray) -> np.ndarray:
+        """What the kernels of the groups miss in the mean of each filter."""
+        reached = self.inputs[:, None] @ kernels.reshape(self.weights.shape)
+        return (self.outputs - reached[:, 0]).ravel() / self.count

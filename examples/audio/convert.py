@@ -1,0 +1,37 @@
+"""Keyword spotting: a trained standard net becomes separable and keeps what it learned.
+
+    python -m examples.audio.convert
+        eight words from a speech synthesizer, no download
+    python -m examples.audio.convert --dataset fsdd --macs 0.5,0.33
+    python -m examples.audio.convert --data FOLDER
+        your own recordings, in one folder for each word
+
+The standard net is trained, converted to shares of its MACs and adapted by distillation. Nets with
+the same MACs that are trained from scratch stand beside it. Run the same command again to continue
+an interrupted run.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from examples import command_line, conversion
+from examples.audio import train
+
+
+@command_line.without_traceback
+def main(argv: Sequence[str] | None = None) -> list[conversion.Point]:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    return conversion.run(train.prepare(parser, arguments), arguments, argv, "audio")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = conversion.make_parser("audio", __doc__, **train.OPTIONS)
+    train.add_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
