@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from examples.audio import data, features, predict, reading, splits, train
+from examples.audio import augment, data, features, folds, predict, reading, splits, train
 from examples.folders import files_below
 from sepconv_layers import timing
-from sepconv_layers.comparison import Comparison, Row
+from sepconv_layers.comparison import Comparison, Frontier, Row, SizedRow
 from tests.test_comparison import without_timing
 
 WORDS = ("high", "low")
@@ -55,7 +55,7 @@ def speech():
     name = (
         "fsdd" if list(Path(os.environ.get("SEPCONV_DATA", "none")).glob("audio/free*")) else "mini"
     )
-    clips, rate, _ = data.SOURCES[name](False, 0)
+    clips, rate, _ = data.SOURCES[name](None, 0)
     settings = features.Settings(rate)
     sounds = [reading.middle(clip.source, rate, settings.samples) for clip in clips[::97]]
     return np.stack([data.fit_length(x.waveform, settings.samples) for x in sounds]), settings
@@ -80,9 +80,10 @@ def test_the_cosine_transform_is_that_of_librosa():
     np.testing.assert_allclose(x @ features.cosine_transform(40), expected, atol=1e-5)
 
 
-def test_augmentation_changes_training_inputs_alone():
+@pytest.mark.parametrize("vary_speakers", [False, True])
+def test_augmentation_changes_training_inputs_alone(vary_speakers):
     x = np.random.default_rng(0).normal(-3, 1, (4, 20, 8)).astype("float32")
-    layer = features.augmentation(x)
+    layer = augment.augmentation(x, vary_speakers)
     np.testing.assert_array_equal(np.asarray(keras.ops.convert_to_numpy(layer(x))), x)
     changed = keras.ops.convert_to_numpy(layer(x, training=True))
     assert changed.shape == x.shape and np.isfinite(changed).all()
@@ -91,8 +92,48 @@ def test_augmentation_changes_training_inputs_alone():
     assert again.get_config() == layer.get_config()
 
 
+def changed_by(layer, x):
+    return keras.ops.convert_to_numpy(layer(x, training=True))
+
+
+def test_a_warp_moves_and_stretches_what_a_spectrogram_shows():
+    at = np.arange(41, dtype="float32")
+    bump = np.exp(-((at - 20) ** 2) / 18)
+    x = np.tile(bump[:, None] * bump, (64, 1, 1))
+    none = {"rate": 0, "frames": 0, "tract": 0, "bands": 0}
+    np.testing.assert_allclose(changed_by(augment.Warp(**none), x), x, atol=1e-6)
+
+    def moments(x, axis):
+        share = x.sum(axis) / x.sum((1, 2))[:, None]
+        middle = share @ at
+        return middle, np.sqrt(np.sum(share * (at - middle[:, None]) ** 2, axis=1))
+
+    for axis, shift, stretch in ((2, "frames", "rate"), (1, "bands", "tract")):
+        moved = changed_by(augment.Warp(**none | {shift: 4.0}, seed=0), x)
+        middle, width = moments(moved, axis)
+        assert 1.5 < middle.std() < 3 and np.abs(middle - 20).max() < 4.1
+        np.testing.assert_allclose(width, 3, atol=0.1)
+        np.testing.assert_allclose(moments(moved, 3 - axis)[0], 20, atol=1e-3)
+        wide = changed_by(augment.Warp(**none | {stretch: 0.2}, seed=0), x)
+        middle, width = moments(wide, axis)
+        np.testing.assert_allclose(middle, 20, atol=1e-3)
+        assert 0.2 < np.ptp(np.log(width / 3)) < 0.42
+
+
+def test_another_level_and_microphone_keep_ratios_within_a_band_and_digital_silence():
+    floor = np.log(features.FLOOR)
+    x = np.random.default_rng(0).uniform(5, 9, (16, 20, 40)).astype("float32")
+    x[:, :5] = floor
+    changed = changed_by(augment.Equalize(seed=0), x)
+    np.testing.assert_allclose(changed[:, :5], floor, atol=1e-5)
+    change = changed[:, 5:] - x[:, 5:]
+    np.testing.assert_allclose(change, change[:, :1].repeat(15, 1), atol=1e-3)
+    assert change[:, 0].mean(1).std() > 0.5  # the level
+    assert change[:, 0].std(1).min() > 0.1  # the frequency response
+
+
 def test_mini_holds_whole_voices_out():
-    clips, *_ = data.SOURCES["mini"](False, 0)
+    clips, *_ = data.SOURCES["mini"](None, 0)
     voices = {
         part: {re.search(r"\((.*)\)", clip.name)[1] for clip in clips if clip.part == part}
         for part in ("train", "val", "test")
@@ -322,8 +363,8 @@ def test_a_bad_folder_is_a_clear_error(tmp_path, make, message, capsys):
         (["--data", "nowhere"], "--data must be an existing folder of recordings.*nowhere"),
         (["--limit", "3"], "--limit must be at least the number of words, 8"),
         (["--speaker-independent"], "a split of --dataset fsdd"),
-        (["--causal", "--net", "bc_resnet"], "--causal is for ds_cnn and matchboxnet"),
-        (["--mfcc", "--net", "bc_resnet"], "--mfcc is for ds_cnn and matchboxnet"),
+        (["--causal", "--net", "bc_resnet"], "--causal is for ds_cnn, keyword_resnet, matchboxnet"),
+        (["--mfcc", "--net", "bc_resnet"], "--mfcc is not for bc_resnet"),
         (["--seconds", "0.01"], "--seconds must be 0.1 or more"),
         (["--epochs", "0"], "--epochs: must be positive"),
     ],
@@ -440,7 +481,7 @@ def test_from_recordings_to_words(tmp_path, capsys):
     quiet = np.zeros(2 * RATE)
     long = np.concatenate([quiet, tone("high", 1), quiet, tone("low", 2), quiet])
     soundfile.write(tmp_path / "long.wav", long, RATE)
-    predict.main([str(output), str(tmp_path / "long.wav"), "--stream", "--threshold", "0.9"])
+    predict.main([str(output), str(tmp_path / "long.wav"), "--stream", "--threshold", "0.7"])
     heard = capsys.readouterr().out
     assert heard.index("high") < heard.index("low")
 
@@ -501,3 +542,109 @@ def test_predict_says_what_the_file_beside_a_model_must_hold(tmp_path, text):
     (tmp_path / "separable-waveform.json").write_text(text)
     with pytest.raises(ValueError, match="separable-waveform.json must hold classes, sample_rate"):
         predict.load(tmp_path)
+
+
+# Cross-validation over speakers
+
+
+@pytest.fixture
+def speakers(tmp_path, monkeypatch):
+    """A corpus in the form of the Free Spoken Digit Dataset, with three speakers and two digits."""
+    folder = tmp_path / "audio" / "free-spoken-digit-dataset" / "recordings"
+    folder.mkdir(parents=True)
+    for digit, word in enumerate(WORDS):
+        for i, speaker in enumerate(("anna", "ben", "cleo")):
+            for take in range(3, 7):
+                path = folder / f"{digit}_{speaker}_{take}.wav"
+                soundfile.write(path, tone(word, 10 * i + take), RATE)
+    monkeypatch.setenv("SEPCONV_DATA", str(tmp_path))
+    return data.fsdd_speakers()
+
+
+def test_each_speaker_is_held_out_once(speakers):
+    assert speakers == ["anna", "ben", "cleo"]
+    for speaker in speakers:
+        clips, *_ = data.SOURCES["fsdd"](speaker, 0)
+        part_of = {(*clip.name.split("/")[-1].split("_"),): clip.part for clip in clips}
+        assert len(part_of) == 24
+        for (_, name, take), part in part_of.items():
+            held_out = "val" if take in ("3.wav", "4.wav") else "train"
+            assert part == ("test" if name == speaker else held_out)
+    with pytest.raises(ValueError, match="`held_out` must be one of anna, .* Received 'eve'"):
+        data.load("fsdd", held_out="eve")
+
+
+def tiny(conv, spectrograms, classes, **_):
+    """In place of a net, for what does not depend on the net."""
+    inputs = keras.Input(spectrograms.shape[1:])
+    x = keras.layers.GlobalAveragePooling1D()(inputs)
+    return keras.Model(inputs, keras.layers.Dense(classes)(x))
+
+
+def test_speaker_independent_results_are_means_over_all_speakers(
+    speakers, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(train, "build", tiny)
+    output = tmp_path / "out"
+    brief = ["--epochs", "1", "--seeds", "2", "--batch-size", "8", "--conv", "separable"]
+    arguments = ["--dataset", "fsdd", "--speaker-independent", *brief, "--output", str(output)]
+    found = train.main(arguments)
+    assert str(found) in capsys.readouterr().out
+    every = {name: Comparison.load(output / f"fold-{name}") for name in speakers}
+    (row,) = found.rows
+    per_seed = [record.rows[0].accuracy["per_seed"] for record in every.values()]
+    np.testing.assert_allclose(row.accuracy["per_seed"], np.mean(per_seed, axis=0), atol=1e-6)
+    assert row.accuracy["mean"] == pytest.approx(np.mean(per_seed), abs=1e-6)
+    assert row.accuracy["per_fold"] == {
+        name: record.rows[0].accuracy["mean"] for name, record in every.items()
+    }
+    assert row.macs == every["anna"].rows[0].macs
+    assert found.test_part == {"samples": 24, "largest_class": 0.5}
+    assert "Mean over 3 folds: anna, ben, cleo." in found.notes
+    assert Comparison.load(output) == dataclasses.replace(found, models={})
+    confusion = json.loads((output / train.CONFUSION).read_text("utf-8"))["confusion"]
+    assert np.sum(confusion["separable"]) == 24
+
+
+def sized_frontier(accuracies, latency):
+    """A record of two separable and two standard nets, tested on two samples with two seeds."""
+    labels = np.array([0, 1])
+    rows, predictions = [], {"labels": labels}
+    for (conv, size), per_seed in zip(
+        [("separable", 1), ("separable", 2), ("standard", 1), ("standard", 2)],
+        accuracies,
+        strict=True,
+    ):
+        spread = {"mean": float(np.mean(per_seed)), "std": 0.0, "per_seed": list(per_seed)}
+        artifacts = {"int8": {"bytes": 10, "latency_ms": latency, "accuracy": per_seed[0]}}
+        artifacts["int8"]["seed"] = 0
+        row = SizedRow(
+            conv=conv, model="net", params=1, macs=1000 * size, accuracy=spread,
+            infer_ms={1: latency}, infer_mode={1: "xla"}, train_step_ms=latency, train_mode="xla",
+            artifacts=artifacts, size=size, val_accuracy=spread,
+        )  # fmt: skip
+        rows.append(row)
+        right = np.array([np.arange(2) < 2 * accuracy for accuracy in per_seed])
+        predictions[row.name] = np.where(right, labels, 1 - labels)
+    about = dict.fromkeys(("task", "dataset", "command", "device", "backend"), "")
+    budget = {"epochs": 1, "batch_size": 1, "seeds": [0, 1], "training_samples": 2}
+    test_part = {"samples": 2, "largest_class": 0.5}
+    return Frontier(
+        **about, versions={}, wall_seconds=1.5, budget=budget, rows=rows, test_part=test_part,
+        predictions=predictions,
+    )  # fmt: skip
+
+
+def test_the_mean_of_frontiers_has_the_mean_margin_and_all_predictions():
+    one = sized_frontier([(1, 0.5), (1, 1), (0, 0.5), (0.5, 0.5)], 1.0)
+    two = sized_frontier([(1, 1), (1, 1), (0.5, 1), (1, 0.5)], 3.0)
+    found = folds.mean_of({"one": one, "two": two, "three": two})
+    margins = [record.margin("macs").mean for record in (one, two, two)]
+    assert found.margin("macs").mean == pytest.approx(np.mean(margins), abs=1e-6)
+    assert [row.infer_ms[1] for row in found.rows] == [3.0] * 4
+    assert found.rows[0].artifacts == {"int8": {"bytes": 10, "latency_ms": 3.0, "accuracy": 1.0}}
+    assert found.test_part["samples"] == 6 and found.wall_seconds == 4.5
+    for row in found.rows:  # what was predicted gives the accuracy
+        right = found.predictions[row.name] == found.predictions["labels"]
+        np.testing.assert_allclose(right.mean(axis=1), row.accuracy["per_seed"], atol=1e-6)
+        assert list(row.accuracy["per_fold"]) == ["one", "two", "three"]

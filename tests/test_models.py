@@ -160,6 +160,7 @@ SMALL = [
     (models.sep_cnn, (11,), (None,), {"vocabulary_size": 50, "embedding": 8, "width": 0.1}),
     (models.region_cnn, (11,), (None,), {"vocabulary_size": 50, "embedding": 8}),
     (models.mobilenet_3d, (9, 20, 17, 1), (None, None, None, 1), {"width": 0.1}),
+    (models.keyword_resnet, (25, 12, 1), (None, None, 1), {"width": 0.25}),
     (models.separable_resnet, (20, 33, 3), (None, None, 3), {"width": 0.25, "depth": 0.5}),
     (models.separable_resnet, (9, 20, 17, 1), (None, None, None, 1), {"width": 0.25}),
 ]
@@ -300,7 +301,11 @@ def test_bc_resnet_refuses_frequencies_that_its_bands_do_not_divide():
 @both_forms
 @pytest.mark.parametrize(
     ("make", "shape", "how"),
-    [(models.ds_cnn, (49, 10, 1), {"width": 0.25}), (models.matchboxnet, (49, 12), {"width": 0.1})],
+    [
+        (models.ds_cnn, (49, 10, 1), {"width": 0.25}),
+        (models.keyword_resnet, (49, 12, 1), {"width": 0.25}),
+        (models.matchboxnet, (49, 12), {"width": 0.1}),
+    ],
 )
 def test_causal_nets_of_sounds_give_their_logits_chunk_by_chunk(make, shape, how, conv):
     model = make(shape, 4, conv=conv, padding="causal", **how)

@@ -29,7 +29,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -76,7 +76,7 @@ def load(
     name: str = DEFAULT,
     *,
     folder: str | os.PathLike | None = None,
-    speaker_independent: bool = False,
+    held_out: str | None = None,
     limit: int | None = None,
     seconds: float = 1.0,
     cache: str | os.PathLike | None = None,
@@ -87,8 +87,8 @@ def load(
     Args:
         name: "mini", "fsdd" or "speech_commands". Not used if `folder` is given.
         folder: Your own recordings (see the top of this file).
-        speaker_independent: For "fsdd": whether to hold out whole speakers, rather than takes of
-            each speaker.
+        held_out: For "fsdd": the speaker of the test part, one of `fsdd_speakers()`. Some takes of
+            the others are the validation part. By default, some takes of each speaker are held out.
         limit: The maximum number of training clips, with the words in proportion.
         seconds: Length of a clip. Shorter ones are padded on both sides, longer ones are cropped.
         cache: Folder for spectrograms. By default one for all runs of this user.
@@ -106,7 +106,7 @@ def load(
     expect(0.1 <= seconds <= LONGEST, expected, seconds)
     if folder is None:
         expect(name in SOURCES, f"`name` must be one of {', '.join(SOURCES)}", repr(name))
-        made = SOURCES[name](speaker_independent, seed)
+        made = SOURCES[name](held_out, seed)
     else:
         expected = "`folder` must be an existing folder of recordings"
         path = existing(folder, expected)
@@ -270,7 +270,7 @@ def _compute(clips: Sequence[Clip], settings: Settings) -> dict[str, np.ndarray]
 # Corpora
 
 
-def _mini(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
+def _mini(held_out: str | None, seed: int) -> tuple[list[Clip], int, str]:
     folder = Path(__file__).parent / "mini"
     about = json.loads((folder / "clips.json").read_text("utf-8"))
     soundfile = require("soundfile")
@@ -290,30 +290,51 @@ def _mini(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
     )
 
 
-def _fsdd(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
-    pattern = re.compile(r"recordings/(\d)_([^_/]+)_(\d+)\.wav$")
+FSDD_FILE = re.compile(r"recordings/(\d)_([^_/]+)_(\d+)\.wav$")
+
+
+def _fsdd_files() -> dict[str, tuple[str, str, str, Source]]:
+    """Path to digit, speaker, index and content of each recording."""
     found = {
-        path: (*pattern.search(path).groups(), source)
+        path: (*FSDD_FILE.search(path).groups(), source)
         for path, source in _files(
-            "free-spoken-digit-dataset", "the Free Spoken Digit Dataset", pattern.search
+            "free-spoken-digit-dataset", "the Free Spoken Digit Dataset", FSDD_FILE.search
         )
     }
-    speakers = sorted({speaker for _, speaker, _, _ in found.values()})
     expect(len(found) > 0, "The corpus must hold recordings/DIGIT_SPEAKER_INDEX.wav", "none")
-    expected = "The corpus must have three speakers, to hold two of them out"
-    expect(not speaker_independent or len(speakers) > 2, expected, speakers)
+    return found
+
+
+def fsdd_speakers() -> list[str]:
+    """The speakers of the Free Spoken Digit Dataset, each of which can be held out."""
+    return _speakers(_fsdd_files())
+
+
+def _speakers(found: Mapping[str, tuple[str, str, str, Source]]) -> list[str]:
+    speakers = sorted({speaker for _, speaker, _, _ in found.values()})
+    expected = "The corpus must have two speakers, to hold one of them out"
+    expect(len(speakers) > 1, expected, speakers)
+    return speakers
+
+
+def _fsdd(held_out: str | None, seed: int) -> tuple[list[Clip], int, str]:
+    found = _fsdd_files()
+    if held_out is not None:
+        speakers = _speakers(found)
+        expected = f"`held_out` must be one of {', '.join(speakers)}"
+        expect(held_out in speakers, expected, repr(held_out))
     clips = []
     for path, (digit, speaker, index, source) in sorted(found.items()):
-        if speaker_independent:
-            part = {speakers[-1]: "test", speakers[-2]: "val"}.get(speaker, "train")
-        else:
+        if held_out is None:
             part = "test" if int(index) < 5 else "val" if int(index) < 10 else "train"
+        else:
+            part = "test" if speaker == held_out else "val" if int(index) < 5 else "train"
         clips.append(Clip(path, digit, part, source))
-    split = f"{speakers[-1]} held out for testing" if speaker_independent else "official split"
+    split = f"{held_out} held out for testing" if held_out else "official split"
     return clips, 8_000, f"Free Spoken Digit Dataset, {split}; CC BY-SA 4.0"
 
 
-def _speech_commands(speaker_independent: bool, seed: int) -> tuple[list[Clip], int, str]:
+def _speech_commands(held_out: str | None, seed: int) -> tuple[list[Clip], int, str]:
     files: dict[str, Source] = {}
     lists: dict[str, set[str]] = {}
     part_of = {name: part for part, name in LISTS.items()}

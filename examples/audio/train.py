@@ -21,7 +21,7 @@ continue an interrupted run.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,23 +31,29 @@ import numpy as np
 
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
-from examples.audio import data, features
+from examples.audio import augment, data, features, folds
 from examples.nets import Experiment, compare_nets
 from examples.sources import printable
 from sepconv_layers import Comparison, Frontier, Search, export, files, models, streaming
 
-NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
-CAUSAL = NETS[:2]
+NETS = ("ds_cnn", "keyword_resnet", "matchboxnet", "bc_resnet")
+CAUSAL = NETS[:3]
+# Kernels of keyword_resnet, over time and frequency. In a standard net, the MACs of longer ones are
+# better spent on channels.
+KERNEL_SIZES = {"separable": (5, 3), "standard": (3, 3)}
 SPACE = {"width": (0.25, 2.0), "mfcc": [True, False]}  # of --search
 OPTIONS: dict[str, Any] = {  # of `train` and `convert`
     "datasets": data.SOURCES,
     "default": data.DEFAULT,
     "own_data": ("FOLDER", "a folder of recordings"),
-    "epochs": "5 for mini, else 20",
+    "epochs": "5 for mini, 60 with --speaker-independent, else 20",
 }
-EPOCHS = {"mini": 5}
+SPEAKERS = "fsdd_speakers"  # the name of results with whole speakers held out
+# A net that has few speakers to learn from needs variations of them, and time to learn these.
+EPOCHS = {"mini": 5, SPEAKERS: 60}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 1e-2
+CONFUSION = "confusion.json"
 
 
 def build(
@@ -73,9 +79,11 @@ def build(
     make: dict[str, Any] = {"classes": classes, "conv": conv, "width": width}
     if net in CAUSAL:
         make["padding"] = "causal" if causal else "same"
-    if net == "ds_cnn":
+    if net == "keyword_resnet":
+        make["kernel_size"] = KERNEL_SIZES[conv]
+    if net in ("keyword_resnet", "ds_cnn"):
         x = keras.layers.Reshape((frames, bands, 1))(x)
-        x = models.ds_cnn((frames, bands, 1), dropout=0.2, **make)(x)
+        x = getattr(models, net)((frames, bands, 1), dropout=0.2, **make)(x)
     elif net == "matchboxnet":
         x = models.matchboxnet((frames, bands), **make)(x)
     else:
@@ -85,23 +93,29 @@ def build(
     return keras.Model(inputs, x, name=net)
 
 
-def prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Experiment:
-    """Loads the clips that the options name, and returns nets for them and their recipe."""
-    if arguments.speaker_independent and arguments.dataset != "fsdd":
-        parser.error("--speaker-independent is a split of --dataset fsdd")
+def prepare(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, held_out: str | None = None
+) -> Experiment:
+    """Loads the clips that the options name, and returns nets for them and their recipe.
+
+    Args:
+        parser: The parser of the options, for its messages.
+        arguments: The parsed options.
+        held_out: The speaker of the test part, of `fsdd`.
+    """
     if arguments.causal and arguments.net not in CAUSAL:
-        parser.error(f"--causal is for {' and '.join(CAUSAL)}, not for {arguments.net}")
+        parser.error(f"--causal is for {', '.join(CAUSAL)}, not for {arguments.net}")
     if arguments.mfcc and arguments.net == "bc_resnet":
-        parser.error("--mfcc is for ds_cnn and matchboxnet, not for bc_resnet, which takes bands")
+        parser.error("--mfcc is not for bc_resnet, which takes bands")
     with command_line.user_errors(parser, folder="--data"):
         dataset = data.load(
             arguments.dataset or data.DEFAULT,
             folder=arguments.data,
-            speaker_independent=arguments.speaker_independent,
+            held_out=held_out,
             limit=arguments.limit,
             seconds=arguments.seconds,
         )
-    name = dataset.name + "_speakers" * arguments.speaker_independent
+    name = SPEAKERS if held_out else dataset.name
     spectrograms, classes, settings = dataset.train[0], dataset.classes, dataset.settings
     details = f" of {settings.seconds:g} s at {settings.sample_rate:,} Hz"
     print(dataset.summary("clips", f"{details}, words: {', '.join(classes)}"))
@@ -113,10 +127,13 @@ def prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> E
         mfcc=arguments.mfcc,
         causal=arguments.causal,
     )
+    varied = arguments.vary_speakers
+    if varied is None:
+        varied = held_out is not None
     training = {
         "learning_rate": LEARNING_RATE,
         "label_smoothing": 0.1,
-        "augmentation": features.augmentation(spectrograms),
+        "augmentation": augment.augmentation(spectrograms, varied),
         "task": "Keyword spotting",
     }
     return Experiment(name, dataset, net, EPOCHS.get(name, DEFAULT_EPOCHS), training)
@@ -127,16 +144,52 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    words = prepare(parser, arguments)
+    if not arguments.speaker_independent:
+        words = prepare(parser, arguments)
+        return train_nets(words, arguments, argv)
+    if arguments.dataset != "fsdd":
+        parser.error("--speaker-independent is a split of --dataset fsdd")
+    if arguments.search:
+        parser.error("--search needs one split of the data, not --speaker-independent")
+    with command_line.user_errors(parser):
+        speakers = data.fsdd_speakers()
+    output = arguments.output or command_line.default_output("audio", SPEAKERS)
+    folders = {speaker: output / f"fold-{speaker}" for speaker in speakers}
+
+    def train_fold(speaker: str, folder: Path) -> Any:
+        return train_nets(prepare(parser, arguments, speaker), arguments, argv, folder)
+
+    found = folds.cross_validate(folders, train_fold, output)
+    if isinstance(found, Comparison):
+        confusion, classes = confusion_of_folds(folders.values())
+        save_confusion(confusion, classes, output)
+    print(f"\n{found}\n\nSaved in {printable(str(output))}, and each fold in a folder of it.")
+    return found
+
+
+def train_nets(
+    words: Experiment,
+    arguments: argparse.Namespace,
+    argv: Sequence[str],
+    output: Path | None = None,
+) -> Comparison | Frontier | Search:
+    """Trains the nets on one split of the data.
+
+    Args:
+        words: The clips, nets for them and their recipe.
+        arguments: The parsed options.
+        argv: The options as they were given, for the record.
+        output: The folder of the results, if it is not that of the options.
+    """
     dataset = words.data
     options = command_line.compare_options(
         arguments, argv, example="audio", dataset=words.name, epochs=words.epochs
     )
+    options["output"] = output = output or options["output"]
     found = compare_nets(words.build, dataset, arguments, {**options, **words.training}, SPACE)
     if not isinstance(found, Comparison):
         return found
     spectrograms, classes, settings = dataset.train[0], dataset.classes, dataset.settings
-    output = options["output"]
     front = features.front_end(settings)
     for conv, model in found.models.items():
         save_for_waveforms(front, model, dataset, output / f"{conv}-waveform.keras")
@@ -230,12 +283,21 @@ def confusion_of(model: keras.Model, dataset: data.Dataset) -> list[list[int]]:
     return counts.tolist()
 
 
+def confusion_of_folds(folders: Iterable[Path]) -> tuple[dict[str, list[list[int]]], list[str]]:
+    """Returns the sums of the confusion matrices in these folders, and the words."""
+    saved = [json.loads((folder / CONFUSION).read_text("utf-8")) for folder in folders]
+    return {
+        conv: np.sum([fold["confusion"][conv] for fold in saved], axis=0).tolist()
+        for conv in saved[0]["confusion"]
+    }, saved[0]["classes"]
+
+
 def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> None:
     """Writes the confusion matrices as data and as a picture."""
     from matplotlib.figure import Figure
 
     text = json.dumps({"classes": classes, "confusion": confusion}, indent=1)
-    files.write_text(output / "confusion.json", text + "\n")
+    files.write_text(output / CONFUSION, text + "\n")
     figure = Figure(figsize=(4.5 * len(confusion), 4.5), layout="constrained")
     panels = figure.subplots(1, len(confusion), squeeze=False)[0]
     for axes, (conv, counts) in zip(panels, confusion.items(), strict=True):
@@ -254,18 +316,24 @@ def save_confusion(confusion: dict, classes: Sequence[str], output: Path) -> Non
 def make_parser() -> argparse.ArgumentParser:
     parser = command_line.training_parser("audio", __doc__, **OPTIONS, searched=SPACE)
     add_options(parser)
+    speakers = "the mean over the speakers of fsdd, each of which is held out once"
+    parser.add_argument("--speaker-independent", action="store_true", help=speakers)
     return parser
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of clips and of nets for them."""
-    speakers = "hold out whole speakers of fsdd"
-    parser.add_argument("--speaker-independent", action="store_true", help=speakers)
-    parser.add_argument("--net", choices=NETS, default="ds_cnn", help="default: ds_cnn")
+    parser.add_argument("--net", choices=NETS, default=NETS[0], help=f"default: {NETS[0]}")
     parser.add_argument(
         "--mfcc",
         action=argparse.BooleanOptionalAction,
         help="10 coefficients in place of log-mel bands; default: for ds_cnn",
+    )
+    parser.add_argument(
+        "--vary-speakers",
+        action=argparse.BooleanOptionalAction,
+        help="vary rate, vocal tract, level and microphone in training, which takes more epochs; "
+        "default: with --speaker-independent",
     )
     parser.add_argument("--causal", action="store_true", help="convolutions do not look ahead")
     seconds = "length of a clip; default: 1"

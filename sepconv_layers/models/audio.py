@@ -1,4 +1,4 @@
-"""Keyword spotting on spectrograms: DS-CNN, MatchboxNet and BC-ResNet, and their twins."""
+"""Keyword spotting on spectrograms: published nets, one with long kernels, and their twins."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +15,10 @@ from sepconv_layers.models.classifier import (
 )
 
 SEPARABLE = {"separable": blocks.SeparableConvBlock2D, "standard": blocks.ConvBlock2D}
+RESIDUAL_2D = {
+    "separable": blocks.ResidualSeparableConvBlock2D,
+    "standard": blocks.ResidualConvBlock2D,
+}
 RESIDUAL = {
     "separable": blocks.ResidualSeparableConvBlock1D,
     "standard": blocks.ResidualConvBlock1D,
@@ -86,6 +90,84 @@ def ds_cnn(
         x = block(filters, 3, 1 if i else strides, padding, name=f"block_{i}")(x)
     name = name or f"ds_cnn_{size}"
     return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name)
+
+
+# Filters and strides of the stem; then filters, strides and number of blocks of each stage.
+KEYWORD_RESNET = (
+    (16, (2, 2)),
+    (
+        (24, (1, 1), 1),
+        (32, (1, 2), 2),
+        (64, (2, 2), 3),
+    ),
+)
+
+
+def keyword_resnet(
+    input_shape: Sequence[int | None] = (49, 40, 1),
+    classes: int = 12,
+    conv: str = "separable",
+    width: float = 1.0,
+    kernel_size: int | Sequence[int] = (5, 3),
+    include_top: bool = True,
+    pooling: str | None = None,
+    dropout: float = 0.2,
+    padding: str = "same",
+    name: str | None = None,
+) -> keras.Model:
+    """A residual net for spectrograms, with kernels that are long in time and few early channels.
+
+    It is no published net. It takes log-mel bands, keeps their resolution where there are few
+    channels, and halves it where there are more. Blocks that keep the shape of their input add it
+    to their output.
+
+    Args:
+        input_shape: Shape of a spectrogram: `(time, frequency, 1)`, or channels first if the Keras
+            configuration says so. Time and frequency may be `None`.
+        classes: Number of classes.
+        conv: `"separable"`, or `"standard"` for the twin.
+        width: Width multiplier of all layers.
+        kernel_size: Size of the kernels after the stem: over time, and over frequency.
+        include_top: Whether to pool and classify. Otherwise the output is the last feature map.
+        pooling: Pooling of the features without a top: `None`, `"avg"` or `"max"`.
+        dropout: Dropout rate of the pooled features.
+        padding: `"same"`, or `"causal"` for a net that can stream (`streaming.to_streaming`).
+        name: Name of the model.
+
+    Returns:
+        A model from spectrograms to logits, or to features with `include_top=False`.
+
+    Raises:
+        ValueError: If an argument is invalid.
+
+    Example:
+        >>> from sepconv_layers import models
+        >>> models.keyword_resnet((98, 40, 1), classes=10, width=0.5).output_shape
+        (None, 10)
+    """
+    first, block = lookup(SEPARABLE, conv, "conv"), RESIDUAL_2D[conv]
+    width = positive_number(width, "width")
+    padding = lookup(PADDING, padding, "padding")
+    (filters, strides), stages = KEYWORD_RESNET
+    inputs = keras.Input(
+        check_input_shape(input_shape, ("time", "frequency", "channels")), name="spectrograms"
+    )
+    x = blocks.ConvBlock2D(_scaled(filters, width), 3, strides, padding, name="stem")(inputs)
+    for stage, (filters, strides, number) in enumerate(stages):
+        shared: dict[str, Any] = {
+            "filters": _scaled(filters, width),
+            "kernel_size": kernel_size,
+            "padding": padding,
+        }
+        x = first(strides=strides, name=f"stage_{stage}_0", **shared)(x)
+        for i in range(1, number):
+            x = block(repeats=1, name=f"stage_{stage}_{i}", **shared)(x)
+    name = name or "keyword_resnet"
+    return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name)
+
+
+def _scaled(filters: int, width: float) -> int:
+    return max(1, round(filters * width))
 
 
 MATCHBOXNET_KERNELS = (13, 15, 17)
