@@ -57,8 +57,8 @@ def separable_resnet(
             All sizes but the number of channels may be `None`.
         classes: Number of classes.
         conv: `"separable"`, or `"standard"` for the twin.
-        width: Width multiplier of all layers. Numbers of filters are rounded to multiples of 8, and of 4
-            for volumes.
+        width: Width multiplier of all layers. Numbers of filters are rounded to multiples of 8, and
+            of 4 for volumes.
         depth: Factor on the number of blocks of each stage, which is rounded, to at least one.
         kernel_size: Size of the kernels after the stem: one integer, or one per spatial dimension.
         stem_strides: Strides of the stem. A larger stride has a kernel of the same size.
