@@ -22,6 +22,7 @@ IMPORTS: dict[str, set[str]] = {
     "arguments": set(),
     "extras": set(),
     "files": set(),
+    "sources": set(),
     "tables": set(),
     "timing": set(),
     "checkpoint": {"files"},
@@ -47,7 +48,8 @@ IMPORTS: dict[str, set[str]] = {
     },
     # on top
     "comparison": {
-        *("arguments", "checkpoint", "cost", "export", "extras", "files", "tables", "timing"),
+        *("arguments", "checkpoint", "cost", "export", "extras", "files", "sources", "tables"),
+        "timing",
     },
     "cli": {"comparison", "convert", "cost", "export", "files", "tables", "timing", "twins"},
 }
