@@ -6,7 +6,7 @@ if it were one. Data are a source or a structure of sources, as a model takes it
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -85,6 +85,29 @@ def is_indexed(data: Any) -> bool:
     if isinstance(data, str | bytes) or getattr(data, "shape", None) == ():
         return False
     return hasattr(data, "__len__") and hasattr(data, "__getitem__") and not comes_in_batches(data)
+
+
+def is_by_sample(data: Any) -> bool:
+    """Whether data are read by index where they could also be batches to iterate over."""
+    return all(
+        is_indexed(leaf)
+        and (_is_array(leaf) or not isinstance(leaf, Iterable) or _is_of_libraries(leaf))
+        for leaf in keras.tree.flatten(data)
+    )
+
+
+def in_turn(data: Any, batch_size: int, inputs: int) -> Iterator[Any]:
+    """Yields the inputs of a model, batch by batch.
+
+    Args:
+        data: A structure of sources. A data set may have labels and sample weights, too.
+        batch_size: Number of samples in a batch.
+        inputs: Number of inputs of the model.
+    """
+    for start in range(0, count_of(data), batch_size):
+        batch = take(data, slice(start, start + batch_size))
+        has_labels = isinstance(data, Samples) and len(keras.tree.flatten(batch)) != inputs
+        yield keras.utils.unpack_x_y_sample_weight(batch)[0] if has_labels else batch
 
 
 def array_of(leaf: Any) -> np.ndarray:
@@ -203,7 +226,7 @@ def _source_of(leaf: Any, name: str) -> Any:
 
 def _reader_of(data: Any, name: str) -> Callable[[np.ndarray], Any]:
     """A function that reads the samples of rising indices."""
-    if hasattr(data, "shape") and hasattr(data, "dtype"):
+    if _is_array(data):
         return _of_array(data)
     probe = np.arange(min(PROBED, len(data)))
     one_by_one, together = _one_by_one(data), _together(data)
@@ -211,7 +234,7 @@ def _reader_of(data: Any, name: str) -> Callable[[np.ndarray], Any]:
         expected = keras.tree.flatten(one_by_one(probe))
     except Exception as error:  # any type: data sets can raise anything
         expected, problem = None, error
-    if expected is not None and LIBRARIES & {library for library, _ in _classes_of(data)}:
+    if expected is not None and _is_of_libraries(data):
         return one_by_one
     try:
         found = keras.tree.flatten(together(probe))
@@ -281,6 +304,14 @@ def _as_fit_takes(batch: Any) -> Any:
 def _classes_of(data: Any) -> set[tuple[str, str]]:
     """The libraries and the names of a class and of its bases."""
     return {(cls.__module__.partition(".")[0], cls.__name__) for cls in type(data).__mro__}
+
+
+def _is_array(data: Any) -> bool:
+    return hasattr(data, "shape") and hasattr(data, "dtype")
+
+
+def _is_of_libraries(data: Any) -> bool:
+    return bool(LIBRARIES & {library for library, _ in _classes_of(data)})
 
 
 def _kind(data: Any) -> str:

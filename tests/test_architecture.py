@@ -39,7 +39,7 @@ IMPORTS: dict[str, set[str]] = {
     "twins": {"blocks", "class_table", "graph_edit", "layers"},
     "convert": {
         *("arguments", "blocks", "checkpoint", "class_table", "cost", "extras", "files"),
-        *("graph_edit", "layers", "ops", "tables", "twins"),
+        *("graph_edit", "layers", "ops", "sources", "tables", "twins"),
     },
     "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops"},
     "quantize": {"arguments", "class_table", "convert", "graph_edit", "layers"},
