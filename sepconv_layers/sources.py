@@ -96,18 +96,23 @@ def is_by_sample(data: Any) -> bool:
     )
 
 
-def in_turn(data: Any, batch_size: int, inputs: int) -> Iterator[Any]:
-    """Yields the inputs of a model, batch by batch.
+def inputs_at(data: Any, index: slice, inputs: int) -> Any:
+    """Reads inputs of a model.
 
     Args:
         data: A structure of sources. A data set may have labels and sample weights, too.
-        batch_size: Number of samples in a batch.
+        index: The samples.
         inputs: Number of inputs of the model.
     """
+    batch = take(data, index)
+    has_labels = isinstance(data, Samples) and len(keras.tree.flatten(batch)) != inputs
+    return keras.utils.unpack_x_y_sample_weight(batch)[0] if has_labels else batch
+
+
+def in_turn(data: Any, batch_size: int, inputs: int) -> Iterator[Any]:
+    """Yields the inputs of a model, batch by batch, as `inputs_at` reads them."""
     for start in range(0, count_of(data), batch_size):
-        batch = take(data, slice(start, start + batch_size))
-        has_labels = isinstance(data, Samples) and len(keras.tree.flatten(batch)) != inputs
-        yield keras.utils.unpack_x_y_sample_weight(batch)[0] if has_labels else batch
+        yield inputs_at(data, slice(start, start + batch_size), inputs)
 
 
 def array_of(leaf: Any) -> np.ndarray:

@@ -42,9 +42,10 @@ IMPORTS: dict[str, set[str]] = {
         *("graph_edit", "layers", "ops", "sources", "tables", "twins"),
     },
     "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops"},
-    "quantize": {"arguments", "class_table", "convert", "graph_edit", "layers"},
+    "quantize": {"arguments", "class_table", "convert", "graph_edit", "layers", "sources"},
     "export": {
         *("arguments", "convert", "cost", "extras", "files", "graph_edit", "ops", "quantize"),
+        "sources",
     },
     # on top
     "comparison": {

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from sepconv_layers import compare, sources
+from sepconv_layers import compare, convert, export, quantize, sources
 from sepconv_layers.comparison.data import Epoch
+from sepconv_layers.quantize.insertion import ranges_of
 from sepconv_layers.sources import Batches, digest_of, shapes_of, sources_of, take
 from tests.backends import BACKEND, the_same_everywhere
 from tests.test_comparison import no_training, without_timing
@@ -245,6 +246,62 @@ def test_the_labels_of_a_data_set_are_those_of_the_part(of_an_array, tmp_path):
     assert_same(weights_and_record(pairs, tmp_path), of_an_array)
     with pytest.raises(ValueError, match="labels of the 'train' part must be those.*beside"):
         compare_tiny(pairs, (Y + 1) % CLASSES)
+
+
+# Conversion, quantization and export
+
+
+def make_net():
+    keras.utils.set_random_seed(0)
+    stages = [layers.Conv1D(4, 3, name="conv"), layers.ReLU(), layers.GlobalAveragePooling1D()]
+    return keras.Sequential([keras.Input(SHAPE), *stages, layers.Dense(CLASSES)])
+
+
+PAIRS = pytest.mark.parametrize(
+    "data",
+    [Indices(), OneByOne(change=lambda sample: (sample, sample.sum()))],
+    ids=["inputs", "inputs with labels"],
+)
+
+
+@PAIRS
+def test_conversion_and_distillation_of_data_by_index(data):
+    def weights(data):
+        teacher = make_net()
+        student, _ = convert.to_separable(teacher, data=data)
+        arguments = {"epochs": 2, "batch_size": 9, "verbose": 0, "jit_compile": False}
+        history = convert.distill(student, teacher, data, features=["conv"], **arguments)
+        return [*student.get_weights(), *history["loss"]]
+
+    for ours, theirs in zip(weights(data), weights(X), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+@PAIRS
+def test_ranges_of_data_by_index(data):
+    def ranges(data):
+        found = ranges_of(quantize.aware(make_net(), calibration=data))
+        return [layer.get_weights() for layer in found]
+
+    np.testing.assert_allclose(ranges(data), ranges(X), rtol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="LiteRT files need it")
+@pytest.mark.parametrize("form", ["memory-mapped", "hdf5", "one by one", "torch"])
+def test_files_are_calibrated_by_index(form, tmp_path, monkeypatch):
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.setattr("sepconv_layers.export.litert.LARGEST_SAMPLE", 10)  # several pieces
+
+    net = make_net()
+
+    def content(data):
+        export.to_litert(net, tmp_path / "net.tflite", "int8", calibration=data)
+        return (tmp_path / "net.tflite").read_bytes()
+
+    assert content(FORMS[form](tmp_path)) == content([X[:10], X[10:20], X[20:]])
+
+
+# What is refused
 
 
 def a_generator(*_):

@@ -1,5 +1,6 @@
 """Exports models to LiteRT files for phones and microcontrollers, quantized or not."""
 
+import math
 import os
 import tempfile
 import warnings
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from sepconv_layers import sources
 from sepconv_layers.export.artifact import TOLERANCE, Artifact, Runner, export_checked, latency_ms
 from sepconv_layers.export.checks import check_arguments
 from sepconv_layers.export.errors import check_no_loops, conversion_error
@@ -57,7 +59,8 @@ def to_litert(
             channel, and int8 activations. Operators without an int8 kernel stay in float32.
         calibration: For `"int8"`, about a hundred typical inputs, which set the range of each
             activation: a batch, or an iterable of batches. A batch is an array, or a list or
-            dictionary of arrays for several inputs. A model of `quantize.aware` has learned its
+            dictionary of arrays for several inputs. Arrays on disk and data sets with `len` and
+            `[indices]` are read piece by piece. A model of `quantize.aware` has learned its
             ranges: it needs `"int8"` and takes no calibration.
         sample: A batch of inputs to run the artifact with, one by one. Where the model has open
             sizes, the file gets the sample's. By default samples of the calibration, or random
@@ -176,14 +179,24 @@ def _check_calibration(model: keras.Model, quantize: str | None, calibration: An
         )
 
 
-def calibration_batches(model: keras.Model, calibration: Any) -> list[Arrays]:
+def calibration_batches(model: keras.Model, calibration: Any) -> Sequence[Arrays]:
     """Returns the batches of the calibration, each as a list of arrays."""
-    is_several = isinstance(calibration, list | tuple) and len(model.inputs) > 1
-    if (
+    is_list = isinstance(calibration, list | tuple)
+    is_batch = (
         hasattr(calibration, "shape")
         or isinstance(calibration, dict)
-        or (is_several and all(hasattr(array, "shape") for array in calibration))
-    ):
+        or (
+            is_list
+            and len(model.inputs) > 1
+            and all(hasattr(each, "shape") for each in calibration)
+        )
+    )
+    if (is_batch or not is_list) and sources.is_by_sample(calibration):
+        data = sources.sources_of(calibration, "The `calibration` argument")
+        lengths = {len(source) for source in keras.tree.flatten(data)}
+        if len(lengths) == 1 and 0 not in lengths:
+            return _Pieces(model, data)
+    if is_batch:
         calibration = [calibration]
     elif not isinstance(calibration, Iterable):
         raise ValueError(
@@ -194,6 +207,24 @@ def calibration_batches(model: keras.Model, calibration: Any) -> list[Arrays]:
     if not batches:
         raise ValueError("The `calibration` argument must hold inputs. Received: no batch.")
     return batches
+
+
+class _Pieces(Sequence[Arrays]):
+    """Batches of data that are read by index, when they are needed."""
+
+    def __init__(self, model: keras.Model, data: Any) -> None:
+        self.model, self.data = model, data
+        self[0]  # an early error if the data do not fit the model
+
+    def __len__(self) -> int:
+        return math.ceil(sources.count_of(self.data) / LARGEST_SAMPLE)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self):
+            raise IndexError
+        part = slice(index * LARGEST_SAMPLE, (index + 1) * LARGEST_SAMPLE)
+        inputs = sources.inputs_at(self.data, part, len(self.model.inputs))
+        return sample_for(self.model, inputs, "calibration")
 
 
 def converted(

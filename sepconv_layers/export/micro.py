@@ -90,8 +90,7 @@ def to_micro(
         folder: The folder to write. An older export there is replaced only if the new one passes
             the check, `main.cc` included, and other files in it stay.
         calibration: About a hundred typical inputs, which set the range of each activation: a
-            batch, or an iterable of batches. A batch is an array, or a list or dictionary of arrays
-            for several inputs.
+            batch, or an iterable of batches, as for `to_litert`.
         sample: A batch of inputs to run the file with. Where the model has open sizes, the file
             gets the sample's. By default the first 32 samples of the calibration.
         labels: Names of the classes, in the order of the outputs.
