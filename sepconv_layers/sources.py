@@ -1,11 +1,12 @@
 """Samples that are read by index: arrays in memory or on disk, and data sets of other libraries.
 
-A source is a NumPy array, mapped into memory or not, or a `Samples`, which reads anything else as
-if it were one. Data are a source or a structure of sources, as a model takes its inputs.
+A source is a NumPy array in memory, or a `Samples`, which reads anything else as if it were one.
+Data are a source or a structure of sources, as a model takes its inputs.
 """
 
 import hashlib
 import math
+import mmap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ FORMS = (
 
 
 def sources_of(data: Any, name: str) -> Any:
-    """Returns data with a source in place of each leaf. NumPy arrays stay as they are.
+    """Returns data with a source in place of each leaf. NumPy arrays in memory stay as they are.
 
     Args:
         data: A structure of arrays and data sets.
@@ -208,7 +209,8 @@ class Batches(keras.utils.PyDataset):
 def _source_of(leaf: Any, name: str) -> Any:
     if keras.ops.is_tensor(leaf):  # not all of them take arrays of indices
         leaf = keras.ops.convert_to_numpy(leaf)
-    if isinstance(leaf, Samples) or (isinstance(leaf, np.ndarray) and leaf.ndim):
+    is_array = isinstance(leaf, np.ndarray) and leaf.ndim
+    if isinstance(leaf, Samples) or (is_array and not _is_file(leaf)):
         return leaf
     if is_indexed(leaf):
         return Samples(leaf, name)
@@ -231,6 +233,8 @@ def _source_of(leaf: Any, name: str) -> Any:
 
 def _reader_of(data: Any, name: str) -> Callable[[np.ndarray], Any]:
     """A function that reads the samples of rising indices."""
+    if _is_file(data):
+        return _of_file(data)
     if _is_array(data):
         return _of_array(data)
     probe = np.arange(min(PROBED, len(data)))
@@ -255,6 +259,17 @@ def _reader_of(data: Any, name: str) -> Callable[[np.ndarray], Any]:
     else:
         is_same = len(found) == len(expected) and all(map(np.array_equal, found, expected))
     return together if is_same else one_by_one
+
+
+def _of_file(data: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Reads a file that is mapped into memory, and lets go of its pages: they would add up."""
+
+    def read(rising: np.ndarray) -> np.ndarray:
+        found = np.asarray(data[rising])  # a copy
+        data._mmap.madvise(mmap.MADV_DONTNEED)  # they stay in the cache of the system
+        return found
+
+    return read
 
 
 def _of_array(data: Any) -> Callable[[np.ndarray], np.ndarray]:
@@ -313,6 +328,13 @@ def _classes_of(data: Any) -> set[tuple[str, str]]:
 
 def _is_array(data: Any) -> bool:
     return hasattr(data, "shape") and hasattr(data, "dtype")
+
+
+def _is_file(data: Any) -> bool:
+    """Whether data are a mapped file whose pages can be read again: nobody has changed them."""
+    is_read_only = isinstance(data, np.memmap) and data.mode == "r"
+    is_mapped = getattr(data, "_mmap", None) is not None
+    return is_read_only and is_mapped and hasattr(mmap, "MADV_DONTNEED")
 
 
 def _is_of_libraries(data: Any) -> bool:

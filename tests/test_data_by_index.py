@@ -1,6 +1,7 @@
 """Data that are read by index: each form gives what an array gives, and no form is read at once."""
 
 import hashlib
+from pathlib import Path
 from unittest import mock
 
 import keras
@@ -105,6 +106,20 @@ def test_samples_are_those_of_an_array_in_any_order(form, tmp_path):
 
 def test_arrays_are_not_copied():
     assert sources_of({"a": X}, "`data`")["a"] is X
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_a_mapped_file_does_not_stay_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PIECE_BYTES", 2**20)
+
+    def mapped_kb():
+        return int(Path("/proc/self/status").read_text().split("RssFile:")[1].split()[0])
+
+    array = in_file("npy", tmp_path, np.ones((4096, 4096), "int8"))
+    found, before = sources_of(array, "`data`"), mapped_kb()
+    digest_of(found)
+    assert mapped_kb() - before < 2**11
+    assert array.sum(dtype="int64") == 2**24 and mapped_kb() - before > 2**13
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "U3", object])

@@ -67,8 +67,11 @@ def compare(
         build: `build(conv)` returns a new model that outputs logits. It is called for every seed,
             after `keras.utils.set_random_seed(seed)`, and for throw-away models to check and time.
         data: Object or mapping with `train`, `val` and `test`, each a pair of inputs (an array, or
-            a structure of arrays) and integer labels. It may also have `classes`: their names or
-            their number, by default the largest label plus 1.
+            a structure of arrays) and integer labels. Arrays may be mapped files, HDF5 or zarr
+            arrays, map-style data sets of PyTorch or Grain, or whatever else has `len` and
+            `[indices]`: they are read batch by batch. If it has a method `digest`, what that
+            returns stands for the contents, which are hashed otherwise. `data` may also
+            have `classes`: their names or their number, by default the largest label plus 1.
         convs: The nets: "separable", "standard", "standard-narrow".
         epochs: Number of passes over the training part.
         batch_size: Number of training samples per step.
