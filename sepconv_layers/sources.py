@@ -296,9 +296,7 @@ def _one_by_one(data: Any) -> Callable[[np.ndarray], Any]:
         indices = rising.tolist()
         several = getattr(data, "__getitems__", None)  # what PyTorch calls for a batch
         samples = several(indices) if several else [data[index] for index in indices]
-        return keras.tree.map_structure(
-            lambda *leaves: np.stack([*map(array_of, leaves)]), *samples
-        )
+        return keras.tree.map_structure(stacked, *samples)
 
     return read
 

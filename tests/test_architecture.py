@@ -45,7 +45,7 @@ IMPORTS: dict[str, set[str]] = {
     "quantize": {"arguments", "class_table", "convert", "graph_edit", "layers", "sources"},
     "export": {
         *("arguments", "convert", "cost", "extras", "files", "graph_edit", "ops", "quantize"),
-        "sources",
+        *("sources", "timing"),
     },
     # on top
     "comparison": {
