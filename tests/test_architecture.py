@@ -40,8 +40,8 @@ IMPORTS: dict[str, set[str]] = {
         *("arguments", "blocks", "checkpoint", "class_table", "cost", "extras", "files"),
         *("graph_edit", "layers", "ops", "tables", "twins"),
     },
-    "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops"},
     "quantize": {"arguments", "class_table", "convert", "graph_edit", "layers"},
+    "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops", "quantize"},
     "export": {
         *("arguments", "convert", "cost", "extras", "files", "graph_edit", "ops", "quantize"),
     },

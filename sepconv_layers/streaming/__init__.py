@@ -19,7 +19,10 @@ __all__ = ["RULES", "Frames", "Pace", "Stream", "Streaming", "to_streaming"]
 
 
 def to_streaming(
-    model: keras.Model, chunk_size: int | None = None, time_axis: int | None = None
+    model: keras.Model,
+    chunk_size: int | None = None,
+    time_axis: int | None = None,
+    pool_window: int | None = None,
 ) -> Streaming:
     """Returns the streaming form of a causal model, whose outputs do not depend on the chunking.
 
@@ -37,13 +40,17 @@ def to_streaming(
             number.
         time_axis: The time axis of the input. Defaults to the first axis that is neither the batch
             nor, with channels first in the Keras configuration, the channels.
+        pool_window: Number of input frames that each global pooling is over: the last ones, as an
+            endless stream of words needs it. After the first `pool_window` frames, the output is
+            that of the original model for these frames. It needs a `chunk_size`. Defaults to all
+            frames so far.
 
     Returns:
         A `Streaming`, whose `model` takes and returns the states.
 
     Raises:
-        ValueError: If a layer cannot run in chunks, an argument is invalid, or `chunk_size` is not
-            a multiple of the stride of the model in time.
+        ValueError: If a layer cannot run in chunks, an argument is invalid, or `chunk_size` is
+            not a multiple of the stride of the model in time.
 
     Example:
         >>> import keras, numpy as np
@@ -80,7 +87,14 @@ def to_streaming(
         )
     shape[time_axis] = None if chunk_size is None else positive_int(chunk_size, "chunk_size")
     chunk = keras.Input(batch_shape=shape, dtype=declared.dtype, name="chunk")
-    step = Step(chunk, time_axis, rule_of)
+    if pool_window is not None:
+        pool_window = positive_int(pool_window, "pool_window")
+        if chunk_size is None:
+            raise ValueError(
+                "The `pool_window` argument needs a `chunk_size`. Received: pool_window="
+                f"{pool_window} with chunk_size=None."
+            )
+    step = Step(chunk, time_axis, rule_of, pool_window)
     outputs = keras.tree.flatten(step.run(model, [step.chunk]))
     if chunk_size is not None and chunk_size % step.stride:
         raise ValueError(
