@@ -1,6 +1,7 @@
 """Models in chunks, in integers: streamed outputs are those of the int8 file for whole inputs."""
 
 import functools
+from importlib.util import find_spec
 
 import keras
 import numpy as np
@@ -185,3 +186,55 @@ def test_slices_that_need_the_length_are_refused(key):
     inputs = keras.Input((FRAMES, 6))
     with pytest.raises(ValueError, match="must count from both ends"):
         streaming.to_streaming(keras.Model(inputs, inputs[key] * 2.0))
+
+
+@EXPORTS
+def test_a_file_with_internal_states_runs_from_chunk_to_chunk(tmp_path):
+    aware, x = aware_model(of_keras)
+    step = step_of(of_keras, 4, FRAMES)
+    paths = [
+        export.to_litert(step.model, tmp_path / f"{states}.tflite", "int8", states=states).path
+        for states in ("explicit", "internal")
+    ]
+    explicit = export.load(paths[0])
+    expected = in_chunks(
+        lambda arrays: dict(zip(explicit.outputs, explicit(arrays), strict=True)), step, x
+    )
+    for sample, right in zip(x, expected, strict=True):
+        file = export.load(paths[1])  # with the states of the beginning
+        assert [tensor.name for tensor in file.inputs] == ["chunk"]
+        for chunk in np.split(sample[None], FRAMES // 4, 1):
+            (found,) = file(chunk)
+        np.testing.assert_array_equal(found[0], right)
+
+
+@EXPORTS
+def test_internal_states_of_a_float_model_and_their_check(tmp_path):
+    step = streaming.to_streaming(as_trained(averaged()), chunk_size=2)
+    x = np.random.default_rng(0).normal(size=(12, 2, 6)).astype("float32")
+    states = [np.zeros((12, *state.shape[1:])) for state in step.model.inputs[1:]]
+    artifact = export.to_litert(
+        step.model, tmp_path / "step.tflite", sample=[x, *states], states="internal"
+    )
+    assert artifact.max_difference < 1e-5  # of consecutive chunks from the model
+    for states, words in [("inside", "one of .*'internal'"), ("internal", "without states")]:
+        with pytest.raises(ValueError, match=f"`states`.*{words}"):
+            export.to_litert(averaged(), tmp_path / "net.tflite", states=states)
+
+
+@EXPORTS
+@pytest.mark.skipif(find_spec("tflite_micro") is None, reason="needs tflite-micro")
+def test_a_streaming_net_runs_on_microcontrollers(tmp_path):
+    net = sl.models.ds_cnn((FRAMES, 10, 1), classes=12, padding="causal")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, FRAMES, 10, 1)).astype("float32")
+    aware = quantize.aware(as_trained(net), calibration=x)
+    step = streaming.to_streaming(aware, chunk_size=2, pool_window=FRAMES)
+    for states in ("explicit", "internal"):
+        artifact = export.to_micro(step.model, tmp_path / states, states=states)
+        assert artifact.litert_steps == 0
+        assert artifact.flash_bytes < 60_000
+        assert not {"QUANTIZE", "DEQUANTIZE"} & set(artifact.operators)
+        assert artifact.macs < sl.profile(net).macs / 4  # of two frames instead of all
+        main = (artifact.path / "main.cc").read_text("utf-8")
+        assert ("MicroResourceVariables::Create(allocator, 6)" in main) == (states == "internal")

@@ -13,7 +13,7 @@ from sepconv_layers.graph_edit import is_graph
 from sepconv_layers.streaming.frames import Frames, Pace
 from sepconv_layers.streaming.rules import RULES, rule_of
 from sepconv_layers.streaming.step import Step
-from sepconv_layers.streaming.stream import Stream, Streaming
+from sepconv_layers.streaming.stream import NEW, Stream, Streaming
 
 __all__ = ["RULES", "Frames", "Pace", "Stream", "Streaming", "to_streaming"]
 
@@ -103,7 +103,7 @@ def to_streaming(
         )
     step.finish()
     new_states = [
-        keras.layers.Identity(name=f"new_{state.name}", dtype=state.dtype)(new)
+        keras.layers.Identity(name=f"{NEW}{state.name}", dtype=state.dtype)(new)
         for state, new in zip(step.states, step.new_states, strict=True)
     ]
     return Streaming(

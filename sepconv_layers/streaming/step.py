@@ -12,6 +12,7 @@ from sepconv_layers.graph_edit import clone_layer, is_graph
 from sepconv_layers.quantize.layers import FakeQuantize, FakeQuantizeKernel
 from sepconv_layers.quantize.rules import Kind, kind_of
 from sepconv_layers.streaming.frames import Frames, Signal, to_numpy
+from sepconv_layers.streaming.stream import STATE
 
 # The streaming form of a layer call: a function of the step, the layer and its arguments, with
 # signals in place of tensors, that returns a signal.
@@ -144,7 +145,7 @@ class Step:
                 f"its state has the shape {tuple(shape)}, with unknown sizes. Specify all sizes of "
                 "the model input except batch and time.",
             )
-        name = f"state_{len(self.states)}"
+        name = f"{STATE}{len(self.states)}"
         state = keras.Input(batch_shape=shape, dtype=dtype, name=name)
         self._waiting.append(len(self.states))
         self.states.append(state)
