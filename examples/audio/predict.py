@@ -93,7 +93,7 @@ def load(place: str | os.PathLike) -> tuple[keras.Model, dict]:
     path = existing(place, "The model must be a *-waveform.keras, or the folder of a run")
     if path.is_dir():
         path = net_of_run(path, "*-waveform.keras")
-    about = _about(path.with_suffix(".json"))
+    about = read_about(path.with_suffix(".json"))
     with reading_of(path):
         model = keras.saving.load_model(path)
         shapes = model.input_shape, model.output_shape
@@ -108,7 +108,8 @@ def load(place: str | os.PathLike) -> tuple[keras.Model, dict]:
     return model, about
 
 
-def _about(path: Path) -> dict:
+def read_about(path: Path) -> dict:
+    """Returns the description that a run writes beside its models for waveforms."""
     expected = f"{path} must hold {', '.join(ABOUT)}, as a run writes it"
     try:
         about = {"scale": 1, **read_json(path)}

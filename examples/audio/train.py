@@ -14,8 +14,8 @@
 Minutes are on two CPU cores. Both nets get the same data, budget and seeds. The comparison is
 printed and written to `--output`, beside the trained models. The files that end in
 `-waveform.keras` are models that take recordings. With `--causal` the nets do not look ahead, and
-`--export litert` also writes a model that runs frame by frame. Run the same command again to
-continue an interrupted run.
+`--export litert,int8` also writes models that run frame by frame, for `examples.audio.listen`. Run
+the same command again to continue an interrupted run.
 """
 
 import argparse
@@ -31,10 +31,10 @@ import numpy as np
 
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
-from examples.audio import data, features
+from examples.audio import data, features, steps
 from examples.nets import Experiment, compare_nets
 from examples.sources import printable
-from sepconv_layers import Comparison, Frontier, Search, export, files, models, streaming
+from sepconv_layers import Comparison, Frontier, Search, files, models
 
 NETS = ("ds_cnn", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:2]
@@ -151,8 +151,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
             raw=dataset.waveforms(CHECKED),
             preprocessor=front,
         )
-        if arguments.causal and "litert" in arguments.export:
-            export_streaming(found, dataset, output)
+        if arguments.causal:
+            steps.export_steps(found, arguments.export, dataset, output)
     if dataset.scaling:
         found.notes.append(dataset.scaling)
     if dataset.scaling or arguments.export:
@@ -184,42 +184,6 @@ def save_for_waveforms(
 def predicted(model: keras.Model, spectrograms: np.ndarray) -> np.ndarray:
     """Returns the index of the most probable word of each clip."""
     return model.predict(spectrograms, verbose=0).argmax(-1)
-
-
-def export_streaming(found: Comparison, dataset: data.Dataset, output: Path) -> None:
-    """Writes each net as a LiteRT file that takes the frames of one step and the states."""
-    x, y = dataset.test
-    for row in found.rows:
-        model = found.models[row.conv]
-        step = streaming.to_streaming(model, streaming.to_streaming(model).stride)
-        artifact = export.to_litert(step.model, output / f"{row.conv}-streaming.tflite")
-        words = logits_in_steps(export.load(artifact.path), step, x).argmax(-1)
-        row.artifacts["streaming"] = {
-            "bytes": artifact.bytes,
-            "max_difference": artifact.max_difference,
-            "agreement": float(np.mean(words == predicted(model, x))),
-            "latency_ms": artifact.latency_ms,
-            "accuracy": float(np.mean(words == y)),
-        }
-        found.notes.append(
-            f"Frame by frame, the {row.conv} net takes {artifact.latency_ms / step.stride:.3f} ms "
-            f"for each hop of {1e3 * dataset.settings.hop_seconds:.0f} ms, as a LiteRT file."
-        )
-
-
-def logits_in_steps(
-    run: export.LoadedArtifact, step: streaming.Streaming, spectrograms: np.ndarray
-) -> np.ndarray:
-    """Returns the logits after the last frame, for clips that run in parallel."""
-    missing = -spectrograms.shape[1] % step.stride  # frames that affect no output
-    frames = np.pad(spectrograms, ((0, 0), (0, missing), (0, 0)))
-    chunk, *states = (tensor.name for tensor in step.model.inputs)
-    (logits,) = set(run.outputs) - {f"new_{state}" for state in states}
-    values = dict(zip(states, step.initial_states(len(frames)), strict=True))
-    for part in np.split(frames, frames.shape[1] // step.stride, axis=1):
-        outputs = dict(zip(run.outputs, run({chunk: part, **values}), strict=True))
-        values = {state: outputs[f"new_{state}"] for state in states}
-    return outputs[logits]
 
 
 def confusion_of(model: keras.Model, dataset: data.Dataset) -> list[list[int]]:

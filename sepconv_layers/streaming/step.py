@@ -197,7 +197,7 @@ class Step:
         tests = []
         if skip > 0:
             self._count_until = max(self._count_until, -(-skip // pace.due[-1]) * pace.period)
-            tests.append(number * pace.period + self.seen() * pace.due[-1] > skip * pace.period)
+            tests.append(self.seen() * pace.due[-1] + number * pace.period > skip * pace.period)
         if waits:
             length = positions(self.chunk.tensor, self.chunk.axis)[:, -1:]
             periods = length // pace.period
