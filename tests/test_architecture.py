@@ -44,7 +44,7 @@ IMPORTS: dict[str, set[str]] = {
     "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops", "quantize"},
     "export": {
         *("arguments", "convert", "cost", "extras", "files", "graph_edit", "ops", "quantize"),
-        "streaming",
+        *("streaming", "timing"),
     },
     # on top
     "comparison": {

@@ -2,6 +2,7 @@
 
 from sepconv_layers.export.artifact import Artifact
 from sepconv_layers.export.checks import check_model
+from sepconv_layers.export.fastest import CompiledModel, compiled
 from sepconv_layers.export.hub import to_hub
 from sepconv_layers.export.hub_layer import HubLayer
 from sepconv_layers.export.inputs import random_inputs
@@ -15,10 +16,12 @@ __all__ = [
     "LITERT_THREADS",
     "QUANTIZE",
     "Artifact",
+    "CompiledModel",
     "HubLayer",
     "LoadedArtifact",
     "MicroArtifact",
     "check_model",
+    "compiled",
     "load",
     "random_inputs",
     "to_hub",

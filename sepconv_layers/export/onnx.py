@@ -79,9 +79,8 @@ def to_onnx(
         )
     sample = sample_for(model, sample)
     graph = ExportGraph(model, [tensor.shape for tensor in model.inputs])
-    # In ONNX, inputs and outputs share one namespace.
     inputs = [spec.name for spec in graph.specs]
-    outputs = unique([f"{name}_output" if name in inputs else name for name in graph.outputs])
+    outputs = names_in_file(inputs, graph.outputs)
     model_names = dict(zip(outputs, graph.outputs, strict=True))
 
     def write(beside: Path) -> None:
@@ -99,6 +98,11 @@ def to_onnx(
         return run_with_model_names
 
     return export_checked("onnx", path, graph.reference, sample, write, load, tolerance)
+
+
+def names_in_file(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
+    """Returns the names that the outputs have in the file, where inputs share the namespace."""
+    return unique([f"{name}_output" if name in inputs else name for name in outputs])
 
 
 def _converted(graph: ExportGraph, outputs: Sequence[str], opset: int) -> Any:

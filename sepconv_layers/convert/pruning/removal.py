@@ -12,10 +12,12 @@ import numpy as np
 
 from sepconv_layers import tables
 from sepconv_layers.arguments import check_number, positive_int
+from sepconv_layers.convert.fitting.calibration import Calibration
 from sepconv_layers.convert.pruning.channels import Part, macs_of, remaining
 from sepconv_layers.convert.pruning.choice import Choice
 from sepconv_layers.convert.pruning.coupling import couple
 from sepconv_layers.convert.pruning.importance import importance_of, noise_for
+from sepconv_layers.convert.pruning.refit import refit
 from sepconv_layers.convert.report import LayerReport
 from sepconv_layers.convert.unrolling import unrolled
 from sepconv_layers.cost import profile
@@ -34,6 +36,9 @@ class PrunedLayer:
         channels: Number of output channels that remain.
         macs_before: MACs of the layer in the original model.
         macs: MACs of the layer in the pruned model.
+        output_error: Relative root-mean-square error of the remaining outputs on the data, before
+            the activation: the root of the share of their variance that is lost. `None` without
+            data, and for layers that do not mix channels.
     """
 
     name: str
@@ -41,6 +46,7 @@ class PrunedLayer:
     channels: int
     macs_before: int
     macs: int
+    output_error: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +64,13 @@ class PruningReport(LayerReport[PrunedLayer]):
     macs: int
 
     def _rows(self) -> list[tables.Cells]:
-        header = "layer|channels before|channels|MACs before|MACs|ratio".split("|")
+        header = "layer|channels before|channels|output error|MACs before|MACs|ratio".split("|")
         rows = [
             [
                 row.name,
                 f"{row.channels_before:,}",
                 f"{row.channels:,}",
+                "–" if row.output_error is None else f"{row.output_error:.1%}",
                 *_macs(row.macs_before, row.macs),
             ]
             for row in self
@@ -71,7 +78,7 @@ class PruningReport(LayerReport[PrunedLayer]):
         return [header, *rows]
 
     def _total(self) -> list[tables.Cells]:
-        return [["total", "", "", *_macs(self.macs_before, self.macs)]]
+        return [["total", "", "", "", *_macs(self.macs_before, self.macs)]]
 
 
 def _macs(before: int, now: int) -> list[str]:
@@ -89,9 +96,15 @@ def prune_channels(
 ) -> tuple[keras.Model, PruningReport]:
     """Removes the channels of a trained model that matter least, until it has that many MACs.
 
-    The result is an ordinary, smaller model with copies of the remaining weights: it computes what
-    the original model would with the weights of the removed channels set to zero. It runs fast
-    everywhere, and training it, with labels or with `distill`, recovers accuracy.
+    The result is an ordinary, smaller model, which runs fast everywhere. Training it, with labels
+    or with `distill`, recovers accuracy. Without data, it has copies of the remaining weights: it
+    computes what the original model would with the weights of the removed channels set to zero.
+
+    With `data`, the remaining channels take over what the removed ones did: layer after layer, on
+    the activations that the layer gets from the part that is already smaller, the kernels and
+    biases reproduce the outputs of the original layer in the least-squares sense. The statistics of
+    batch normalizations change as those of their inputs on the data have changed. This keeps much
+    of the accuracy without any training. Layers before the first removed channel stay as they are.
 
     Channels that an addition, a product, a depthwise convolution or a reshaping ties together are
     removed together. All channels of the outputs stay, and so do those that reach layers of an
@@ -110,11 +123,11 @@ def prune_channels(
         macs: MACs of the pruned model: a share of those of the model, up to 1, or their number.
             They are never exceeded, and met within 2 % where the channels permit it; otherwise, a
             warning says so.
-        data: Inputs of the model on which the mean squares are measured, such as a few hundred
-            training samples: an array, or a structure of arrays as the model takes it. Also
-            anything with a length that takes an array of indices. Without data, the inputs are
-            noise, and each batch normalization normalizes its activations to the mean and variance
-            that it has learned.
+        data: Inputs of the model to measure the mean squares on and to fit the kernels to, such as
+            a few hundred training samples: an array, or a structure of arrays as the model takes
+            it. Also anything with a length that takes an array of indices. Without data, the inputs
+            are noise, and each batch normalization normalizes its activations to the mean and
+            variance that it has learned.
         divisor: The number of output channels of each layer is a multiple of it, or remains as it
             is. Many devices are fastest with multiples of 8.
         keep: Names of layers, blocks and nested models whose output channels all stay.
@@ -150,7 +163,9 @@ def prune_channels(
         [Fang et al., "DepGraph: Towards Any Structural Pruning", 2023](
         https://arxiv.org/abs/2301.12900) for the coupled channels;
         [Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", 2023](
-        https://arxiv.org/abs/2306.11695) for the product of activations and weights.
+        https://arxiv.org/abs/2306.11695) for the product of activations and weights;
+        [He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", 2017](
+        https://arxiv.org/abs/1707.06168) for the fit to data.
     """
     divisor, batch_size = positive_int(divisor, "divisor"), positive_int(batch_size, "batch_size")
     check_number(
@@ -162,9 +177,9 @@ def prune_channels(
     shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(inputs)]
     before = profile(copy, shapes[0] if len(shapes) == 1 else shapes).macs
     channels = couple(copy, inputs, keep)
-    is_noise = data is None
-    batches = noise_for(copy, inputs) if is_noise else _batches(data, batch_size)
-    shares = importance_of(copy, batches, channels.parts, is_noise)
+    calibration = None if data is None else Calibration(_Batches(data, batch_size), copy)
+    batches = noise_for(copy, inputs) if calibration is None else calibration
+    shares = importance_of(copy, batches, channels.parts, data is None)
     budget = math.floor(macs * before) if macs <= 1 else macs
     kept, now = Choice(channels, shares, before, divisor).within(budget)
     if now < (1 - TOLERANCE) * min(budget, before):
@@ -176,7 +191,10 @@ def prune_channels(
     pruned, pairs = ModelGraph(copy).rebuild(lambda old: _narrowed(old, channels.parts, kept))
     for old, new in pairs:
         _copy_remaining(old, new, channels.parts, kept)
-    return pruned, PruningReport(_rows(channels.parts.values(), kept), before, now)
+    errors: Mapping[int, float] = {}
+    if calibration is not None:
+        errors = refit(copy, pruned, pairs, channels.parts, kept, calibration)
+    return pruned, PruningReport(_rows(channels.parts.values(), kept, errors), before, now)
 
 
 # Data.
@@ -216,15 +234,22 @@ def _samples(array: Any, indices: Any) -> np.ndarray:
     return np.asarray(array[np.asarray(indices)])
 
 
-def _batches(data: Any, batch_size: int) -> Iterator[Any]:
-    counts = sorted({len(array) for array in keras.tree.flatten(data)})
-    if len(counts) != 1:
-        raise ValueError(
-            f"The `data` argument must have arrays of the same length. Received lengths: {counts}."
-        )
-    for start in range(0, counts[0], batch_size):
-        indices = np.arange(start, min(start + batch_size, counts[0]))
-        yield keras.tree.map_structure(partial(_samples, indices=indices), data)
+class _Batches:
+    """Data by batches, to be read as often as needed."""
+
+    def __init__(self, data: Any, batch_size: int) -> None:
+        counts = sorted({len(array) for array in keras.tree.flatten(data)})
+        if len(counts) != 1:
+            raise ValueError(
+                "The `data` argument must have arrays of the same length. Received lengths: "
+                f"{counts}."
+            )
+        self.data, self.batch_size, self.count = data, batch_size, counts[0]
+
+    def __iter__(self) -> Iterator[tuple[Any]]:
+        for start in range(0, self.count, self.batch_size):
+            indices = np.arange(start, min(start + self.batch_size, self.count))
+            yield (keras.tree.map_structure(partial(_samples, indices=indices), self.data),)
 
 
 # The new model.
@@ -251,13 +276,22 @@ def _copy_remaining(old: Any, new: Any, parts: Mapping[int, Part], kept: np.ndar
         other.assign(array)
 
 
-def _rows(parts: Iterable[Part], kept: np.ndarray) -> tuple[PrunedLayer, ...]:
+def _rows(
+    parts: Iterable[Part], kept: np.ndarray, errors: Mapping[int, float]
+) -> tuple[PrunedLayer, ...]:
     everything = np.ones(len(kept), bool)
     rows = []
     for part in parts:
         if part.terms or part.outputs.size:
             labels = part.outputs if part.outputs.size else part.cuts["bias"][0]
-            counts = [remaining(labels, channels) for channels in (everything, kept)]
-            macs = [macs_of(part.terms, channels) for channels in (everything, kept)]
-            rows.append(PrunedLayer(part.path, *counts, *macs))
+            rows.append(
+                PrunedLayer(
+                    name=part.path,
+                    channels_before=remaining(labels, everything),
+                    channels=remaining(labels, kept),
+                    macs_before=macs_of(part.terms, everything),
+                    macs=macs_of(part.terms, kept),
+                    output_error=errors.get(id(part.layer)),
+                )
+            )
     return tuple(rows)
