@@ -23,8 +23,7 @@ from examples.audio import reading
 from examples.audio.detector import Detection, Detector, Settings
 from examples.audio.listening import Listener
 from examples.command_line import new_parser, user_errors, without_traceback
-from examples.sources import existing, printable
-from sepconv_layers.extras import require
+from examples.sources import existing, printable, require
 
 BLOCK_SECONDS = 0.1  # of the microphone
 FULL_SCALE = 2**15  # of 16-bit samples
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> list[Detection]:
     with user_errors(parser):
         settings = detector_settings(arguments)
         if arguments.microphone:  # before a model is loaded
-            require("sounddevice", "listen", "examples.audio.listen --microphone")
+            require("sounddevice", "listen")
         listener = Listener(arguments.model)
         if not arguments.microphone:
             path = existing(arguments.file, "A recording must be a file")
@@ -95,7 +94,7 @@ def microphone(sample_rate: int) -> Iterator[np.ndarray]:
         ImportError: If the package `sounddevice` is missing.
         ValueError: If there is no microphone.
     """
-    sounddevice = require("sounddevice", "listen", "examples.audio.listen --microphone")
+    sounddevice = require("sounddevice", "listen")
     blocks: queue.Queue = queue.Queue()
 
     def put(samples: Any, frames: int, time: Any, status: Any) -> None:
