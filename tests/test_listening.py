@@ -3,13 +3,22 @@
 import dataclasses
 import json
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
-from examples.audio import detection, features, listen, listening, recording, train
+from examples.audio import (
+    detection,
+    features,
+    listen,
+    listening,
+    micro_features,
+    recording,
+    train,
+)
 from examples.audio.detector import (
     Detection,
     Detector,
@@ -283,3 +292,43 @@ def test_a_missing_or_foreign_model_is_named(tmp_path):
     (tmp_path / "net.onnx").touch()
     with pytest.raises(ValueError, match=r"-int8-streaming.tflite"):
         listening.Listener(tmp_path / "net.onnx")
+
+
+MICRO = pytest.mark.skipif(find_spec("pymicro_features") is None, reason="needs pymicro-features")
+
+
+@MICRO
+def test_features_in_integers_are_those_of_any_pieces():
+    settings = micro_features.settings(1.0)
+    waveform = np.float32(tone("high", 0, 1.0, settings.sample_rate))
+    whole = micro_features.log_mel(waveform)
+    assert whole.shape == (settings.frames, settings.bands) == (49, 40)
+    assert (whole * 25.6 == np.round(whole * 25.6)).all()  # integers, divided by 25.6
+    frames = micro_features.MicroFrames()
+    pieces = np.split(waveform, [100, 101, 5_000, 12_345])
+    np.testing.assert_array_equal(np.concatenate([frames(piece) for piece in pieces]), whole)
+    loud = whole.mean(0).argmax()  # the band of 1,500 Hz, of 125 to 7,500 Hz on the mel scale
+    mel = 1127 * np.log1p(np.array([125, 1500, 7500]) / 700)
+    assert abs(loud - 41 * (mel[1] - mel[0]) / (mel[2] - mel[0])) < 3
+
+
+@MICRO
+def test_a_net_of_features_in_integers_listens(tmp_path):
+    settings = micro_features.settings(0.5)
+    waveform = np.float32(tone("low", 1, 2.0, settings.sample_rate))
+    x = micro_features.log_mel(waveform)
+    keras.utils.set_random_seed(0)
+    clips = np.stack([x[: settings.frames]])
+    train.build("separable", "ds_cnn", clips, 2, width=0.25).save(tmp_path / "separable.keras")
+    about = {"classes": ["a", "b"], "sample_rate": settings.sample_rate,
+             "samples": settings.samples, "scale": 1, "front_end": "micro"}  # fmt: skip
+    files.write_text(tmp_path / "separable-waveform.json", json.dumps(about))
+    listener = listening.Listener(tmp_path / "separable.keras")
+    heard = [pair for piece in np.split(waveform, 10) for pair in listener(piece)]
+    assert len(heard) == len(x) // listener.chunk - listener.first
+
+
+def test_features_in_integers_need_their_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymicro_features", None)
+    with pytest.raises(ImportError, match=r"pip install 'sepconv-layers\[listen\]'"):
+        micro_features.MicroFrames()

@@ -37,6 +37,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--speaker-independent", action="store_true", help=speakers)
     positive = command_line.positive_number(float)
     parser.add_argument("--hours", type=positive, default=1.0, help="default: 1")
+    volume = f"factor on the noise of clips of silence; default: {recording.VOLUME}"
+    parser.add_argument("--volume", type=positive, default=recording.VOLUME, help=volume)
     parser.add_argument("--seed", type=int, default=0, help="of times and order; default: 0")
     parser.add_argument("--wav", type=Path, help="also write the recording to this file")
     add_detector(parser)
@@ -56,16 +58,20 @@ def main(argv: Sequence[str] | None = None) -> list[Errors]:
             folder=arguments.data,
             speaker_independent=arguments.speaker_independent,
             seconds=clip.seconds,
+            front_end=clip.front_end,
         )
         if list(dataset.classes) != listener.classes or dataset.settings != clip:
             parser.error(
                 f"the net must be trained on these clips. It knows {', '.join(listener.classes)}, "
                 f"and the clips are {', '.join(dataset.classes)}"
             )
-        made = recording.make(dataset, arguments.hours, arguments.seed)
+        made = recording.make(dataset, arguments.hours, arguments.volume, arguments.seed)
     if arguments.wav:
         write_wav(made, arguments.wav)
-    print(f"{len(made.spoken)} words in {made.seconds / 3600:.2f} hours")
+    print(
+        f"{len(made.spoken)} words in {made.seconds / 3600:.2f} hours, in noise of "
+        f"{made.signal_to_noise:.0f} dB less"
+    )
     probabilities = heard(listener, made)
     curve = det_curve(
         probabilities, made.spoken, listener.classes, listener.step_seconds, THRESHOLDS, settings
@@ -109,6 +115,7 @@ def save(
     """Writes the curve as data."""
     about = {
         "hours": made.seconds / 3600,
+        "signal_to_noise": made.signal_to_noise,
         "words": len(made.spoken),
         "smoothing": settings.smoothing,
         "suppression": settings.suppression,

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from examples.audio import features
+from examples.audio import features, micro_features
 from examples.audio.predict import read_about
 from examples.prediction import net_of_run, softmax
 from examples.sources import existing, expect, reading
@@ -19,7 +19,7 @@ from sepconv_layers import export
 
 STEP_SECONDS = 0.2  # between two runs of a net that takes whole clips
 STREAMING = ("-int8-streaming.tflite", "-streaming.tflite")  # the first one that there is
-ENDINGS = (*STREAMING, "-waveform.keras", ".keras")
+ENDINGS = (*STREAMING, "-waveform.json", "-waveform.keras", ".keras")
 
 # From a chunk of frames `(frames, bands)` to logits `(classes,)`.
 Net = Callable[[np.ndarray], np.ndarray]
@@ -70,7 +70,11 @@ class Listener:
         about = read_about(self.path.with_name(f"{stem}-waveform.json"))
         self.classes, self.scale = about["classes"], about["scale"]
         rate, samples = about["sample_rate"], about["samples"]
-        self.settings = features.Settings(rate, samples / rate)
+        self.settings = (
+            micro_features.settings(samples / rate)
+            if about["front_end"] == "micro"
+            else features.Settings(rate, samples / rate)
+        )
         clip = self.settings.frames
         if self.path.suffix == ".tflite":
             self._make = _streaming_net
@@ -91,7 +95,8 @@ class Listener:
 
     def restart(self) -> None:
         """Forgets what was heard."""
-        self._frames = Frames(self.settings)
+        is_micro = self.settings.front_end == "micro"
+        self._frames = micro_features.MicroFrames() if is_micro else Frames(self.settings)
         self._net = self._make(self.path, self.settings)
         self._rest = np.zeros((0, self.settings.bands), "float32")
         self._step = 0
@@ -122,7 +127,7 @@ def net_file(place: Any) -> Path:
     if path.is_dir():
         found = [net for ending in STREAMING for net in sorted(path.glob(f"*{ending}"))]
         found.sort(key=lambda net: not net.name.startswith("separable"))
-        return found[0] if found else net_of_run(path, "*-waveform.keras")
+        return found[0] if found else net_of_run(path, "*-waveform.json")
     expect(path.name.endswith(ENDINGS), f"{expected}, {', '.join(ENDINGS)}", path.name)
     return path
 

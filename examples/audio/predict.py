@@ -112,14 +112,14 @@ def read_about(path: Path) -> dict:
     """Returns the description that a run writes beside its models for waveforms."""
     expected = f"{path} must hold {', '.join(ABOUT)}, as a run writes it"
     try:
-        about = {"scale": 1, **read_json(path)}
-        about = {key: about[key] for key in (*ABOUT, "scale")}
+        about = {"scale": 1, "front_end": "librosa", **read_json(path)}
+        about = {key: about[key] for key in (*ABOUT, "scale", "front_end")}
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{expected}. Received: {error!r}") from error
-    classes, rate, samples, scale = about.values()
+    classes, rate, samples, scale, front_end = about.values()
     right = isinstance(classes, list) and all(isinstance(word, str) for word in classes)
     right &= isinstance(rate, int) and isinstance(samples, int) and samples > 0
-    right &= scale in (1, *reading.FULL_SCALES)
+    right &= scale in (1, *reading.FULL_SCALES) and front_end in ("librosa", "micro")
     expect(right and rate in range(reading.RATES[0], reading.RATES[1] + 1), expected, about)
     return about
 

@@ -8,6 +8,7 @@ import numpy as np
 from examples.audio.data import SILENCE, Dataset
 from examples.audio.detector import NO_WORDS, Spoken
 
+VOLUME = 0.1  # of clips of silence, whose noise is as loud as words: that of Warden, 2018
 LEVEL = 0.003  # root mean square of the noise where the clips have none
 BLOCK_SECONDS = 10.0
 SHORTEST_PAUSE = 0.5  # seconds between two clips
@@ -34,6 +35,12 @@ class Recording:
     noise: np.ndarray
 
     @property
+    def signal_to_noise(self) -> float:
+        """Median of the power of a clip, relative to that of the noise, in dB."""
+        power = np.median(np.mean(np.square(self.clips, dtype="float64"), axis=1))
+        return float(10 * np.log10(power / np.mean(np.square(self.noise, dtype="float64"))))
+
+    @property
     def seconds(self) -> float:
         return self.samples / self.sample_rate
 
@@ -52,7 +59,7 @@ class Recording:
             yield piece
 
 
-def make(dataset: Dataset, hours: float, seed: int = 0) -> Recording:
+def make(dataset: Dataset, hours: float, volume: float = VOLUME, seed: int = 0) -> Recording:
     """Returns a recording of all test clips, once each, at random times.
 
     Clips of silence become the noise around them, which never stops. Without such clips, it is
@@ -61,6 +68,7 @@ def make(dataset: Dataset, hours: float, seed: int = 0) -> Recording:
     Args:
         dataset: The data set.
         hours: Length of the recording. There must be room for all clips.
+        volume: Factor on clips of silence.
         seed: Seed of times and order.
 
     Raises:
@@ -83,7 +91,7 @@ def make(dataset: Dataset, hours: float, seed: int = 0) -> Recording:
         )
     starts = np.sort(rng.integers(0, free + 1, count)) + spacing * np.arange(1, count + 1)
     noise = (
-        np.concatenate(waveforms[rng.permutation(np.flatnonzero(is_noise))])
+        volume * np.concatenate(waveforms[rng.permutation(np.flatnonzero(is_noise))])
         if is_noise.any()
         else rng.normal(0, LEVEL, 60 * settings.sample_rate).astype("float32")
     )

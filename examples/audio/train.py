@@ -100,6 +100,7 @@ def prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> E
             speaker_independent=arguments.speaker_independent,
             limit=arguments.limit,
             seconds=arguments.seconds,
+            front_end=arguments.front_end,
         )
     name = dataset.name + "_speakers" * arguments.speaker_independent
     spectrograms, classes, settings = dataset.train[0], dataset.classes, dataset.settings
@@ -137,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
         return found
     spectrograms, classes, settings = dataset.train[0], dataset.classes, dataset.settings
     output = options["output"]
-    front = features.front_end(settings)
+    # The integers of the other front end cannot be computed by Keras.
+    front = features.front_end(settings) if settings.front_end == "librosa" else None
     for conv, model in found.models.items():
         save_for_waveforms(front, model, dataset, output / f"{conv}-waveform.keras")
     if arguments.export:
@@ -148,8 +150,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
             classes,
             spectrograms,
             dataset.test,
-            raw=dataset.waveforms(CHECKED),
-            preprocessor=front,
+            **({"raw": dataset.waveforms(CHECKED), "preprocessor": front} if front else {}),
         )
         if arguments.causal:
             steps.export_steps(found, arguments.export, dataset, output)
@@ -166,17 +167,22 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
 
 
 def save_for_waveforms(
-    front: keras.Model, model: keras.Model, dataset: data.Dataset, path: Path
+    front: keras.Model | None, model: keras.Model, dataset: data.Dataset, path: Path
 ) -> None:
-    """Writes front end and net as one model, and a description of its inputs and outputs."""
-    whole = keras.Model(front.input, model(front.output), name=f"{model.name}_waveform")
-    files.write(path, whole.save)
+    """Writes front end and net as one model, and a description of its inputs and outputs.
+
+    Without a front end, only the description.
+    """
+    if front is not None:
+        whole = keras.Model(front.input, model(front.output), name=f"{model.name}_waveform")
+        files.write(path, whole.save)
     settings = dataset.settings
     about = {
         "classes": dataset.classes,
         "sample_rate": settings.sample_rate,
         "samples": settings.samples,
         "scale": dataset.scale,
+        "front_end": settings.front_end,
     }
     files.write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
 
@@ -231,6 +237,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="10 coefficients in place of log-mel bands; default: for ds_cnn",
     )
+    front = "micro: log-mel bands in integers, as microcontrollers compute them; default: librosa"
+    parser.add_argument("--front-end", choices=("librosa", "micro"), default="librosa", help=front)
     parser.add_argument("--causal", action="store_true", help="convolutions do not look ahead")
     seconds = "length of a clip; default: 1"
     positive = command_line.positive_number(float)
