@@ -106,7 +106,7 @@ def test_a_curve_trades_false_accepts_for_false_rejects():
     probabilities = drawn_probabilities(0, 5000)
     said = [Spoken(one.seconds - 0.5, one.seconds, one.word) for one in
             detections(probabilities, CLASSES, STEP, Settings(0.8))]  # fmt: skip
-    curve = det_curve(probabilities, said, CLASSES, STEP, [0.2, 0.5, 0.8, 0.99])
+    curve = det_curve(probabilities, said, CLASSES, STEP, 200, [0.2, 0.5, 0.8, 0.99])
     assert [one.threshold for one in curve] == [0.2, 0.5, 0.8, 0.99]
     assert (curve[2].false_accepts, curve[2].false_rejects) == (0, 0)
     assert curve[0].false_accepts > 0 < curve[3].false_rejects

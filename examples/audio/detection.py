@@ -72,9 +72,14 @@ def main(argv: Sequence[str] | None = None) -> list[Errors]:
         f"{len(made.spoken)} words in {made.seconds / 3600:.2f} hours, in noise of "
         f"{made.signal_to_noise:.0f} dB less"
     )
-    probabilities = heard(listener, made)
     curve = det_curve(
-        probabilities, made.spoken, listener.classes, listener.step_seconds, THRESHOLDS, settings
+        heard(listener, made),
+        made.spoken,
+        listener.classes,
+        listener.step_seconds,
+        made.seconds,
+        THRESHOLDS,
+        settings,
     )
     best = operating_point(curve)
     stem = listener.path.with_suffix("")

@@ -30,9 +30,9 @@ class Settings:
         suppression: Seconds after a word in which nothing is reported.
     """
 
-    threshold: float = 0.8
-    smoothing: float = 0.4
-    suppression: float = 1.0
+    threshold: float = 0.9
+    smoothing: float = 0.2
+    suppression: float = 1.5
 
     def __post_init__(self) -> None:
         for name, least in (("threshold", 0), ("smoothing", 0), ("suppression", 0)):
@@ -209,11 +209,12 @@ def det_curve(
     said: Sequence[Spoken],
     classes: Sequence[str],
     step_seconds: float,
+    seconds: float,
     thresholds: Sequence[float],
     settings: Settings | None = None,
 ) -> list[Errors]:
-    """Returns the errors of a detector at each threshold."""
-    settings, seconds = settings or Settings(), len(probabilities) * step_seconds
+    """Returns the errors of a detector at each threshold, in a recording of so many seconds."""
+    settings = settings or Settings()
     curve = []
     for threshold in thresholds:
         changed = dataclasses.replace(settings, threshold=threshold)
