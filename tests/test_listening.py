@@ -280,7 +280,9 @@ def test_what_the_microphone_hears_is_shown(monkeypatch, capsys):
             return next(steps)
 
     listener = Listener(classes=CLASSES, step_seconds=0.1)
-    heard = listen._show_live(listener, iter([np.ones(9)] * 3), Settings(0.8, 0.1, 1.0))
+    heard = listen._show_words(
+        listener, iter([np.ones(9)] * 3), Settings(0.8, 0.1, 1.0), is_live=True
+    )
     assert [(one.word, round(one.seconds, 3)) for one in heard] == [("high", 0.1)]
     shown = capsys.readouterr().out
     assert "0.10 s  high 0.90" in shown and "high #########" in shown

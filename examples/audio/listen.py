@@ -13,7 +13,6 @@ a causal net is preferred, in which a microcontroller hears the same.
 import argparse
 import queue
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -72,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> list[Detection]:
             return _show_words(listener, pieces, settings)
     print(f"{printable(str(listener.path))} listens. Ctrl-C ends it.", flush=True)
     try:
-        return _show_live(listener, microphone(listener.settings.sample_rate), settings)
+        pieces = microphone(listener.settings.sample_rate)
+        return _show_words(listener, pieces, settings, is_live=True)
     except KeyboardInterrupt:
         print()
         return []
@@ -116,22 +116,9 @@ def microphone(sample_rate: int) -> Iterator[np.ndarray]:
 
 
 def _show_words(
-    listener: Listener, pieces: Iterator[np.ndarray], settings: Settings
+    listener: Listener, pieces: Iterator[np.ndarray], settings: Settings, is_live: bool = False
 ) -> list[Detection]:
-    detector = Detector(listener.classes, listener.step_seconds, settings)
-    found = []
-    for piece in pieces:
-        for step, probabilities in listener(piece):
-            if one := detector(step, probabilities):
-                print(f"{one.seconds:9.2f} s  {one.word} {one.probability:.2f}", flush=True)
-                found.append(one)
-    return found
-
-
-def _show_live(
-    listener: Listener, pieces: Iterator[np.ndarray], settings: Settings
-) -> list[Detection]:
-    """Shows a line that changes with the probabilities, and a new line for each word."""
+    """Prints a line for each word; live also a last line that changes with the probabilities."""
     detector = Detector(listener.classes, listener.step_seconds, settings)
     found = []
     for piece in pieces:
@@ -139,11 +126,12 @@ def _show_live(
         for step, probabilities in listener(piece):
             if one := detector(step, probabilities):
                 text = f"{one.seconds:9.2f} s  {one.word} {one.probability:.2f}"
-                print("\r" + text.ljust(_columns()), flush=True)
+                print("\r" + text.ljust(_columns()) if is_live else text, flush=True)
                 found.append(one)
-            line = live_line(listener.classes, detector.smoothed, piece, _columns())
+            if is_live:
+                line = live_line(listener.classes, detector.smoothed, piece, _columns())
         if line is not None:
-            print(f"\r{line}", end="", file=sys.stdout, flush=True)
+            print(f"\r{line}", end="", flush=True)
     return found
 
 

@@ -75,17 +75,14 @@ class Listener:
             if about["front_end"] == "micro"
             else features.Settings(rate, samples / rate)
         )
-        clip = self.settings.frames
         if self.path.suffix == ".tflite":
-            self._make = _streaming_net
-            self.chunk, self.window = _chunk_of(self.path), clip
+            self._make, self.chunk = _streaming_net, _chunk_of(self.path)
         else:
             self._make = _clip_net
             path = self.path.with_name(f"{stem}.keras")
             self.path = existing(path, f"{self.path} needs the net beside it, {path.name}")
             self.chunk = max(1, round(STEP_SECONDS / self.settings.hop_seconds))
-            self.window = clip
-        self.first = -(-self.window // self.chunk) - 1
+        self.first = -(-self.settings.frames // self.chunk) - 1
         self.restart()
 
     @property

@@ -30,7 +30,7 @@ def export_steps(found: Comparison, kinds: Sequence[str], dataset: Dataset, outp
     """
     (train, _), (x, y) = dataset.train, dataset.test
     for row in found.rows:
-        for kind in set(kinds) & set(KINDS):
+        for kind in (kind for kind in KINDS if kind in kinds):
             model, quantized = found.models[row.conv], None
             labels = model.predict(x, verbose=0).argmax(-1)
             if kind == "int8":

@@ -29,10 +29,11 @@ def to_streaming(
     Build the model with `padding="causal"` or `"valid"`, and stream it if the input is endless or
     the answer must not wait for its end. No frame is computed twice. Supported layers are
     convolutions, pooling and blocks of this package and of Keras, zero padding before the first
-    frame, cropping, upsampling, batch and layer normalization, activations, dense layers, merging
-    layers, `TimeDistributed`, LSTM and GRU, and global pooling, which becomes the pooling of all
-    frames so far and equals the original output at the end of the input. A layer that needs later
-    frames is refused. The new model has copies of the weights, and is for inference.
+    frame, cropping, slices, upsampling, batch and layer normalization, activations, dense layers,
+    merging layers, `TimeDistributed`, LSTM and GRU, and global pooling, which becomes the pooling
+    of all frames so far and equals the original output at the end of the input. A layer that needs
+    later frames is refused. The new model has copies of the weights, and is for inference. That of
+    a model of `quantize.aware` rounds as that one does, and exports to int8 at its scales.
 
     Args:
         model: A functional or sequential model with one input. It is not changed.
