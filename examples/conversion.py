@@ -301,9 +301,9 @@ class Trials:
 
 
 def smaller(model: keras.Model, share: float, samples: np.ndarray) -> keras.Model:
-    """Returns a model with a share of the MACs: half of the way by fewer channels, then separable.
+    """Returns a model with a share of the MACs: fewer channels first, then separable kernels.
 
-    Either step alone loses more: the last channels and the last ranks are those that matter.
+    Each step saves the same factor, where separable kernels alone can save that much.
     """
     most = share * profile(model, samples.shape[1:]).macs
     pruned, _ = convert.prune_channels(model, macs=math.sqrt(share), data=samples[:PRUNED])

@@ -373,7 +373,9 @@ def test_sizes_that_the_data_has_are_left_open():
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, keras.layers.Dense(3)(x))
     data = np.random.default_rng(0).normal(size=(5, 9, 8, 3)).astype("float32")
-    pruned, _ = pruned_and_compared(model, 0.5, [data], data=data, batch_size=2)
+    pruned, report = convert.prune_channels(distinct(model), 0.5, data, batch_size=2)
+    assert sl.profile(pruned, (9, 8, 3)).macs == report.macs <= 0.5 * report.macs_before
+    assert "| output error |" in report.to_markdown() and pruned(data[:, :7]).shape == (5, 3)
     assert pruned.inputs[0].shape == (None, None, None, 3)
     with pytest.raises(ValueError, match="`data` argument must be .* is required if it takes any"):
         convert.prune_channels(model, 0.5)

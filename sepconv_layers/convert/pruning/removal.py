@@ -64,21 +64,25 @@ class PruningReport(LayerReport[PrunedLayer]):
     macs: int
 
     def _rows(self) -> list[tables.Cells]:
-        header = "layer|channels before|channels|output error|MACs before|MACs|ratio".split("|")
+        header = ["layer", "channels before", "channels", *self._errors("output error")]
         rows = [
             [
                 row.name,
                 f"{row.channels_before:,}",
                 f"{row.channels:,}",
-                "–" if row.output_error is None else f"{row.output_error:.1%}",
+                *self._errors("–" if row.output_error is None else f"{row.output_error:.1%}"),
                 *_macs(row.macs_before, row.macs),
             ]
             for row in self
         ]
-        return [header, *rows]
+        return [[*header, "MACs before", "MACs", "ratio"], *rows]
 
     def _total(self) -> list[tables.Cells]:
-        return [["total", "", "", "", *_macs(self.macs_before, self.macs)]]
+        return [["total", "", "", *self._errors(""), *_macs(self.macs_before, self.macs)]]
+
+    def _errors(self, cell: str) -> list[str]:
+        """The cell of a column that only a report with data has."""
+        return [cell] if any(row.output_error is not None for row in self) else []
 
 
 def _macs(before: int, now: int) -> list[str]:
