@@ -41,11 +41,11 @@ IMPORTS: dict[str, set[str]] = {
         *("arguments", "blocks", "checkpoint", "class_table", "cost", "extras", "files"),
         *("graph_edit", "layers", "ops", "sources", "tables", "twins"),
     },
-    "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops"},
     "quantize": {"arguments", "class_table", "convert", "graph_edit", "layers", "sources"},
+    "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops", "quantize"},
     "export": {
         *("arguments", "convert", "cost", "extras", "files", "graph_edit", "ops", "quantize"),
-        *("sources", "timing"),
+        *("sources", "streaming", "timing"),
     },
     # on top
     "comparison": {
@@ -67,8 +67,10 @@ HEAVY = {
     "optuna",
     "PIL",
     "pandas",
+    "pymicro_features",
     "scipy",
     "sklearn",
+    "sounddevice",
     "soundfile",
     "tensorflow",
     "tensorflow_hub",

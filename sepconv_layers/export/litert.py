@@ -19,6 +19,7 @@ from sepconv_layers.export.flatbuffer import finalize
 from sepconv_layers.export.graph import ExportGraph
 from sepconv_layers.export.inputs import Arrays, sample_for
 from sepconv_layers.export.runtimes import checked_runner
+from sepconv_layers.export.variables import in_turn, internal_states
 from sepconv_layers.extras import require
 from sepconv_layers.quantize.insertion import is_aware
 
@@ -42,6 +43,7 @@ def to_litert(
     labels: Sequence[str] | None = None,
     quantize_io: bool = False,
     tolerance: float | Literal["auto"] | None = "auto",
+    states: str = "explicit",
 ) -> Artifact:
     """Exports a model to a LiteRT (formerly TensorFlow Lite) file, usually named `.tflite`.
 
@@ -73,6 +75,9 @@ def to_litert(
             largest absolute output (or to 1, if that is less); `None` for any. By default 0.001 for
             float32, 0.01 for `"float16"`, and any for `"dynamic"` and `"int8"`, where `agreement`
             says more.
+        states: For the `model` of `streaming.to_streaming`. `"explicit"` keeps its states as inputs
+            and outputs of the file. With `"internal"`, the file keeps them as variables, and runs
+            from chunk to chunk: it starts anew when it is loaded anew.
 
     Returns:
         An `Artifact`.
@@ -97,10 +102,11 @@ def to_litert(
         Integer-Arithmetic-Only Inference", 2017](https://arxiv.org/abs/1712.05877).
     """
     names = check_arguments("export.to_litert", model, labels)
+    pairs = internal_states(model, states)
     require("ai_edge_litert.interpreter", "export", "export.to_litert")
     _check_quantize(quantize, quantize_io)
     allowed = QUANTIZE[quantize] if tolerance == "auto" else tolerance
-    _check_calibration(model, quantize, calibration)
+    check_calibration(model, quantize, calibration)
     batches = [] if calibration is None else calibration_batches(model, calibration)
     if sample is None and batches:
         sample = [array[:LARGEST_SAMPLE] for array in batches[0]]
@@ -111,12 +117,14 @@ def to_litert(
 
     def write(beside: Path, kind: str | None = quantize) -> None:
         content = converted(graph, kind, batches, quantize_io)
-        beside.write_bytes(finalize(content, model.name, inputs, graph.outputs, names, is_learned))
+        content = finalize(content, model.name, inputs, graph.outputs, names, is_learned, pairs)
+        beside.write_bytes(content)
 
     def load(beside: Path) -> Runner:
         return checked_runner("litert", beside, model.name, inputs)
 
-    artifact = export_checked("litert", path, graph.reference, sample, write, load, allowed)
+    reference = in_turn(graph.reference, pairs, inputs) if pairs else graph.reference
+    artifact = export_checked("litert", path, reference, sample, write, load, allowed)
     if quantize == "dynamic":
         with tempfile.TemporaryDirectory() as folder:
             beside = Path(folder) / "float.tflite"
@@ -162,7 +170,14 @@ def _warn_if_slower(artifact: Artifact, float_ms: float) -> None:
         )
 
 
-def _check_calibration(model: keras.Model, quantize: str | None, calibration: Any) -> None:
+def check_calibration(model: keras.Model, quantize: str | None, calibration: Any) -> None:
+    """Raises a `ValueError` unless there are inputs to measure ranges just where they are needed.
+
+    Args:
+        model: The model.
+        quantize: The argument of `to_litert`.
+        calibration: The argument of `to_litert`.
+    """
     kind = None if calibration is None else type(calibration).__name__
     received = f"calibration={kind} with quantize={quantize!r}"
     if is_aware(model):
