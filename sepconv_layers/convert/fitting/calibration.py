@@ -26,13 +26,17 @@ class Calibration:
             `keras.utils.PyDataset` or a PyTorch `DataLoader`. Labels and sample weights beside the
             inputs are ignored.
         model: The model.
+        batch_size: Number of samples in a batch of arrays; by default, what fits in memory.
+
+    Attributes:
+        input_shapes: The shape of a sample of each input.
 
     Raises:
         ValueError: If there are no inputs, or they do not fit the model.
     """
 
-    def __init__(self, data: Any, model: keras.Model) -> None:
-        self.data, self.model = data, model
+    def __init__(self, data: Any, model: keras.Model, batch_size: int | None = None) -> None:
+        self.data, self.model, self.batch_size = data, model, batch_size
         self.is_by_sample = sources.is_by_sample(data)
         if isinstance(data, Iterator):
             raise self._invalid("an iterator, which can be read only once")
@@ -55,15 +59,18 @@ class Calibration:
     def __iter__(self) -> Iterator[Any]:
         """Yields the batches."""
         if self.is_by_sample:
-            first = next(sources.in_turn(self.data, 1, len(self.model.inputs)), ())
-            numbers = sum(array.size for array in keras.tree.flatten(first))
-            size = min(max(MOST_NUMBERS // max(numbers, 1), 1), MOST_SAMPLES)
-            yield from sources.in_turn(self.data, size, len(self.model.inputs))
+            inputs = len(self.model.inputs)
+            yield from sources.in_turn(self.data, self.batch_size or self._most_samples(), inputs)
             return
         is_indexed = isinstance(self.data, keras.utils.PyDataset)
         batches = map(self.data.__getitem__, range(len(self.data))) if is_indexed else self.data
         for batch in batches:
             yield keras.utils.unpack_x_y_sample_weight(batch)[0]
+
+    def _most_samples(self) -> int:
+        first = next(sources.in_turn(self.data, 1, len(self.model.inputs)), ())
+        numbers = sum(array.size for array in keras.tree.flatten(first))
+        return min(max(MOST_NUMBERS // max(numbers, 1), 1), MOST_SAMPLES)
 
     def _invalid(self, received: str) -> ValueError:
         shapes = [tuple(tensor.shape) for tensor in self.model.inputs]
