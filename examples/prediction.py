@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from examples.command_line import new_parser, positive_number
@@ -62,7 +61,8 @@ def net_of_run(folder: Path, pattern: str, artifact: str | None = None) -> Path:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Returns probabilities along the last axis."""
-    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    odds = np.exp(logits - np.max(logits, -1, keepdims=True))
+    return odds / odds.sum(-1, keepdims=True)
 
 
 def likeliest(classes: Sequence[str], probabilities: np.ndarray, top: int) -> str:

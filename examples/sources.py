@@ -63,12 +63,12 @@ def expect(condition: bool, expected: str, received: object, fix: str = "") -> N
         raise ValueError(f"{expected}. Received {received}. {fix}".rstrip())
 
 
-def require(module: str):
-    """Imports a module that the extra `examples` installs."""
+def require(module: str, extra: str = "examples"):
+    """Imports a module that an extra installs."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        message = f"{module} is missing: run `pip install 'sepconv-layers[examples]'`."
+        message = f"{module} is missing: run `pip install 'sepconv-layers[{extra}]'`."
         raise ImportError(message) from error
 
 

@@ -22,6 +22,7 @@ IMPORTS: dict[str, set[str]] = {
     "arguments": set(),
     "extras": set(),
     "files": set(),
+    "sources": set(),
     "tables": set(),
     "timing": set(),
     "checkpoint": {"files"},
@@ -38,17 +39,18 @@ IMPORTS: dict[str, set[str]] = {
     "twins": {"blocks", "class_table", "graph_edit", "layers"},
     "convert": {
         *("arguments", "blocks", "checkpoint", "class_table", "cost", "extras", "files"),
-        *("graph_edit", "layers", "ops", "tables", "twins"),
+        *("graph_edit", "layers", "ops", "sources", "tables", "twins"),
     },
-    "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops"},
-    "quantize": {"arguments", "class_table", "convert", "graph_edit", "layers"},
+    "quantize": {"arguments", "class_table", "convert", "graph_edit", "layers", "sources"},
+    "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops", "quantize"},
     "export": {
         *("arguments", "convert", "cost", "extras", "files", "graph_edit", "ops", "quantize"),
-        "timing",
+        *("sources", "streaming", "timing"),
     },
     # on top
     "comparison": {
-        *("arguments", "checkpoint", "cost", "export", "extras", "files", "tables", "timing"),
+        *("arguments", "checkpoint", "cost", "export", "extras", "files", "sources", "tables"),
+        "timing",
     },
     "cli": {"comparison", "convert", "cost", "export", "files", "tables", "timing", "twins"},
 }
@@ -65,8 +67,10 @@ HEAVY = {
     "optuna",
     "PIL",
     "pandas",
+    "pymicro_features",
     "scipy",
     "sklearn",
+    "sounddevice",
     "soundfile",
     "tensorflow",
     "tensorflow_hub",

@@ -725,7 +725,7 @@ BAD = {
     "float labels": ({"data": changed("val", y=np.float64)}, "'val'.*integers.*float64"),
     "too few inputs": ({"data": changed("val", lambda x: x[1:])}, "'val'.*48 labels.*length 47"),
     "an empty part": ({"data": changed("val", y=lambda y: y[:0])}, "'val'.*at least one.* 0 lab"),
-    "a list": ({"data": changed("val", x=list)}, "'val'.*in NumPy arrays.*of length"),
+    "a list": ({"data": changed("val", x=list)}, "'val'.*NumPy arrays.*of length 6"),
     "an unknown class": ({"data": {**DATA, "classes": 2}}, "from 0 to 1.*Received.*from 0 to 2"),
     "a negative label": ({"data": changed("val", y=lambda y: y - 1)}, "from 0 to 2.*from -1 to"),
     "too few channels": (

@@ -409,7 +409,11 @@ def test_distillation_says_what_is_wrong():
     for student, data, message in (
         (two, x, "`student` argument must be a functional model.*one output"),
         (keras.Sequential([layers.Dense(3)]), np.ones((4, 2)), "`student` argument must be"),
-        (net(3), [1, 2], "`data` argument must be inputs of the models"),
+        (
+            net(3),
+            [1, 2],
+            "`data` argument, unless it comes in batches, must be NumPy.*: int, which",
+        ),
         (net(3), [x, x[:3]], "with the same number of samples"),
         (net(3), x[:0], "`data` argument must be inputs of the models"),
         (same, x, "`student` argument must be a model without weights of the teacher"),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from examples import command_line, demo, nets, sources
+from examples.audio import detection, listen
 from examples.audio import predict as audio_predict
 from examples.audio import train as audio
 from examples.text import predict as text_predict
@@ -148,7 +149,7 @@ def test_a_depth_multiplier_is_the_separable_net_s_alone():
 
 
 MAINS = [demo.main, train.main, volumes.main, audio.main, audio_predict.main, text.main]
-MAINS += [text_predict.main]
+MAINS += [text_predict.main, listen.main, detection.main]
 
 
 @pytest.mark.parametrize("main", MAINS, ids=lambda main: main.__module__)

@@ -267,7 +267,9 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"calibration": None}, "`calibration` argument must be a batch of inputs or an iterable"),
+        ({"calibration": None}, "`calibration` argument must be inputs to measure the ranges"),
+        ({"calibration": 3}, "`calibration` argument must be a batch of inputs or an iterable"),
+        ({"states": "internal"}, "`states` argument must be 'explicit' for a model without"),
         ({"labels": ["one"]}, "`labels` argument must be 2 strings"),
         ({"folder": "no/such/folder"}, "folder of the `folder` argument must exist"),
     ],

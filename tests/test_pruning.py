@@ -367,20 +367,6 @@ def test_layers_blocks_and_models_to_keep():
 # The result.
 
 
-def test_sizes_that_the_data_has_are_left_open():
-    x = inputs = keras.Input((None, None, 3))
-    x = sl.ResidualConvBlock2D(8)(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(inputs, keras.layers.Dense(3)(x))
-    data = np.random.default_rng(0).normal(size=(5, 9, 8, 3)).astype("float32")
-    pruned, report = convert.prune_channels(distinct(model), 0.5, data, batch_size=2)
-    assert sl.profile(pruned, (9, 8, 3)).macs == report.macs <= 0.5 * report.macs_before
-    assert "| output error |" in report.to_markdown() and pruned(data[:, :7]).shape == (5, 3)
-    assert pruned.inputs[0].shape == (None, None, None, 3)
-    with pytest.raises(ValueError, match="`data` argument must be .* is required if it takes any"):
-        convert.prune_channels(model, 0.5)
-
-
 def test_a_converted_model_is_pruned_trained_saved_and_loaded(tmp_path):
     model = keras.Sequential(
         [
@@ -424,8 +410,8 @@ def test_the_report_is_a_table():
         ({"divisor": 0}, "argument `divisor`. Expected a strictly positive value"),
         ({"batch_size": 0}, "argument `batch_size`. Expected a strictly positive value"),
         ({"keep": ["absent"]}, r"`keep` argument must hold names of layers.*\['absent'\]"),
-        ({"data": np.ones((4, 5, 2))}, r"`data` argument must be .*\(6, 2\).*\(5, 2\)"),
-        ({"data": [np.ones((4, 6, 2))] * 2}, "`data` argument must have an array for each"),
+        ({"data": np.ones((4, 5, 2))}, r"`data` argument must be .* 6, 2\).* 5, 2\)"),
+        ({"data": [np.ones((4, 6, 2))] * 2}, "Received: a batch of shapes .*, .4, 6, 2."),
     ],
 )
 def test_a_pruning_that_cannot_be_is_a_clear_error(arguments, message):
@@ -443,7 +429,7 @@ def test_arrays_of_unequal_length_and_inputs_without_noise():
     model = keras.Model(inputs, keras.layers.Dense(2)(x))
     with pytest.raises(ValueError, match="`data` argument is required for a model with inputs"):
         convert.prune_channels(model, 0.5)
-    with pytest.raises(ValueError, match="arrays of the same length. Received lengths: .2, 3."):
+    with pytest.raises(ValueError, match="Received: arrays of .2, 3. samples"):
         convert.prune_channels(model, 0.5, [np.ones((2, 4)), np.ones((3, 4))])
     assert len(convert.prune_channels(model, 0.5, [np.ones((2, 4)), np.ones((2, 4))])[1]) == 2
 

@@ -21,6 +21,7 @@ from benchmarks import (
 )
 from examples import demo
 from examples.audio import convert as audio_convert
+from examples.audio import detection, listen
 from examples.audio import predict as audio_predict
 from examples.audio import train as audio
 from examples.text import baseline as text_baseline
@@ -39,6 +40,8 @@ TEXTS = {
 PARSERS = {
     "examples.demo": demo.make_parser(),
     "examples.audio.convert": audio_convert.make_parser(),
+    "examples.audio.detection": detection.make_parser(),
+    "examples.audio.listen": listen.make_parser(),
     "examples.audio.predict": audio_predict.make_parser(),
     "examples.audio.train": audio.make_parser(),
     "examples.text.baseline": text_baseline.make_parser(),

@@ -175,3 +175,17 @@ def test_a_shared_layer_is_fitted_to_all_of_its_calls():
     fitted, _ = convert.prune_channels(model, 0.5, x)
     assert fitted.get_layer(first.name).filters == 4
     assert relative_error(model, fitted, x) < 0.01
+
+
+def test_sizes_that_the_data_has_are_left_open():
+    x = inputs = keras.Input((None, None, 3))
+    x = sl.ResidualConvBlock2D(8)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    data = np.random.default_rng(0).normal(size=(5, 9, 8, 3)).astype("float32")
+    pruned, report = convert.prune_channels(randomized(model), 0.5, data, batch_size=2)
+    assert sl.profile(pruned, (9, 8, 3)).macs == report.macs <= 0.5 * report.macs_before
+    assert "| output error |" in report.to_markdown() and pruned(data[:, :7]).shape == (5, 3)
+    assert pruned.inputs[0].shape == (None, None, None, 3)
+    with pytest.raises(ValueError, match="`data` argument is required if the model takes any size"):
+        convert.prune_channels(model, 0.5)

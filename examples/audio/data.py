@@ -36,7 +36,7 @@ import keras
 import numpy as np
 
 from examples import sources
-from examples.audio import reading, splits
+from examples.audio import micro_features, reading, splits
 from examples.audio.features import FLOOR, Settings, log_mel
 from examples.audio.reading import Clip, Source, fit_length
 from examples.audio.splits import LISTS, NAMED, NOISE_FOLDER
@@ -79,6 +79,7 @@ def load(
     held_out: str | None = None,
     limit: int | None = None,
     seconds: float = 1.0,
+    front_end: str = "librosa",
     cache: str | os.PathLike | None = None,
     seed: int = 0,
 ) -> Dataset:
@@ -91,6 +92,7 @@ def load(
             the others are the validation part. By default, some takes of each speaker are held out.
         limit: The maximum number of training clips, with the words in proportion.
         seconds: Length of a clip. Shorter ones are padded on both sides, longer ones are cropped.
+        front_end: What computes spectrograms, "librosa" or "micro": `micro_features`, at 16 kHz.
         cache: Folder for spectrograms. By default one for all runs of this user.
         seed: Seed of the split and of the order.
 
@@ -114,7 +116,8 @@ def load(
         name, made = sources.printable(path.name), splits.load_folder(path, seed)
     clips, sample_rate, note = made
     words = sorted({clip.word for clip in clips})
-    settings = Settings(sample_rate, seconds)
+    is_micro = front_end == "micro"
+    settings = micro_features.settings(seconds) if is_micro else Settings(sample_rate, seconds)
     folder = Path(cache) if cache else _cache_folder()
     spectrograms, kept, scale = _cached(clips, settings, folder)
     parts = {}
@@ -238,7 +241,9 @@ def _compute(clips: Sequence[Clip], settings: Settings) -> dict[str, np.ndarray]
     """Computes the arrays of a cache: spectrograms, their clips, the errors and the scale."""
 
     def spectrogram(sound: reading.Sound, scale: int) -> np.ndarray:
-        return log_mel(fit_length(sound.divided(scale), settings.samples), settings)
+        waveform = fit_length(sound.divided(scale), settings.samples)
+        is_micro = settings.front_end == "micro"
+        return micro_features.log_mel(waveform) if is_micro else log_mel(waveform, settings)
 
     spectrograms: dict[int, np.ndarray] = {}
     peaks: dict[int, float] = {}

@@ -24,6 +24,7 @@ class Settings:
         frame_seconds: Length of a frame.
         hop_seconds: Time between the starts of two frames.
         bands: Number of mel bands.
+        front_end: "librosa", or "micro" for that of `micro_features`.
     """
 
     sample_rate: int
@@ -31,6 +32,7 @@ class Settings:
     frame_seconds: float = 0.04
     hop_seconds: float = 0.02
     bands: int = 40
+    front_end: str = "librosa"
 
     @property
     def samples(self) -> int:

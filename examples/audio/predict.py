@@ -93,7 +93,7 @@ def load(place: str | os.PathLike) -> tuple[keras.Model, dict]:
     path = existing(place, "The model must be a *-waveform.keras, or the folder of a run")
     if path.is_dir():
         path = net_of_run(path, "*-waveform.keras")
-    about = _about(path.with_suffix(".json"))
+    about = read_about(path.with_suffix(".json"))
     with reading_of(path):
         model = keras.saving.load_model(path)
         shapes = model.input_shape, model.output_shape
@@ -108,17 +108,18 @@ def load(place: str | os.PathLike) -> tuple[keras.Model, dict]:
     return model, about
 
 
-def _about(path: Path) -> dict:
+def read_about(path: Path) -> dict:
+    """Returns the description that a run writes beside its models for waveforms."""
     expected = f"{path} must hold {', '.join(ABOUT)}, as a run writes it"
     try:
-        about = {"scale": 1, **read_json(path)}
-        about = {key: about[key] for key in (*ABOUT, "scale")}
+        about = {"scale": 1, "front_end": "librosa", **read_json(path)}
+        about = {key: about[key] for key in (*ABOUT, "scale", "front_end")}
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{expected}. Received: {error!r}") from error
-    classes, rate, samples, scale = about.values()
+    classes, rate, samples, scale, front_end = about.values()
     right = isinstance(classes, list) and all(isinstance(word, str) for word in classes)
     right &= isinstance(rate, int) and isinstance(samples, int) and samples > 0
-    right &= scale in (1, *reading.FULL_SCALES)
+    right &= scale in (1, *reading.FULL_SCALES) and front_end in ("librosa", "micro")
     expect(right and rate in range(reading.RATES[0], reading.RATES[1] + 1), expected, about)
     return about
 

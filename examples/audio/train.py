@@ -14,8 +14,8 @@
 Minutes are on two CPU cores. Both nets get the same data, budget and seeds. The comparison is
 printed and written to `--output`, beside the trained models. The files that end in
 `-waveform.keras` are models that take recordings. With `--causal` the nets do not look ahead, and
-`--export litert` also writes a model that runs frame by frame. Run the same command again to
-continue an interrupted run.
+`--export litert,int8` also writes models that run frame by frame, for `examples.audio.listen`. Run
+the same command again to continue an interrupted run.
 """
 
 import argparse
@@ -31,10 +31,10 @@ import numpy as np
 
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
-from examples.audio import augment, data, features, folds
+from examples.audio import augment, data, features, folds, steps
 from examples.nets import Experiment, compare_nets
 from examples.sources import printable
-from sepconv_layers import Comparison, Frontier, Search, export, files, models, streaming
+from sepconv_layers import Comparison, Frontier, Search, files, models
 
 NETS = ("ds_cnn", "keyword_resnet", "matchboxnet", "bc_resnet")
 CAUSAL = NETS[:3]
@@ -114,6 +114,7 @@ def prepare(
             held_out=held_out,
             limit=arguments.limit,
             seconds=arguments.seconds,
+            front_end=arguments.front_end,
         )
     name = SPEAKERS if held_out else dataset.name
     spectrograms, classes, settings = dataset.train[0], dataset.classes, dataset.settings
@@ -190,7 +191,8 @@ def train_nets(
     if not isinstance(found, Comparison):
         return found
     spectrograms, classes, settings = dataset.train[0], dataset.classes, dataset.settings
-    front = features.front_end(settings)
+    # The integers of the other front end cannot be computed by Keras.
+    front = features.front_end(settings) if settings.front_end == "librosa" else None
     for conv, model in found.models.items():
         save_for_waveforms(front, model, dataset, output / f"{conv}-waveform.keras")
     if arguments.export:
@@ -201,11 +203,10 @@ def train_nets(
             classes,
             spectrograms,
             dataset.test,
-            raw=dataset.waveforms(CHECKED),
-            preprocessor=front,
+            **({"raw": dataset.waveforms(CHECKED), "preprocessor": front} if front else {}),
         )
-        if arguments.causal and "litert" in arguments.export:
-            export_streaming(found, dataset, output)
+        if arguments.causal:
+            steps.export_steps(found, arguments.export, dataset, output)
     if dataset.scaling:
         found.notes.append(dataset.scaling)
     if dataset.scaling or arguments.export:
@@ -219,17 +220,22 @@ def train_nets(
 
 
 def save_for_waveforms(
-    front: keras.Model, model: keras.Model, dataset: data.Dataset, path: Path
+    front: keras.Model | None, model: keras.Model, dataset: data.Dataset, path: Path
 ) -> None:
-    """Writes front end and net as one model, and a description of its inputs and outputs."""
-    whole = keras.Model(front.input, model(front.output), name=f"{model.name}_waveform")
-    files.write(path, whole.save)
+    """Writes front end and net as one model, and a description of its inputs and outputs.
+
+    Without a front end, only the description.
+    """
+    if front is not None:
+        whole = keras.Model(front.input, model(front.output), name=f"{model.name}_waveform")
+        files.write(path, whole.save)
     settings = dataset.settings
     about = {
         "classes": dataset.classes,
         "sample_rate": settings.sample_rate,
         "samples": settings.samples,
         "scale": dataset.scale,
+        "front_end": settings.front_end,
     }
     files.write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
 
@@ -237,42 +243,6 @@ def save_for_waveforms(
 def predicted(model: keras.Model, spectrograms: np.ndarray) -> np.ndarray:
     """Returns the index of the most probable word of each clip."""
     return model.predict(spectrograms, verbose=0).argmax(-1)
-
-
-def export_streaming(found: Comparison, dataset: data.Dataset, output: Path) -> None:
-    """Writes each net as a LiteRT file that takes the frames of one step and the states."""
-    x, y = dataset.test
-    for row in found.rows:
-        model = found.models[row.conv]
-        step = streaming.to_streaming(model, streaming.to_streaming(model).stride)
-        artifact = export.to_litert(step.model, output / f"{row.conv}-streaming.tflite")
-        words = logits_in_steps(export.load(artifact.path), step, x).argmax(-1)
-        row.artifacts["streaming"] = {
-            "bytes": artifact.bytes,
-            "max_difference": artifact.max_difference,
-            "agreement": float(np.mean(words == predicted(model, x))),
-            "latency_ms": artifact.latency_ms,
-            "accuracy": float(np.mean(words == y)),
-        }
-        found.notes.append(
-            f"Frame by frame, the {row.conv} net takes {artifact.latency_ms / step.stride:.3f} ms "
-            f"for each hop of {1e3 * dataset.settings.hop_seconds:.0f} ms, as a LiteRT file."
-        )
-
-
-def logits_in_steps(
-    run: export.LoadedArtifact, step: streaming.Streaming, spectrograms: np.ndarray
-) -> np.ndarray:
-    """Returns the logits after the last frame, for clips that run in parallel."""
-    missing = -spectrograms.shape[1] % step.stride  # frames that affect no output
-    frames = np.pad(spectrograms, ((0, 0), (0, missing), (0, 0)))
-    chunk, *states = (tensor.name for tensor in step.model.inputs)
-    (logits,) = set(run.outputs) - {f"new_{state}" for state in states}
-    values = dict(zip(states, step.initial_states(len(frames)), strict=True))
-    for part in np.split(frames, frames.shape[1] // step.stride, axis=1):
-        outputs = dict(zip(run.outputs, run({chunk: part, **values}), strict=True))
-        values = {state: outputs[f"new_{state}"] for state in states}
-    return outputs[logits]
 
 
 def confusion_of(model: keras.Model, dataset: data.Dataset) -> list[list[int]]:
@@ -335,6 +305,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="vary rate, vocal tract, level and microphone in training, which takes more epochs; "
         "default: with --speaker-independent",
     )
+    front = "micro: log-mel bands in integers, as microcontrollers compute them; default: librosa"
+    parser.add_argument("--front-end", choices=("librosa", "micro"), default="librosa", help=front)
     parser.add_argument("--causal", action="store_true", help="convolutions do not look ahead")
     seconds = "length of a clip; default: 1"
     positive = command_line.positive_number(float)

@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ import keras
 import numpy as np
 
 from sepconv_layers.arguments import check_number, is_integer, positive_int, positive_number
+from sepconv_layers.comparison.data import Parts
 from sepconv_layers.comparison.figure import figure_class
-from sepconv_layers.comparison.recipe import INPUTS, LABELS, Training, copy_of, take
+from sepconv_layers.comparison.recipe import INPUTS, LABELS, Training, copy_of
 from sepconv_layers.comparison.training import RUNS, logits_of
 from sepconv_layers.files import write
+from sepconv_layers.sources import shapes_of, take
 
 CONVS = ("separable", "standard", "standard-narrow")
-PARTS = ("train", "val", "test")
 TAKEN_AND_RETURNED = {
     "augmentation": "the inputs of a batch",
     "mixing": f"a mapping of {INPUTS!r} to the inputs of a batch and {LABELS!r} to one-hot labels",
@@ -104,9 +105,9 @@ def check_settings(
     }
 
 
-def check_layers(training: Training, parts: Mapping[str, tuple[Any, np.ndarray]]) -> None:
+def check_layers(training: Training, parts: Parts) -> None:
     """Tries augmentation and mixing on a few samples."""
-    x, y = (take(array, slice(2)) for array in parts["train"])
+    x, y = take(parts["train"], slice(2))
     labels = training.one_hot(y)
     for name, inputs in (("augmentation", x), ("mixing", {INPUTS: x, LABELS: labels})):
         layer = getattr(training, name)
@@ -151,29 +152,6 @@ def _bad_output(output: Any, why: str) -> ValueError:
     )
 
 
-def check_data(data: Any) -> tuple[dict[str, tuple[Any, np.ndarray]], int]:
-    """Returns the parts, with labels as integers, and the number of classes."""
-    held = {
-        name: data.get(name) if isinstance(data, Mapping) else getattr(data, name, None)
-        for name in (*PARTS, "classes")
-    }
-    parts = {name: _check_part(name, held[name]) for name in PARTS}
-    labels = np.concatenate([y for _, y in parts.values()])
-    classes = labels.max() + 1 if held["classes"] is None else held["classes"]
-    if not is_integer(classes) and not isinstance(classes, Sequence | np.ndarray):
-        raise ValueError(
-            "`classes` of `data` must be names of classes, their number, or missing. Received: "
-            f"'classes'={classes!r}."
-        )
-    count = int(classes) if is_integer(classes) else len(classes)
-    if labels.min() < 0 or labels.max() >= count:
-        raise ValueError(
-            f"Labels must be from 0 to {count - 1}, because there are {count} classes. Received: "
-            f"labels from {labels.min()} to {labels.max()}."
-        )
-    return parts, count
-
-
 def check_callable(build: Any) -> None:
     """Refuses a `build` that is not a function."""
     if not callable(build):
@@ -186,7 +164,7 @@ def check_callable(build: Any) -> None:
 def check_build(
     build: Callable[[str], keras.Model],
     conv: str,
-    parts: Mapping[str, tuple[Any, np.ndarray]],
+    parts: Parts,
     classes: int,
 ) -> keras.Model:
     """Builds a model and checks it.
@@ -201,10 +179,9 @@ def check_build(
         try:
             logits = logits_of(model, take(x, np.zeros(2, int)))
         except Exception as error:  # any type: each backend has its own
-            shapes = keras.tree.map_structure(lambda array: array.shape[1:], x)
             raise ValueError(
                 f"The model of `build({conv!r})` must take the inputs of the {name!r} part, which "
-                f"have the shape (batch, *{shapes}). Received: {error}"
+                f"have the shape (batch, *{shapes_of(x)}). Received: {error}"
             ) from error
         _check_logits(logits, conv, classes)
     if build(conv) is model:
@@ -225,35 +202,6 @@ def check_build(
                 f"Received: {error}"
             ) from error
     return model
-
-
-def _check_part(name: str, part: Any) -> tuple[Any, np.ndarray]:
-    if not isinstance(part, tuple | list) or len(part) != 2:
-        raise ValueError(
-            f"`data` must hold {name!r} as a pair of inputs and labels. Received: {type(part)}."
-        )
-    x, y = part[0], np.asarray(part[1])
-    if y.ndim != 1 or (len(y) and y.dtype.kind not in "iu"):
-        raise ValueError(
-            f"The labels of the {name!r} part must be integers of shape (samples,). Received: "
-            f"dtype={y.dtype}, shape={y.shape}. Convert one-hot labels by `y.argmax(-1)`."
-        )
-    lengths = {
-        len(leaf) if isinstance(leaf, np.ndarray) and leaf.ndim else None
-        for leaf in keras.tree.flatten(x)
-    }
-    if len(y) == 0 or lengths != {len(y)}:
-        raise ValueError(
-            f"The {name!r} part must have as many inputs, in NumPy arrays, as labels, and at least "
-            f"one of each. Received: {len(y)} labels, and inputs of length "
-            f"{', '.join(map(str, lengths))}."
-        )
-    return keras.tree.map_structure(_as_objects_if_text, x), y.astype("int64")
-
-
-def _as_objects_if_text(array: np.ndarray) -> np.ndarray:
-    # TensorFlow converts both types, but `fit` of Keras takes only objects.
-    return array.astype(object) if array.dtype.kind == "U" else array
 
 
 def _check_logits(logits: np.ndarray, conv: str, classes: int) -> None:

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from sepconv_layers import export, timing
-from sepconv_layers.comparison.training import take
+from sepconv_layers.comparison.data import Part
+from sepconv_layers.sources import take
 
 KINDS = {"litert": None, "int8": "int8"}  # name of an artifact to `quantize` of `to_litert`
 CALIBRATION = 256  # training samples
@@ -41,7 +42,7 @@ def latencies_ms(paths: dict[Any, Path], train: Any) -> dict[Any, float]:
     return timing.medians({key: partial(net, sample) for key, net in nets.items()})
 
 
-def accuracy_of(path: Path, part: tuple[Any, np.ndarray]) -> float:
+def accuracy_of(path: Path, part: Part) -> float:
     """The accuracy of a file on a part."""
     x, y = part
     net = export.load(path)

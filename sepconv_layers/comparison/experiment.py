@@ -15,12 +15,11 @@ import keras
 
 from sepconv_layers.comparison import checks, speed
 from sepconv_layers.comparison.comparison_record import Comparison
+from sepconv_layers.comparison.data import Parts
 from sepconv_layers.comparison.row import Row
 from sepconv_layers.comparison.setup import Setup, prepare
 from sepconv_layers.comparison.tradeoff import spread
 from sepconv_layers.comparison.training import (
-    Parts,
-    digest_of,
     model_path,
     run,
     runs_folder,
@@ -28,6 +27,7 @@ from sepconv_layers.comparison.training import (
 )
 from sepconv_layers.cost import Profile, profile
 from sepconv_layers.files import write
+from sepconv_layers.sources import digest_of, shapes_of
 
 
 def compare(
@@ -67,8 +67,11 @@ def compare(
         build: `build(conv)` returns a new model that outputs logits. It is called for every seed,
             after `keras.utils.set_random_seed(seed)`, and for throw-away models to check and time.
         data: Object or mapping with `train`, `val` and `test`, each a pair of inputs (an array, or
-            a structure of arrays) and integer labels. It may also have `classes`: their names or
-            their number, by default the largest label plus 1.
+            a structure of arrays) and integer labels. Arrays may be mapped files, HDF5 or zarr
+            arrays, map-style data sets of PyTorch or Grain, or whatever else has `len` and
+            `[indices]`: they are read batch by batch. If it has a method `digest`, what that
+            returns stands for the contents, which are hashed otherwise. `data` may also
+            have `classes`: their names or their number, by default the largest label plus 1.
         convs: The nets: "separable", "standard", "standard-narrow".
         epochs: Number of passes over the training part.
         batch_size: Number of training samples per step.
@@ -225,8 +228,8 @@ def untrained_models(
 def profiles_of(models: Mapping[str, keras.Model], parts: Parts) -> dict[str, Profile]:
     """The cost of each net for one sample of the training part."""
     x, _ = parts["train"]
-    shape = keras.tree.map_structure(lambda array: array.shape[1:], x)
-    return {conv: profile(model, shape) for conv, model in models.items()}
+    shapes = shapes_of(x)
+    return {conv: profile(model, shapes) for conv, model in models.items()}
 
 
 def times_of(

@@ -9,7 +9,7 @@ import keras
 
 from sepconv_layers.arguments import positive_number
 from sepconv_layers.comparison import deployment
-from sepconv_layers.comparison.training import Parts
+from sepconv_layers.comparison.data import Parts
 from sepconv_layers.cost import Profile
 
 LIMITS = "macs", "params", "int8_bytes"

@@ -17,7 +17,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.comparison.recipe import Training, take
+from sepconv_layers.comparison.data import Part
+from sepconv_layers.comparison.recipe import Training
+from sepconv_layers.sources import take
 
 MODEL, BATCH, SETTINGS = "model.keras", "batch.npz", "settings.json"
 WARM_UP_STEPS = 2
@@ -25,9 +27,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 
 
-def train_peak_bytes(
-    model: keras.Model, part: tuple[Any, np.ndarray], training: Training
-) -> int | None:
+def train_peak_bytes(model: keras.Model, part: Part, training: Training) -> int | None:
     """Measures how far a training step raises the resident memory of a process.
 
     Each model gets a process of its own, because allocators keep the memory that other models have

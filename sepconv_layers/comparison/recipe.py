@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from sepconv_layers.sources import count_of, take
+
 WARM_UP = 0.1  # share of all steps
 STEPS_WORTH_XLA = 2000  # on TensorFlow, where XLA takes tens of seconds to compile each net
 INPUTS, LABELS = "images", "labels"  # what Keras calls them in layers that mix both
@@ -36,7 +38,7 @@ class Training:
 
     def steps(self, x: Any) -> int:
         """Number of training steps with these inputs."""
-        return self.epochs * math.ceil(len(keras.tree.flatten(x)[0]) / self.batch_size)
+        return self.epochs * math.ceil(count_of(x) / self.batch_size)
 
     def jit_compile(self, mode: str, x: Any) -> bool | str:
         """Value of `jit_compile` to train a net with, if `mode` is its fastest mode."""
@@ -82,8 +84,7 @@ class Training:
 
     def layers(self, x: Any) -> list[keras.layers.Layer | None]:
         """New layers for augmentation and mixing, with all their variables."""
-        size = len(keras.tree.flatten(x)[0])
-        labels = np.zeros((size, self.classes), "float32")
+        labels = np.zeros((count_of(x), self.classes), "float32")
         augmentation, x = _started(self.augmentation, x)
         mixing, _ = _started(self.mixing, {INPUTS: x, LABELS: labels})
         return [augmentation, mixing]
@@ -95,7 +96,7 @@ class Training:
         import tensorflow as tf
 
         augmentation, mixing = self.layers(x)
-        labels = tf.zeros((len(keras.tree.flatten(x)[0]), self.classes))
+        labels = tf.zeros((count_of(x), self.classes))
 
         def changed(x: Any) -> Any:
             x = x if augmentation is None else augmentation(x, training=True)
@@ -202,8 +203,3 @@ def _started(layer: keras.layers.Layer | None, x: Any) -> tuple[keras.layers.Lay
         if variable.name == "seed_generator_state":  # the run sets the seed
             variable.assign([np.random.randint(2**31), 0])
     return layer, outputs
-
-
-def take(x: Any, index: Any) -> Any:
-    """Indexes all arrays in a structure."""
-    return keras.tree.map_structure(lambda array: array[index], x)

@@ -13,8 +13,8 @@ import numpy as np
 
 from sepconv_layers import timing
 from sepconv_layers.comparison import checks
+from sepconv_layers.comparison.data import Parts, check_data
 from sepconv_layers.comparison.recipe import Training
-from sepconv_layers.comparison.training import Parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def prepare(
     batch_sizes = checks.check_sizes(usual if infer_batch_sizes is None else infer_batch_sizes)
     checks.check_jit_compile(jit_compile)
     checks.check_output(output, files)
-    parts, classes = checks.check_data(data)
+    parts, classes = check_data(data)
     training = Training(**settings, classes=classes, progress=progress)
     checks.check_layers(training, parts)
     words = {"task": task, "dataset": dataset, "command": command}

@@ -14,13 +14,14 @@ import keras
 import numpy as np
 
 from sepconv_layers.comparison import checks, deployment, experiment, memory
+from sepconv_layers.comparison.data import Part, Parts
 from sepconv_layers.comparison.frontier_record import FAMILIES, PREDICTIONS, Frontier
 from sepconv_layers.comparison.limits import check_limits, excess_text, untrained_costs
 from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.row import SizedRow, net_name
 from sepconv_layers.comparison.setup import prepare
 from sepconv_layers.comparison.tradeoff import spread
-from sepconv_layers.comparison.training import Parts, classes_of
+from sepconv_layers.comparison.training import classes_of
 from sepconv_layers.cost import Profile
 
 ARTIFACTS = "artifacts"
@@ -173,7 +174,7 @@ def _within_limits(
 
 
 def _train_peaks(
-    models: Mapping[str, keras.Model], part: tuple[Any, np.ndarray], training: Training
+    models: Mapping[str, keras.Model], part: Part, training: Training
 ) -> dict[str, int | None]:
     """Peak memory of a training step of each model, in parallel processes."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -207,9 +208,7 @@ def _artifacts(
     return found, []
 
 
-def _predictions(
-    trained: Mapping[str, experiment.TrainedNet], part: tuple[Any, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _predictions(trained: Mapping[str, experiment.TrainedNet], part: Part) -> dict[str, np.ndarray]:
     """The classes that each net predicts with each seed, and the labels."""
     x, y = part
     dtype = np.min_scalar_type(int(y.max()))

@@ -11,14 +11,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from sepconv_layers.comparison.recipe import Training, take
+from sepconv_layers.comparison.data import Part
+from sepconv_layers.comparison.recipe import Training
+from sepconv_layers.sources import take
 from sepconv_layers.timing import MODES, medians, runnable
 
 
 def measure(
     build: Callable[[str], keras.Model],
     convs: Sequence[str],
-    part: tuple[Any, np.ndarray],
+    part: Part,
     training: Training,
     batch_sizes: Sequence[int],
     jit_compile: bool | str = "auto",
@@ -28,7 +30,7 @@ def measure(
     Returns:
         For each net, the fields of `Row` that hold times and modes.
     """
-    x, y = part[0], training.one_hot(part[1])
+    x, y = part
     training = dataclasses.replace(training, augmentation=None, mixing=None)
     modes = MODES[keras.backend.backend()]
     wanted = {mode: compiles for mode, compiles in modes.items() if compiles is jit_compile}
@@ -38,8 +40,12 @@ def measure(
             trainers[conv, mode] = training.trainer(build(conv), x, compiles)
             trainers[conv, mode].model.jit_compile = compiles
 
-    def best(size: int, method: str, *arrays: Any) -> dict[str, tuple[float, str]]:
-        batch, bound = take(arrays, np.arange(size) % len(y)), attrgetter(method)
+    def batch_of(size: int) -> tuple[Any, np.ndarray]:
+        inputs, labels = take(part, np.arange(size) % len(y))
+        return inputs, training.one_hot(labels)
+
+    def best(method: str, *batch: Any) -> dict[str, tuple[float, str]]:
+        bound = attrgetter(method)
         calls = {key: partial(bound(trainer), *batch) for key, trainer in trainers.items()}
         times = medians(_in_working_modes(calls))
         return {
@@ -48,8 +54,8 @@ def measure(
         }
 
     with _quiet_tensorflow():
-        infer = {size: best(size, "model.predict_on_batch", x) for size in batch_sizes}
-        train = best(training.batch_size, "train_on_batch", x, y)
+        infer = {size: best("model.predict_on_batch", *batch_of(size)[:1]) for size in batch_sizes}
+        train = best("train_on_batch", *batch_of(training.batch_size))
     return {
         conv: {
             "infer_ms": {size: infer[size][conv][0] for size in batch_sizes},

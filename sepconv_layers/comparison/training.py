@@ -16,8 +16,10 @@ import numpy as np
 
 from sepconv_layers.checkpoint import set_aside, set_seed, values
 from sepconv_layers.comparison import resume
-from sepconv_layers.comparison.recipe import Trainer, Training, take
+from sepconv_layers.comparison.data import Epoch, Part, Parts
+from sepconv_layers.comparison.recipe import Trainer, Training
 from sepconv_layers.files import remove_leftovers, write
+from sepconv_layers.sources import Batches, take
 
 CHECKED_SAMPLES = 256
 RUNS = "runs"
@@ -25,8 +27,6 @@ RUNS = "runs"
 # The name of a layer in the JSON of a model: in its configuration and in the history of tensors,
 # but not the name of a dtype policy.
 NAME = re.compile(r'((?<!DTypePolicy", "config": {)"name": |\[(?="[^"]*", \d+, \d+\]))"([^"]*)"')
-
-Parts = Mapping[str, tuple[Any, np.ndarray]]  # name of a part to its inputs and labels
 
 
 def run(
@@ -74,10 +74,8 @@ def run(
             watch(history)
         # Each epoch sets its own seed and order, so it is the same after an interruption.
         set_seed((seed, epoch))
-        x, y = parts["train"]
-        order = np.random.default_rng((seed, epoch)).permutation(len(y))
-        epoch_parts = {**parts, "train": (take(x, order), y[order])}
-        logs = _train_epoch(trainer, epoch_parts, training, f"epoch {epoch + 1}")
+        order = np.random.default_rng((seed, epoch)).permutation(len(parts["train"][1]))
+        logs = _train_epoch(trainer, parts, order, training, f"epoch {epoch + 1}")
         if not math.isfinite(logs["loss"] + logs["val_loss"]):
             raise FloatingPointError(
                 f"The {conv} net with seed {seed} had a training loss of {logs['loss']} and a "
@@ -155,16 +153,6 @@ def key_of(model: keras.Model, training: Training, digest: str) -> str:
     return hashlib.sha256(key).hexdigest()[:12]
 
 
-def digest_of(parts: Any) -> str:
-    """A hash of all inputs and labels."""
-    digest = hashlib.sha256()
-    for array in keras.tree.flatten(parts):
-        digest.update(repr((array.shape, array.dtype)).encode())
-        is_object = array.dtype.kind == "O"  # whose bytes are addresses
-        digest.update(repr(array.tolist()).encode() if is_object else array.tobytes())
-    return digest.hexdigest()
-
-
 def logits_of(model: keras.Model, x: Any) -> np.ndarray:
     """Outputs of a model for one batch, as NumPy floats."""
     return keras.ops.convert_to_numpy(model(x, training=False)).astype("float64")
@@ -172,23 +160,21 @@ def logits_of(model: keras.Model, x: Any) -> np.ndarray:
 
 def classes_of(model: keras.Model, x: Any, batch_size: int = 256) -> np.ndarray:
     """The class with the largest logit for each sample."""
-    logits = model.predict(x, batch_size=batch_size, verbose=0)
+    logits = model.predict(Batches((x,), batch_size).dataset(), verbose=0)
     return np.asarray(logits).argmax(-1)
 
 
-def _train_epoch(trainer: Trainer, parts: Parts, training: Training, name: str) -> dict[str, float]:
-    (x, y), (x_val, y_val) = parts["train"], parts["val"]
+def _train_epoch(
+    trainer: Trainer, parts: Parts, order: np.ndarray, training: Training, name: str
+) -> dict[str, float]:
     is_terminal = sys.stdout.isatty()
     if is_terminal:
         training.say(f"  {name} of {training.epochs}")
     started = time.perf_counter()
-    labels = training.one_hot(y)
     fitted = trainer.fit(
-        trainer.inputs_for(x, labels),
-        labels,
-        batch_size=training.batch_size,
+        Epoch(parts["train"], training, order, trainer.inputs_for).dataset(),
         shuffle=False,
-        validation_data=(x_val, training.one_hot(y_val)),
+        validation_data=Epoch(parts["val"], training).dataset(),
         verbose=int(is_terminal and training.progress),
         callbacks=trainer.averaging(),
     )
@@ -202,10 +188,9 @@ def _train_epoch(trainer: Trainer, parts: Parts, training: Training, name: str) 
     return logs
 
 
-def _evaluate(trainer: Trainer, part: tuple[Any, np.ndarray], training: Training) -> float:
+def _evaluate(trainer: Trainer, part: Part, training: Training) -> float:
     """Accuracy, or NaN if the loss is not finite."""
-    x, y = part[0], training.one_hot(part[1])
-    logs = trainer.evaluate(x, y, training.batch_size, verbose=0, return_dict=True)
+    logs = trainer.evaluate(Epoch(part, training).dataset(), verbose=0, return_dict=True)
     return float(logs["accuracy"]) if math.isfinite(logs["loss"]) else math.nan
 
 

@@ -36,9 +36,10 @@ from sepconv_layers.comparison.search_record import (
 )
 from sepconv_layers.comparison.setup import Setup
 from sepconv_layers.comparison.space import Space
-from sepconv_layers.comparison.training import digest_of, key_of, run, runs_folder
+from sepconv_layers.comparison.training import key_of, run, runs_folder
 from sepconv_layers.cost import profile
 from sepconv_layers.extras import require
+from sepconv_layers.sources import digest_of, shapes_of
 
 JOURNAL = "journal.log"
 RESULT = "result"  # the attribute of a trial in the journal
@@ -140,7 +141,7 @@ class Family:
         x, _ = self.parts["train"]
         costs = untrained_costs(
             model,
-            profile(model, keras.tree.map_structure(lambda array: array.shape[1:], x)),
+            profile(model, shapes_of(x)),
             self.parts,
             self.limits,
         )

@@ -70,7 +70,7 @@ MAIN = """// Runs the model once in TensorFlow Lite Micro.
 #include "tensorflow/lite/micro/micro_interpreter.h"
 #include "tensorflow/lite/micro/micro_log.h"
 #include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
-#include "tensorflow/lite/micro/system_setup.h"
+{include}#include "tensorflow/lite/micro/system_setup.h"
 #include "tensorflow/lite/schema/schema_generated.h"
 
 namespace {{
@@ -83,8 +83,7 @@ int main() {{
   tflite::MicroMutableOpResolver<{count}> resolver;
 {resolver}
 
-  tflite::MicroInterpreter interpreter(tflite::GetModel(model::kData), resolver, arena,
-                                       model::kArenaBytes);
+{interpreter}
   if (interpreter.AllocateTensors() != kTfLiteOk) return 1;
 
   // Zeros. A real number x becomes the integer round(x / scale) + zero_point.
@@ -95,6 +94,21 @@ int main() {{
 {outputs}
   return 0;
 }}
+"""
+
+INTERPRETER = """\
+  tflite::MicroInterpreter interpreter(tflite::GetModel(model::kData), resolver, arena,
+                                       model::kArenaBytes);"""
+
+INTERPRETER_WITH_VARIABLES = """\
+  // The model keeps its states, so call `Invoke` once for each chunk of a stream.
+  tflite::MicroAllocator* allocator = tflite::MicroAllocator::Create(arena, model::kArenaBytes);
+  tflite::MicroResourceVariables* variables =
+      tflite::MicroResourceVariables::Create(allocator, {count});
+  tflite::MicroInterpreter interpreter(tflite::GetModel(model::kData), resolver, allocator,
+                                       variables);"""
+
+VARIABLES = """#include "tensorflow/lite/micro/micro_resource_variable.h"
 """
 
 ZEROS = """  std::memset(interpreter.input({index})->data.raw, model::kInputs[{index}].zero_point,
@@ -164,6 +178,7 @@ def main(
     inputs: Sequence[Mapping[str, Any]],
     outputs: Sequence[Mapping[str, Any]],
     labels: Sequence[str],
+    variables: int = 0,
 ) -> str:
     """Returns `main.cc`, which runs the model on zeros and prints the largest output.
 
@@ -172,11 +187,16 @@ def main(
         inputs: The entries of `header`.
         outputs: The entries of `header`.
         labels: Names of the classes; empty for none.
+        variables: The number of its variables.
     """
     shown = '"%s", model::kLabels[largest]' if labels else '"largest output: %d", largest'
     is_int8 = outputs[0]["dtype"] == "int8"
     return MAIN.format(
         count=len(operators),
+        include=VARIABLES if variables else "",
+        interpreter=(
+            INTERPRETER_WITH_VARIABLES.format(count=variables) if variables else INTERPRETER
+        ),
         resolver="\n".join(f"  {line}" for line in resolver_lines(operators)),
         inputs="\n".join(ZEROS.format(index=index) for index in range(len(inputs))),
         outputs=LARGEST.format(arguments=shown) if is_int8 else '  MicroPrintf("done");',

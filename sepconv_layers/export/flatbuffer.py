@@ -14,6 +14,7 @@ import numpy as np
 from sepconv_layers.export.artifact import LABELS_FILE
 from sepconv_layers.export.four_bits import pack_four_bits
 from sepconv_layers.export.scales import operator_names, unit_scales
+from sepconv_layers.export.variables import States, hold_states
 
 CONVERSION_METADATA = b"CONVERSION_METADATA"  # the converter's arguments
 BUFFER_ALIGNMENT = 16
@@ -35,6 +36,7 @@ def finalize(
     outputs: Sequence[str],
     labels: Sequence[str],
     is_learned: bool = False,
+    states: States | None = None,
 ) -> bytes:
     """Removes what inference does not need from a converted model, and adds labels.
 
@@ -45,6 +47,8 @@ def finalize(
         outputs: Names of its outputs.
         labels: Names of the classes of the first output; empty for no labels.
         is_learned: Whether the scales of an int8 model were learned. Then they stay.
+        states: The output that has the next value of an input, by the name of the input, for
+            inputs that become variables.
 
     Returns:
         The content of the file.
@@ -66,6 +70,8 @@ def finalize(
         pack_four_bits(model)
     else:
         unit_scales(model)
+    if states:
+        hold_states(model, states)
     if labels:
         buffer, entry = schema.BufferT(), schema.MetadataT()
         buffer.data = np.frombuffer(_metadata(name, inputs, outputs), "uint8")
@@ -99,10 +105,15 @@ def operators(content: bytes) -> list[Operator]:
     model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
     names = operator_names(model)
     return [
-        Operator(names[step.opcodeIndex], (graph.tensors[step.outputs[0]].name or b"").decode())
+        Operator(names[step.opcodeIndex], _output_name(graph, step))
         for graph in model.subgraphs
         for step in (graph.operators if graph.operators is not None else ())
     ]
+
+
+def _output_name(graph: Any, step: Any) -> str:
+    outputs = [] if step.outputs is None else list(step.outputs)  # a variable's writer has none
+    return (graph.tensors[outputs[0]].name or b"").decode() if outputs else ""
 
 
 def _sharing_builder(size: int) -> Any:

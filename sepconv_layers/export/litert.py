@@ -1,5 +1,6 @@
 """Exports models to LiteRT files for phones and microcontrollers, quantized or not."""
 
+import math
 import os
 import tempfile
 import warnings
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from sepconv_layers import sources
 from sepconv_layers.export.artifact import TOLERANCE, Artifact, Runner, export_checked, latency_ms
 from sepconv_layers.export.checks import check_arguments
 from sepconv_layers.export.errors import check_no_loops, conversion_error
@@ -17,6 +19,7 @@ from sepconv_layers.export.flatbuffer import finalize
 from sepconv_layers.export.graph import ExportGraph
 from sepconv_layers.export.inputs import Arrays, sample_for
 from sepconv_layers.export.runtimes import checked_runner
+from sepconv_layers.export.variables import in_turn, internal_states
 from sepconv_layers.extras import require
 from sepconv_layers.quantize.insertion import is_aware
 
@@ -40,6 +43,7 @@ def to_litert(
     labels: Sequence[str] | None = None,
     quantize_io: bool = False,
     tolerance: float | Literal["auto"] | None = "auto",
+    states: str = "explicit",
 ) -> Artifact:
     """Exports a model to a LiteRT (formerly TensorFlow Lite) file, usually named `.tflite`.
 
@@ -57,7 +61,8 @@ def to_litert(
             channel, and int8 activations. Operators without an int8 kernel stay in float32.
         calibration: For `"int8"`, about a hundred typical inputs, which set the range of each
             activation: a batch, or an iterable of batches. A batch is an array, or a list or
-            dictionary of arrays for several inputs. A model of `quantize.aware` has learned its
+            dictionary of arrays for several inputs. Arrays on disk and data sets with `len` and
+            `[indices]` are read piece by piece. A model of `quantize.aware` has learned its
             ranges: it needs `"int8"` and takes no calibration.
         sample: A batch of inputs to run the artifact with, one by one. Where the model has open
             sizes, the file gets the sample's. By default samples of the calibration, or random
@@ -70,6 +75,9 @@ def to_litert(
             largest absolute output (or to 1, if that is less); `None` for any. By default 0.001 for
             float32, 0.01 for `"float16"`, and any for `"dynamic"` and `"int8"`, where `agreement`
             says more.
+        states: For the `model` of `streaming.to_streaming`. `"explicit"` keeps its states as inputs
+            and outputs of the file. With `"internal"`, the file keeps them as variables, and runs
+            from chunk to chunk: it starts anew when it is loaded anew.
 
     Returns:
         An `Artifact`.
@@ -94,10 +102,11 @@ def to_litert(
         Integer-Arithmetic-Only Inference", 2017](https://arxiv.org/abs/1712.05877).
     """
     names = check_arguments("export.to_litert", model, labels)
+    pairs = internal_states(model, states)
     require("ai_edge_litert.interpreter", "export", "export.to_litert")
     _check_quantize(quantize, quantize_io)
     allowed = QUANTIZE[quantize] if tolerance == "auto" else tolerance
-    _check_calibration(model, quantize, calibration)
+    check_calibration(model, quantize, calibration)
     batches = [] if calibration is None else calibration_batches(model, calibration)
     if sample is None and batches:
         sample = [array[:LARGEST_SAMPLE] for array in batches[0]]
@@ -108,12 +117,14 @@ def to_litert(
 
     def write(beside: Path, kind: str | None = quantize) -> None:
         content = converted(graph, kind, batches, quantize_io)
-        beside.write_bytes(finalize(content, model.name, inputs, graph.outputs, names, is_learned))
+        content = finalize(content, model.name, inputs, graph.outputs, names, is_learned, pairs)
+        beside.write_bytes(content)
 
     def load(beside: Path) -> Runner:
         return checked_runner("litert", beside, model.name, inputs)
 
-    artifact = export_checked("litert", path, graph.reference, sample, write, load, allowed)
+    reference = in_turn(graph.reference, pairs, inputs) if pairs else graph.reference
+    artifact = export_checked("litert", path, reference, sample, write, load, allowed)
     if quantize == "dynamic":
         with tempfile.TemporaryDirectory() as folder:
             beside = Path(folder) / "float.tflite"
@@ -159,7 +170,14 @@ def _warn_if_slower(artifact: Artifact, float_ms: float) -> None:
         )
 
 
-def _check_calibration(model: keras.Model, quantize: str | None, calibration: Any) -> None:
+def check_calibration(model: keras.Model, quantize: str | None, calibration: Any) -> None:
+    """Raises a `ValueError` unless there are inputs to measure ranges just where they are needed.
+
+    Args:
+        model: The model.
+        quantize: The argument of `to_litert`.
+        calibration: The argument of `to_litert`.
+    """
     kind = None if calibration is None else type(calibration).__name__
     received = f"calibration={kind} with quantize={quantize!r}"
     if is_aware(model):
@@ -176,14 +194,24 @@ def _check_calibration(model: keras.Model, quantize: str | None, calibration: An
         )
 
 
-def calibration_batches(model: keras.Model, calibration: Any) -> list[Arrays]:
+def calibration_batches(model: keras.Model, calibration: Any) -> Sequence[Arrays]:
     """Returns the batches of the calibration, each as a list of arrays."""
-    is_several = isinstance(calibration, list | tuple) and len(model.inputs) > 1
-    if (
+    is_list = isinstance(calibration, list | tuple)
+    is_batch = (
         hasattr(calibration, "shape")
         or isinstance(calibration, dict)
-        or (is_several and all(hasattr(array, "shape") for array in calibration))
-    ):
+        or (
+            is_list
+            and len(model.inputs) > 1
+            and all(hasattr(each, "shape") for each in calibration)
+        )
+    )
+    if (is_batch or not is_list) and sources.is_by_sample(calibration):
+        data = sources.sources_of(calibration, "The `calibration` argument")
+        lengths = {len(source) for source in keras.tree.flatten(data)}
+        if len(lengths) == 1 and 0 not in lengths:
+            return _Pieces(model, data)
+    if is_batch:
         calibration = [calibration]
     elif not isinstance(calibration, Iterable):
         raise ValueError(
@@ -194,6 +222,24 @@ def calibration_batches(model: keras.Model, calibration: Any) -> list[Arrays]:
     if not batches:
         raise ValueError("The `calibration` argument must hold inputs. Received: no batch.")
     return batches
+
+
+class _Pieces(Sequence[Arrays]):
+    """Batches of data that are read by index, when they are needed."""
+
+    def __init__(self, model: keras.Model, data: Any) -> None:
+        self.model, self.data = model, data
+        self[0]  # an early error if the data do not fit the model
+
+    def __len__(self) -> int:
+        return math.ceil(sources.count_of(self.data) / LARGEST_SAMPLE)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self):
+            raise IndexError
+        part = slice(index * LARGEST_SAMPLE, (index + 1) * LARGEST_SAMPLE)
+        inputs = sources.inputs_at(self.data, part, len(self.model.inputs))
+        return sample_for(self.model, inputs, "calibration")
 
 
 def converted(

@@ -26,12 +26,19 @@ from sepconv_layers.export.errors import micro_error
 from sepconv_layers.export.flatbuffer import finalize, operators
 from sepconv_layers.export.graph import ExportGraph
 from sepconv_layers.export.inputs import Arrays, sample_for
-from sepconv_layers.export.litert import calibration_batches, converted, fixed_shapes
+from sepconv_layers.export.litert import (
+    calibration_batches,
+    check_calibration,
+    converted,
+    fixed_shapes,
+)
 from sepconv_layers.export.npu import npu_estimate
 from sepconv_layers.export.tflm import ReferenceKernels, TflmError, TflmRun, run_in_tflm
+from sepconv_layers.export.variables import States, in_turn, internal_states
 from sepconv_layers.extras import require
 from sepconv_layers.files import write
 from sepconv_layers.graph_edit import input_structure
+from sepconv_layers.quantize.insertion import is_aware
 
 LARGEST_SAMPLE = 32  # samples of the calibration to run, if no others are given
 # Between two runtimes, an operator may round to the other neighbor, and deep nets multiply that. A
@@ -68,10 +75,11 @@ class MicroArtifact(Artifact):
 def to_micro(
     model: keras.Model,
     folder: str | os.PathLike,
-    calibration: Any,
+    calibration: Any = None,
     sample: Any = None,
     labels: Sequence[str] | None = None,
     tolerance: float | None = None,
+    states: str = "explicit",
 ) -> MicroArtifact:
     """Exports a model to C++ sources for TensorFlow Lite Micro, the runtime of microcontrollers.
 
@@ -90,13 +98,15 @@ def to_micro(
         folder: The folder to write. An older export there is replaced only if the new one passes
             the check, `main.cc` included, and other files in it stay.
         calibration: About a hundred typical inputs, which set the range of each activation: a
-            batch, or an iterable of batches. A batch is an array, or a list or dictionary of arrays
-            for several inputs.
+            batch, or an iterable of batches, as for `to_litert`. A model of `quantize.aware` takes
+            none: it has learned its ranges.
         sample: A batch of inputs to run the file with. Where the model has open sizes, the file
             gets the sample's. By default the first 32 samples of the calibration.
         labels: Names of the classes, in the order of the outputs.
         tolerance: Largest difference to allow between the model and the file, relative to the
             largest absolute output (or to 1, if that is less); `None` for any.
+        states: For the `model` of `streaming.to_streaming`, as in `to_litert`: `"explicit"` for
+            states as inputs and outputs, or `"internal"` for variables of the runtime.
 
     Returns:
         A `MicroArtifact`.
@@ -127,10 +137,12 @@ def to_micro(
     names = check_arguments("export.to_micro", model, labels)
     require("ai_edge_litert.interpreter", "micro", "export.to_micro")
     require("tflite_micro", "micro", "export.to_micro")
+    pairs = internal_states(model, states)
     path = Path(folder)
     check_path(path, "micro", "folder")
-    batches = calibration_batches(model, calibration)
-    if sample is None:
+    check_calibration(model, "int8", calibration)
+    batches = [] if calibration is None else calibration_batches(model, calibration)
+    if sample is None and batches:
         sample = [array[:LARGEST_SAMPLE] for array in batches[0]]
     arrays = sample_for(model, sample)
     graph = ExportGraph(model, fixed_shapes(arrays, batches))
@@ -139,10 +151,12 @@ def to_micro(
 
     def write_and_check(beside: Path) -> None:
         beside.mkdir()
-        _write_file(beside / MODEL_FILE, graph, content)
+        _write_file(beside / MODEL_FILE, graph, content, pairs)
         kernels = ReferenceKernels(beside / MODEL_FILE)
-        found.update(_measured(beside / MODEL_FILE, graph, content, kernels, arrays, tolerance))
-        _write_sources(beside, graph, kernels, names, found)
+        found.update(
+            _measured(beside / MODEL_FILE, graph, content, kernels, arrays, tolerance, pairs)
+        )
+        _write_sources(beside, graph, kernels, names, found, len(pairs))
         if path.is_dir():
             keep_others(path, beside, "micro")
 
@@ -150,10 +164,13 @@ def to_micro(
     return MicroArtifact(path=path, kind="micro", bytes=found["flash_bytes"], **found)
 
 
-def _write_file(path: Path, graph: ExportGraph, content: bytes) -> None:
+def _write_file(path: Path, graph: ExportGraph, content: bytes, states: States) -> None:
     """Writes the LiteRT file, without labels, which would only take flash in it."""
     inputs = [spec.name for spec in graph.specs]
-    path.write_bytes(finalize(content, graph.model.name, inputs, graph.outputs, []))
+    learned = is_aware(graph.model)
+    path.write_bytes(
+        finalize(content, graph.model.name, inputs, graph.outputs, [], learned, states)
+    )
 
 
 def _measured(
@@ -163,15 +180,18 @@ def _measured(
     kernels: ReferenceKernels,
     sample: Arrays,
     tolerance: float | None,
+    states: States,
 ) -> dict[str, Any]:
     """Runs the file; returns the fields of the record that say how."""
-    inputs = kernels.quantized(dict(zip((spec.name for spec in graph.specs), sample, strict=True)))
+    names = [spec.name for spec in graph.specs]
+    reference = in_turn(graph.reference, states, names) if states else graph.reference
+    inputs = kernels.quantized(dict(zip(names, sample, strict=True)))
     try:
         run = run_in_tflm(file, inputs)
     except TflmError as error:
         raise micro_error(graph, operators(content), str(error)) from error
     outputs = kernels.dequantized(run.outputs)
-    kinds = collections.Counter(operator.kind for operator in operators(content))
+    kinds = collections.Counter(operator.kind for operator in operators(file.read_bytes()))
     shapes = [array.shape[1:] for array in sample]
     structure = input_structure(graph.model)
     return {
@@ -179,7 +199,7 @@ def _measured(
         "arena_bytes": run.arena_bytes,
         "operators": dict(sorted(kinds.items())),
         "macs": profile(graph.model, keras.tree.pack_sequence_as(structure, shapes)).macs,
-        **compare_outputs("micro", graph.reference(sample), outputs, tolerance),
+        **compare_outputs("micro", reference(sample), outputs, tolerance),
         "litert_steps": _steps(run, kernels.run(inputs)),
         "latency_ms": round(run.latency_ms, 4),
         "npu": npu_estimate(file),
@@ -207,6 +227,7 @@ def _write_sources(
     kernels: ReferenceKernels,
     labels: Sequence[str],
     found: dict[str, Any],
+    variables: int,
 ) -> None:
     """Writes the C++ sources and the report beside the LiteRT file."""
     inputs = [*map(_entry, kernels.input_names, kernels.inputs)]
@@ -225,7 +246,7 @@ def _write_sources(
     texts = {
         HEADER_FILE: c_sources.header(graph.model.name, inputs, outputs, labels, arena, size),
         DATA_FILE: c_sources.data(content),
-        MAIN_FILE: c_sources.main(kinds, inputs, outputs, labels),
+        MAIN_FILE: c_sources.main(kinds, inputs, outputs, labels, variables),
         REPORT_FILE: json.dumps(report, indent=2, ensure_ascii=False) + "\n",
     }
     for name, text in texts.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from sepconv_layers import sources
 from sepconv_layers.convert.folding import norms_to_fold
 from sepconv_layers.convert.unrolling import run_layers
 from sepconv_layers.graph_edit import ModelGraph
@@ -14,6 +15,7 @@ from sepconv_layers.quantize.flattening import DTYPE, copied, flat_copy, new_inp
 from sepconv_layers.quantize.layers import FakeQuantize, FakeQuantizeKernel, check_bits
 from sepconv_layers.quantize.rules import Kind, fixed_range, is_relu, kind_of
 
+BATCH = 128  # samples of a data set that is read by index
 WITH_RELU = (Kind.KERNEL, Kind.ADDING)  # a ReLU after them is computed with them
 
 
@@ -56,8 +58,8 @@ def aware(
         weight_bits: 8 or 4 bits for the kernels. Activations have 8.
         momentum: Momentum of the moving ranges of activations.
         calibration: Typical inputs to set the ranges, so that the model can be evaluated before it
-            is trained: a batch as the model takes it, or an iterable of batches. Otherwise the
-            first batches of training set them.
+            is trained: a batch as the model takes it, an iterable of batches, or a data set with
+            `len` and `[indices]`. Otherwise the first batches of training set them.
 
     Returns:
         A functional model in float32 with the same inputs and outputs. Blocks, nested models and
@@ -164,12 +166,19 @@ def ranges_of(model: Any) -> list[FakeQuantize]:
 
 def measure(model: keras.Model, calibration: Any) -> None:
     """Sets the ranges of an aware model to those of inputs, without rounding any."""
-    is_batch = (
+    is_list = isinstance(calibration, list | tuple)
+    if (
         hasattr(calibration, "shape")
         or isinstance(calibration, dict)
-        or (isinstance(calibration, list | tuple) and len(model.inputs) > 1)
-    )
-    if not is_batch and not isinstance(calibration, Iterable):
+        or (is_list and len(model.inputs) > 1)
+    ):
+        batches: Iterable[Any] = [calibration]
+    elif not is_list and sources.is_by_sample(calibration):
+        data = sources.sources_of(calibration, "The `calibration` argument")
+        batches = sources.in_turn(data, BATCH, len(model.inputs))
+    elif isinstance(calibration, Iterable):
+        batches = calibration
+    else:
         raise ValueError(
             "The `calibration` argument must be a batch of inputs or an iterable of batches. "
             f"Received: calibration={calibration!r}"
@@ -178,7 +187,7 @@ def measure(model: keras.Model, calibration: Any) -> None:
     for layer in layers:
         layer.is_measuring = True
     try:
-        for batch in [calibration] if is_batch else calibration:
+        for batch in batches:
             model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch), training=False)
     finally:
         for layer in layers:

@@ -121,6 +121,9 @@ class FakeQuantize(keras.layers.Layer):
             variable.assign(keras.ops.where(is_finite, moved, variable.value))
         self.updates.assign_add(keras.ops.cast(is_finite, "float32"))
 
+    def compute_macs(self, input_shape: Any, output_shape: Any) -> int:
+        return 0
+
     @property
     def is_ready(self) -> bool:
         """Whether the layer has a range."""

@@ -13,23 +13,27 @@ from sepconv_layers.graph_edit import is_graph
 from sepconv_layers.streaming.frames import Frames, Pace
 from sepconv_layers.streaming.rules import RULES, rule_of
 from sepconv_layers.streaming.step import Step
-from sepconv_layers.streaming.stream import Stream, Streaming
+from sepconv_layers.streaming.stream import NEW, Stream, Streaming
 
 __all__ = ["RULES", "Frames", "Pace", "Stream", "Streaming", "to_streaming"]
 
 
 def to_streaming(
-    model: keras.Model, chunk_size: int | None = None, time_axis: int | None = None
+    model: keras.Model,
+    chunk_size: int | None = None,
+    time_axis: int | None = None,
+    pool_window: int | None = None,
 ) -> Streaming:
     """Returns the streaming form of a causal model, whose outputs do not depend on the chunking.
 
     Build the model with `padding="causal"` or `"valid"`, and stream it if the input is endless or
     the answer must not wait for its end. No frame is computed twice. Supported layers are
     convolutions, pooling and blocks of this package and of Keras, zero padding before the first
-    frame, cropping, upsampling, batch and layer normalization, activations, dense layers, merging
-    layers, `TimeDistributed`, LSTM and GRU, and global pooling, which becomes the pooling of all
-    frames so far and equals the original output at the end of the input. A layer that needs later
-    frames is refused. The new model has copies of the weights, and is for inference.
+    frame, cropping, slices, upsampling, batch and layer normalization, activations, dense layers,
+    merging layers, `TimeDistributed`, LSTM and GRU, and global pooling, which becomes the pooling
+    of all frames so far and equals the original output at the end of the input. A layer that needs
+    later frames is refused. The new model has copies of the weights, and is for inference. That of
+    a model of `quantize.aware` rounds as that one does, and exports to int8 at its scales.
 
     Args:
         model: A functional or sequential model with one input. It is not changed.
@@ -37,13 +41,17 @@ def to_streaming(
             number.
         time_axis: The time axis of the input. Defaults to the first axis that is neither the batch
             nor, with channels first in the Keras configuration, the channels.
+        pool_window: Number of input frames that each global pooling is over: the last ones, as an
+            endless stream of words needs it. After the first `pool_window` frames, the output is
+            that of the original model for these frames. It needs a `chunk_size`. Defaults to all
+            frames so far.
 
     Returns:
         A `Streaming`, whose `model` takes and returns the states.
 
     Raises:
-        ValueError: If a layer cannot run in chunks, an argument is invalid, or `chunk_size` is not
-            a multiple of the stride of the model in time.
+        ValueError: If a layer cannot run in chunks, an argument is invalid, or `chunk_size` is
+            not a multiple of the stride of the model in time.
 
     Example:
         >>> import keras, numpy as np
@@ -80,7 +88,14 @@ def to_streaming(
         )
     shape[time_axis] = None if chunk_size is None else positive_int(chunk_size, "chunk_size")
     chunk = keras.Input(batch_shape=shape, dtype=declared.dtype, name="chunk")
-    step = Step(chunk, time_axis, rule_of)
+    if pool_window is not None:
+        pool_window = positive_int(pool_window, "pool_window")
+        if chunk_size is None:
+            raise ValueError(
+                "The `pool_window` argument needs a `chunk_size`. Received: pool_window="
+                f"{pool_window} with chunk_size=None."
+            )
+    step = Step(chunk, time_axis, rule_of, pool_window)
     outputs = keras.tree.flatten(step.run(model, [step.chunk]))
     if chunk_size is not None and chunk_size % step.stride:
         raise ValueError(
@@ -89,7 +104,7 @@ def to_streaming(
         )
     step.finish()
     new_states = [
-        keras.layers.Identity(name=f"new_{state.name}", dtype=state.dtype)(new)
+        keras.layers.Identity(name=f"{NEW}{state.name}", dtype=state.dtype)(new)
         for state, new in zip(step.states, step.new_states, strict=True)
     ]
     return Streaming(

@@ -92,10 +92,17 @@ class Frames:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Signal:
-    """A symbolic tensor of the new graph, with the timing of its frames."""
+    """A symbolic tensor of the new graph, with the timing of its frames.
+
+    Attributes:
+        tensor: The tensor.
+        frames: The timing.
+        rounding: The layer of fake quantization whose values the tensor has, or `None`.
+    """
 
     tensor: Any
     frames: Frames
+    rounding: Any = None
 
     @property
     def axis(self) -> Any:
@@ -107,7 +114,11 @@ class Signal:
 
     def replace(self, tensor: Any, **changes: Any) -> "Signal":
         """Returns another tensor with this timing, and changes to it."""
-        return Signal(tensor, dataclasses.replace(self.frames, **changes))
+        return Signal(tensor, dataclasses.replace(self.frames, **changes), self.rounding)
+
+    def rounded(self, rounding: Any) -> "Signal":
+        """Returns this signal as one of the values of a layer of fake quantization."""
+        return dataclasses.replace(self, rounding=rounding)
 
 
 def to_numpy(tensor: Any) -> np.ndarray:

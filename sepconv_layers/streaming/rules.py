@@ -10,14 +10,17 @@ import numpy as np
 
 from sepconv_layers.blocks.base import Block, Chain, Walker
 from sepconv_layers.class_table import by_class
-from sepconv_layers.streaming.frames import Frames, Signal, to_numpy
+from sepconv_layers.quantize.layers import FakeQuantize, FakeQuantizeKernel
+from sepconv_layers.streaming.frames import Frames, Signal, slice_along, to_numpy
 from sepconv_layers.streaming.step import Rule, Step, is_signal, tensors
 from sepconv_layers.streaming.windows import (
     cropping,
     moving_window,
+    slicing,
     spatial_index,
     up_sampling,
     window,
+    with_past,
     zero_padding,
 )
 
@@ -158,6 +161,8 @@ def _pooled(
     """For global pooling: the states are the result so far and the number of positions."""
     rank = len(signal.tensor.shape) - 2
     spatial_index(step, layer, signal, rank)
+    if step.pool_window is not None:
+        return _pooled_window(step, layer, signal, step.pool_window)
     first, channels = (2, 1) if layer.data_format == "channels_first" else (1, -1)
     over = {"axis": tuple(range(first, first + rank)), "keepdims": layer.keepdims}
     # Half precision cannot count to 2049.
@@ -183,7 +188,24 @@ def _pooled(
     if is_frame is not None:
         result = keras.ops.where(total > 0, result, 0.0)
     step.set_next_states(result, total)
+    if signal.rounding is not None and join is _running_average:
+        # The output is rounded, and the state must not be. So they are two tensors.
+        result = (before * number + now) / keras.ops.maximum(total, 1.0)
     return Signal(keras.ops.cast(result, layer.compute_dtype), _results_so_far(signal))
+
+
+def _pooled_window(step: Step, layer: Any, signal: Signal, pool_window: int) -> Signal:
+    """For global pooling of the frames that come from the last `pool_window` input frames."""
+    axis, now = signal.axis, signal.tensor.shape[signal.axis]
+    length = signal.frames.pace.after(pool_window) - signal.frames.skip
+    if length < 1:
+        step.refuse(
+            layer,
+            f"it has no frame after pool_window={pool_window} input frames. Use a larger one.",
+        )
+    x = with_past(step, layer, signal, length - now) if length > now else signal.tensor
+    pooled = step.call(layer, [x[slice_along(axis, now - length)] if length < now else x])
+    return Signal(pooled, Frames(None, skip=pool_window - 1))
 
 
 def _running_average(before: Any, number: Any, now: Any, more: Any) -> Any:
@@ -193,6 +215,15 @@ def _running_average(before: Any, number: Any, now: Any, more: Any) -> Any:
 
 def _running_maximum(before: Any, number: Any, now: Any, more: Any) -> Any:
     return keras.ops.where(number > 0, keras.ops.maximum(before, now), now)
+
+
+def _fake_quantized(step: Step, layer: FakeQuantize, signal: Signal) -> Signal:
+    return _each_frame(step, layer, signal).rounded(layer)
+
+
+def _fake_quantized_kernel(step: Step, layer: FakeQuantizeKernel, signal: Signal) -> Signal:
+    inner = step.with_rounded_kernel(layer)
+    return rule_of(step, inner, [signal], {})(step, inner, signal)
 
 
 def _permute(step: Step, layer: Any, signal: Signal) -> Signal:
@@ -269,6 +300,8 @@ pooling, which removes time, any layer is supported.
 
 _RULES_BY_CLASS: dict[type, Rule] = {
     Block: _block,
+    FakeQuantize: _fake_quantized,
+    FakeQuantizeKernel: _fake_quantized_kernel,
     **by_class(RULES),
 }
 
@@ -296,8 +329,11 @@ def rule_of(step: Step, layer: Any, signals: Sequence[Signal], kwargs: dict) -> 
     if is_last and getattr(layer, "activation", None) in _ALONG_THE_LAST_AXIS:
         step.refuse(layer, "its activation runs along the last axis, which is time.")
     cls: Any = type(layer)
-    if cls.__module__.startswith("keras.src.ops.") and cls.__name__ in _OPERATIONS:
-        return _each_frame
+    if cls.__module__.startswith("keras.src.ops."):
+        if cls.__name__ in _OPERATIONS:
+            return _each_frame
+        if cls.__name__ == "GetItem":
+            return slicing
     for base in cls.__mro__:
         if base in _RULES_BY_CLASS and cls.call is base.call:
             return _RULES_BY_CLASS[base]

@@ -9,7 +9,10 @@ import keras
 import numpy as np
 
 from sepconv_layers.graph_edit import clone_layer, is_graph
+from sepconv_layers.quantize.layers import FakeQuantize, FakeQuantizeKernel
+from sepconv_layers.quantize.rules import Kind, kind_of
 from sepconv_layers.streaming.frames import Frames, Signal, to_numpy
+from sepconv_layers.streaming.stream import STATE
 
 # The streaming form of a layer call: a function of the step, the layer and its arguments, with
 # signals in place of tensors, that returns a signal.
@@ -23,9 +26,17 @@ class Step:
         chunk: The symbolic tensor of a chunk.
         time_axis: Its time axis.
         rule_of: Returns the rule for a layer with at least one input over time.
+        pool_window: Number of input frames that global pooling is over, or `None` for all so far.
     """
 
-    def __init__(self, chunk: Any, time_axis: int, rule_of: Callable[..., Rule]) -> None:
+    def __init__(
+        self,
+        chunk: Any,
+        time_axis: int,
+        rule_of: Callable[..., Rule],
+        pool_window: int | None = None,
+    ) -> None:
+        self.pool_window = pool_window
         self.chunk = Signal(chunk, Frames(time_axis))
         self.stride = 1
         self.states: list[Any] = []
@@ -38,6 +49,7 @@ class Step:
         self._path: list[str] = []
         self._names: set[str] = set()
         self._copies: dict[tuple, Any] = {}
+        self._weight_bits: dict[int, int] = {}  # by the ids of layers with rounded kernels
 
     def run(self, model: keras.Model, signals: Sequence[Signal]) -> Any:
         """Walks a model."""
@@ -66,6 +78,8 @@ class Step:
         else:
             result = self._rule_of(self, layer, signals, kwargs)(self, layer, *args)
             self.stride = math.lcm(self.stride, result.frames.pace.period)
+            if not (isinstance(layer, FakeQuantize) or kind_of(layer) is Kind.PASSING):
+                result = result.rounded(None)
         self._path.pop()
         return result
 
@@ -79,7 +93,9 @@ class Step:
             while name in self._names:
                 name = f"{wanted}_{len(self._names)}"
             self._names.add(name)
-            self._copies[key] = clone_layer(layer, name=name, **changes)
+            new = clone_layer(layer, name=name, **changes)
+            bits = self._weight_bits.get(id(layer))
+            self._copies[key] = FakeQuantizeKernel(new, bits) if bits else new
         copy = self._copies[key]
         outputs = copy(*args, **(kwargs or {}))
         if is_new and isinstance(layer, keras.layers.Layer):
@@ -95,6 +111,20 @@ class Step:
         made = function(signal.tensor)
         lead = None if signal.lead is None else to_numpy(function(signal.lead))
         return signal.replace(made, **{"lead": lead, **changes})
+
+    # Fake quantization.
+
+    def with_rounded_kernel(self, layer: FakeQuantizeKernel) -> Any:
+        """The layer inside, whose copies will have rounded kernels too."""
+        self._weight_bits[id(layer.layer)] = layer.bits
+        return layer.layer
+
+    def rounded(self, signal: Signal, tensor: Any) -> Any:
+        """Rounds a tensor of the values of a signal as the signal is.
+
+        The values do not change, but an int8 file needs to know the scale of all its tensors.
+        """
+        return tensor if signal.rounding is None else self.call(signal.rounding, [tensor])
 
     # States.
 
@@ -115,7 +145,7 @@ class Step:
                 f"its state has the shape {tuple(shape)}, with unknown sizes. Specify all sizes of "
                 "the model input except batch and time.",
             )
-        name = f"state_{len(self.states)}"
+        name = f"{STATE}{len(self.states)}"
         state = keras.Input(batch_shape=shape, dtype=dtype, name=name)
         self._waiting.append(len(self.states))
         self.states.append(state)
@@ -137,7 +167,7 @@ class Step:
         """
         if self._seen is None:
             self._seen_at = len(self.states)
-            self._seen = self.add_state(None, (self.chunk.tensor.shape[0], 1), "float32")
+            self._seen = self.add_state(None, (self.chunk.tensor.shape[0], 1), "int32")
             self._waiting.remove(self._seen_at)  # `finish` sets its next value
         return self._seen
 
@@ -147,7 +177,7 @@ class Step:
             return
         known = positions(self.chunk.tensor, self.chunk.axis)[:, -1:]
         most = -(-self._count_until // self.stride) * self.stride
-        self.new_states[self._seen_at] = keras.ops.minimum(self._seen + known, float(most))
+        self.new_states[self._seen_at] = keras.ops.minimum(self._seen + known, most)
 
     # Frames that the original model does not have.
 
@@ -167,16 +197,12 @@ class Step:
         tests = []
         if skip > 0:
             self._count_until = max(self._count_until, -(-skip // pace.due[-1]) * pace.period)
-            tests.append(
-                number * float(pace.period) + self.seen() * float(pace.due[-1])
-                > float(skip * pace.period)
-            )
+            tests.append(self.seen() * pace.due[-1] + number * pace.period > skip * pace.period)
         if waits:
             length = positions(self.chunk.tensor, self.chunk.axis)[:, -1:]
-            periods = keras.ops.floor(length / float(pace.period))
-            more = keras.ops.cast(length - periods * float(pace.period), "int32")
-            due = keras.ops.take(np.array(pace.due, "float32"), more)
-            tests.append(number <= due + periods * float(pace.due[-1]))
+            periods = length // pace.period
+            due = keras.ops.take(np.array(pace.due, "int32"), length - periods * pace.period)
+            tests.append(number <= due + periods * pace.due[-1])
         found = tests[0] if len(tests) == 1 else keras.ops.logical_and(*tests)
         for axis in range(1, len(signal.tensor.shape)):
             found = found if axis == signal.axis else keras.ops.expand_dims(found, axis)
@@ -187,7 +213,8 @@ class Step:
         found = self.is_frame(signal, in_chunk)
         if found is None:
             return signal.tensor
-        return keras.ops.where(found, signal.tensor, keras.ops.cast(fill, signal.tensor.dtype))
+        masked = keras.ops.where(found, signal.tensor, keras.ops.cast(fill, signal.tensor.dtype))
+        return self.rounded(signal, masked)
 
     def refuse(self, layer: keras.Operation, why: str) -> NoReturn:
         raise ValueError(
@@ -197,9 +224,12 @@ class Step:
 
 
 def positions(tensor: Any, axis: int) -> Any:
-    """Frame numbers from one on, of shape `(batch, frames)`."""
+    """Frame numbers from one on, of shape `(batch, frames)`, or `(1, frames)` if it is known."""
+    frames = tensor.shape[axis]
+    if frames is not None:
+        return keras.ops.expand_dims(keras.ops.arange(1, frames + 1, dtype="int32"), 0)
     at = tuple(slice(None) if n in (0, axis) else 0 for n in range(len(tensor.shape)))
-    return keras.ops.cumsum(keras.ops.ones_like(tensor[at], dtype="float32"), axis=1)
+    return keras.ops.cumsum(keras.ops.ones_like(tensor[at], dtype="int32"), axis=1)
 
 
 def is_signal(leaf: Any) -> bool:

@@ -11,6 +11,16 @@ import numpy as np
 from sepconv_layers.arguments import positive_int
 from sepconv_layers.streaming.frames import Frames, slice_along
 
+STATE, NEW = "state_", "new_"  # begin the names of inputs that are states, and of their next values
+
+
+def state_names(model: keras.Model) -> dict[str, str]:
+    """Returns the states of the model of a step: the names of each input and of its next value."""
+    names = [tensor.name for tensor in model.inputs]
+    pairs = {name: f"{NEW}{name}" for name in names if name.startswith(STATE)}
+    outputs = {tensor._keras_history.operation.name for tensor in model.outputs}
+    return {name: new for name, new in pairs.items() if new in outputs}
+
 
 @dataclasses.dataclass(frozen=True)
 class Streaming:

@@ -59,7 +59,7 @@ def moving_window(
     frames, axis = signal.frames, signal.axis
     skip, phase = divmod(frames.skip + extent, stride)
     needed = max(extent - phase, 0)
-    x = _with_past(step, layer, signal, needed) if needed else signal.tensor
+    x = with_past(step, layer, signal, needed) if needed else signal.tensor
     if phase and signal.tensor.shape[axis] is None:
         # A chunk may end within a window, whose result is then computed but not due.
         rank = len(x.shape)
@@ -75,7 +75,7 @@ def moving_window(
     )
 
 
-def _with_past(step: Step, layer: Any, signal: Signal, length: int) -> Any:
+def with_past(step: Step, layer: Any, signal: Signal, length: int) -> Any:
     """The frames of a chunk, preceded by `length` past frames."""
     frames, axis, lead = signal.tensor, signal.axis, signal.lead
     shape = [length if n == axis else size for n, size in enumerate(frames.shape)]
@@ -83,9 +83,10 @@ def _with_past(step: Step, layer: Any, signal: Signal, length: int) -> Any:
         lead = lead[slice_along(axis, -length)]
         missing = length - lead.shape[axis]
         lead = np.pad(lead, [(missing if n == axis else 0, 0) for n in range(lead.ndim)])
-    state = step.add_state(layer, shape, frames.dtype, lead)
-    frames = keras.ops.concatenate([state, frames], axis)
-    step.set_next_states(frames[slice_along(axis, -length)])
+    # In an int8 file, the state has the scale of the frames, so that it keeps their integers.
+    state = step.rounded(signal, step.add_state(layer, shape, frames.dtype, lead))
+    frames = step.rounded(signal, keras.ops.concatenate([state, frames], axis))
+    step.set_next_states(step.rounded(signal, frames[slice_along(axis, -length)]))
     return frames
 
 
@@ -146,6 +147,18 @@ def _widths(step: Step, layer: Any, signal: Signal, name: str) -> tuple[tuple[in
         change = {name: tuple(widths)}
         signal = step.map_frames(lambda x: step.call(layer, [x], **change), signal)
     return along_time, signal
+
+
+def slicing(step: Step, layer: Any, signal: Signal, key: Any) -> Signal:
+    """For slices of a tensor, `x[:, 2::3]`: frames may be left out at both ends and in between."""
+    parts = key if isinstance(key, tuple) else (key,)
+    along_time = parts[signal.axis] if signal.axis < len(parts) else slice(None)
+    if not all(isinstance(part, slice) for part in parts):
+        step.refuse(layer, f"its index must be slices. It is {key}.")
+    start, stop, stride = along_time.start or 0, along_time.stop or 0, along_time.step or 1
+    if start < 0 or stop > 0 or stride < 0 or along_time.stop == 0:
+        step.refuse(layer, f"its slice along time must count from both ends. It is {along_time}.")
+    return moving_window(step, layer, signal, start - stop, stride, lambda x: x[key])
 
 
 def up_sampling(step: Step, layer: Any, signal: Signal) -> Signal:

@@ -1,11 +1,12 @@
 """The data of a distillation, as batches that `fit` of Keras takes."""
 
 import dataclasses
-import math
 from typing import Any
 
 import keras
 import numpy as np
+
+from sepconv_layers import sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ def batches_of(data: Any, name: str, batch_size: int, seed: int, inputs: int) ->
     Raises:
         ValueError: If the form is another one, or the number of batches is unknown or zero.
     """
-    if not _comes_in_batches(data):
+    if not sources.comes_in_batches(data):
         data = Rows(data, name, batch_size, seed, inputs)
     count = _count(data)
     if count is None or count < 1:
@@ -49,57 +50,37 @@ def batches_of(data: Any, name: str, batch_size: int, seed: int, inputs: int) ->
         )
     batch = data[0] if isinstance(data, keras.utils.PyDataset) else next(iter(data))
     first = keras.utils.unpack_x_y_sample_weight(batch)
-    return Batches(data, count, keras.tree.map_structure(_array, first))
+    return Batches(data, count, keras.tree.map_structure(_array_or_none, first))
 
 
-class Rows(keras.utils.PyDataset):
+class Rows(sources.Batches):
     """Batches of the samples of arrays, or of whatever else has `len` and `[indices]`.
 
     The order is that of the data until `shuffle` is called.
     """
 
     def __init__(self, data: Any, name: str, batch_size: int, seed: int, inputs: int) -> None:
-        super().__init__()
-        self.data = keras.tree.map_structure(_indexable, data)
-        self.batch_size, self.seed, self.inputs = batch_size, seed, inputs
-        leaves = keras.tree.flatten(self.data)
-        sizes = {len(leaf) if _is_indexable(leaf) else 0 for leaf in leaves}
+        rows = sources.sources_of(data, f"The `{name}` argument, unless it comes in batches,")
+        sizes = {len(source) for source in keras.tree.flatten(rows)}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(
-                f"The `{name}` argument must be inputs of the models: an array, a structure of "
-                "arrays with the same number of samples, anything else with `len` and "
-                "`[indices]`, a tuple of inputs and labels, or a dataset. Received: "
-                f"{', '.join(type(leaf).__name__ for leaf in leaves)}."
+                f"The `{name}` argument must be inputs of the models: {sources.FORMS}, a structure "
+                "of them with the same number of samples, a tuple of inputs and labels, or a "
+                f"dataset. Received: inputs of length {', '.join(map(str, sizes))}."
             )
-        self.order = np.arange(sizes.pop())
+        super().__init__(rows, batch_size)
+        self.seed, self.inputs = seed, inputs
 
     def shuffle(self, epoch: int) -> None:
         """Takes the order of an epoch, which the seed and the epoch determine."""
-        self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.order))
+        count = sources.count_of(self.data)
+        self.order = np.random.default_rng((self.seed, epoch)).permutation(count)
 
-    def __len__(self) -> int:
-        return math.ceil(len(self.order) / self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple:
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        # Files in the HDF5 format are read in rising order only.
-        places = np.argsort(chosen)
-        back = np.argsort(places)
-        batch = keras.tree.map_structure(lambda leaf: leaf[chosen[places]], self.data)
-        return self._unpacked(keras.tree.map_structure(lambda array: _array(array)[back], batch))
-
-    def _unpacked(self, batch: Any) -> tuple:
+    def arranged(self, batch: Any) -> tuple:
         """Inputs, or inputs with labels and perhaps weights, which make it more arrays."""
         is_one = isinstance(batch, tuple) and len(batch) == 1
         is_labeled = isinstance(batch, tuple) and len(keras.tree.flatten(batch)) != self.inputs
         return batch if is_one or is_labeled else (batch,)
-
-
-def _comes_in_batches(data: Any) -> bool:
-    classes = {(cls.__module__.partition(".")[0], cls.__name__) for cls in type(data).__mro__}
-    is_torch_loader = ("torch", "DataLoader") in classes
-    is_tensorflow_dataset = hasattr(data, "element_spec") and hasattr(data, "cardinality")
-    return isinstance(data, keras.utils.PyDataset) or is_torch_loader or is_tensorflow_dataset
 
 
 def _count(data: Any) -> int | None:
@@ -117,20 +98,5 @@ def _count(data: Any) -> int | None:
         return None
 
 
-def _indexable(leaf: Any) -> Any:
-    """Tensors as arrays: not all of them take arrays of indices."""
-    return keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else leaf
-
-
-def _is_indexable(leaf: Any) -> bool:
-    if hasattr(leaf, "shape") and not leaf.shape:
-        return False
-    is_text = isinstance(leaf, str | bytes)
-    return hasattr(leaf, "__len__") and hasattr(leaf, "__getitem__") and not is_text
-
-
-def _array(leaf: Any) -> Any:
-    """A tensor of any library as an array."""
-    if leaf is None:
-        return None
-    return keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else np.asarray(leaf)
+def _array_or_none(leaf: Any) -> Any:
+    return None if leaf is None else sources.array_of(leaf)

@@ -51,11 +51,12 @@ def distill(
             `(batch, ..., classes)`. Its weights are trained in place.
         teacher: A model of the same kind, for the same inputs. It is not changed.
         data: The inputs: an array, a structure of arrays as `teacher` takes it, or anything else
-            with `len` and `[indices]`, such as an HDF5 data set. Their samples are shuffled. A
-            tuple adds labels, and perhaps weights of the samples: `(inputs, labels)` or `(inputs,
-            labels, weights)`. Or batches of the same, already shuffled: a `tf.data.Dataset`, a
-            `keras.utils.PyDataset` or a PyTorch `DataLoader` that yields `inputs`, `(inputs,
-            labels)` or `(inputs, labels, weights)`, as for `keras.Model.fit`.
+            with `len` and `[indices]`, such as a map-style data set of PyTorch. Their samples are
+            read by index, in an order that is shuffled for each epoch. A tuple adds labels, and
+            perhaps weights of the samples: `(inputs, labels)` or `(inputs, labels, weights)`. Or
+            batches of the same, already shuffled: a `tf.data.Dataset`, a `keras.utils.PyDataset`
+            or a PyTorch `DataLoader` that yields `inputs`, `(inputs, labels)` or `(inputs, labels,
+            weights)`, as for `keras.Model.fit`.
         epochs: Number of passes over the data.
         batch_size: Number of samples per step. Not used if `data` come in batches.
         learning_rate: Largest learning rate of Adam, after the warm-up, with cosine decay to 0.

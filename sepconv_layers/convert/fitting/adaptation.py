@@ -16,7 +16,7 @@ from sepconv_layers.convert.folding import NORMALIZATIONS
 NONE: Mapping[int, np.ndarray] = MappingProxyType({})
 
 
-class Fit(Protocol):
+class Fitted(Protocol):
     """A layer of a converted model that can be fitted to data.
 
     Attributes:
@@ -39,7 +39,7 @@ class Fit(Protocol):
 def adapt(
     model: keras.Model,
     converted: keras.Model,
-    fits: Sequence[Fit],
+    fits: Sequence[Fitted],
     pairs: Iterable[tuple[Any, Any]],
     calibration: Calibration,
     kept: Mapping[int, np.ndarray] = NONE,

@@ -2,13 +2,13 @@
 
 import contextlib
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
+from sepconv_layers import sources
 from sepconv_layers.cost.trace import replaced
 from sepconv_layers.layers.base import BaseConv
 
@@ -21,25 +21,32 @@ class Calibration:
     """Inputs of a model, read batch by batch as often as needed.
 
     Args:
-        data: An array or a structure of arrays as the model takes it, or batches that can be
-            iterated repeatedly, such as a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
-            PyTorch `DataLoader`. Labels and sample weights in a batch are ignored.
+        data: An array or a structure of arrays as the model takes it, a data set that is read by
+            index, or batches that can be iterated repeatedly, such as a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or a PyTorch `DataLoader`. Labels and sample weights beside the
+            inputs are ignored.
         model: The model.
+        batch_size: Number of samples in a batch of arrays; by default, what fits in memory.
+
+    Attributes:
+        input_shapes: The shape of a sample of each input.
 
     Raises:
         ValueError: If there are no inputs, or they do not fit the model.
     """
 
-    def __init__(self, data: Any, model: keras.Model) -> None:
-        self.data, self.model = data, model
-        leaves = keras.tree.flatten(data)
-        self.is_arrays = all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves)
-        if not (self.is_arrays or isinstance(data, Iterable | keras.utils.PyDataset)):
-            raise self._invalid(type(data).__name__)
+    def __init__(self, data: Any, model: keras.Model, batch_size: int | None = None) -> None:
+        self.data, self.model, self.batch_size = data, model, batch_size
+        self.is_by_sample = sources.is_by_sample(data)
         if isinstance(data, Iterator):
             raise self._invalid("an iterator, which can be read only once")
-        if self.is_arrays and len({len(leaf) for leaf in leaves}) != 1:
-            raise self._invalid(f"arrays of {[len(leaf) for leaf in leaves]} samples")
+        if self.is_by_sample:
+            self.data = sources.sources_of(data, "The `data` argument")
+            lengths = [len(source) for source in keras.tree.flatten(self.data)]
+            if len(set(lengths)) != 1:
+                raise self._invalid(f"arrays of {lengths} samples")
+        elif not isinstance(data, Iterable | keras.utils.PyDataset):
+            raise self._invalid(type(data).__name__)
         batch = next(iter(self), None)
         if batch is None:
             raise self._invalid("no samples")
@@ -51,25 +58,27 @@ class Calibration:
 
     def __iter__(self) -> Iterator[Any]:
         """Yields the batches."""
-        if self.is_arrays:
-            arrays = keras.tree.flatten(self.data)
-            numbers = sum(math.prod(array.shape[1:]) for array in arrays)
-            size = min(max(MOST_NUMBERS // max(numbers, 1), 1), MOST_SAMPLES)
-            for start in range(0, len(arrays[0]), size):
-                part = slice(start, start + size)
-                yield keras.tree.map_structure(lambda array, part=part: array[part], self.data)
+        if self.is_by_sample:
+            inputs = len(self.model.inputs)
+            yield from sources.in_turn(self.data, self.batch_size or self._most_samples(), inputs)
             return
         is_indexed = isinstance(self.data, keras.utils.PyDataset)
         batches = map(self.data.__getitem__, range(len(self.data))) if is_indexed else self.data
         for batch in batches:
             yield keras.utils.unpack_x_y_sample_weight(batch)[0]
 
+    def _most_samples(self) -> int:
+        first = next(sources.in_turn(self.data, 1, len(self.model.inputs)), ())
+        numbers = sum(array.size for array in keras.tree.flatten(first))
+        return min(max(MOST_NUMBERS // max(numbers, 1), 1), MOST_SAMPLES)
+
     def _invalid(self, received: str) -> ValueError:
         shapes = [tuple(tensor.shape) for tensor in self.model.inputs]
         return ValueError(
-            f"The `data` argument must be inputs of the model, of shapes {shapes}: an array, a "
-            "structure of arrays with the same number of samples, or batches of them that can be "
-            f"iterated repeatedly. Received: {received}."
+            f"The `data` argument must be inputs of the model, of shapes {shapes}: an array or a "
+            "data set with `len` and `[indices]`, a structure of arrays with the same number of "
+            "samples, or batches of them that can be iterated repeatedly. Received: "
+            f"{received}."
         )
 
 

@@ -3,8 +3,7 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -96,7 +95,7 @@ def prune_channels(
     *,
     divisor: int = 1,
     keep: Sequence[str] = (),
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> tuple[keras.Model, PruningReport]:
     """Removes the channels of a trained model that matter least, until it has that many MACs.
 
@@ -128,14 +127,14 @@ def prune_channels(
             They are never exceeded, and met within 2 % where the channels permit it; otherwise, a
             warning says so.
         data: Inputs of the model to measure the mean squares on and to fit the kernels to, such as
-            a few hundred training samples: an array, or a structure of arrays as the model takes
-            it. Also anything with a length that takes an array of indices. Without data, the inputs
-            are noise, and each batch normalization normalizes its activations to the mean and
-            variance that it has learned.
+            a few hundred training samples: an array, a structure of arrays as the model takes it,
+            a data set that is read by index, or batches that can be iterated repeatedly. Without
+            data, the inputs are noise, and each batch normalization normalizes its activations to
+            the mean and variance that it has learned.
         divisor: The number of output channels of each layer is a multiple of it, or remains as it
             is. Many devices are fastest with multiples of 8.
         keep: Names of layers, blocks and nested models whose output channels all stay.
-        batch_size: Batch size of the measurement.
+        batch_size: Number of samples in a batch of arrays; by default, what fits in memory.
 
     Returns:
         A functional model with the same inputs, output shapes and names, and a `PruningReport`.
@@ -171,17 +170,19 @@ def prune_channels(
         [He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", 2017](
         https://arxiv.org/abs/1707.06168) for the fit to data.
     """
-    divisor, batch_size = positive_int(divisor, "divisor"), positive_int(batch_size, "batch_size")
+    divisor = positive_int(divisor, "divisor")
+    if batch_size is not None:
+        batch_size = positive_int(batch_size, "batch_size")
     check_number(
         macs, "macs", "a share in (0, 1] or a number of MACs", lambda number: 0 < number < math.inf
     )
     ModelGraph(model).layers_named(keep, "keep")
     copy = unrolled(model)
-    inputs = _inputs(copy, data)
+    calibration = None if data is None else Calibration(data, copy, batch_size)
+    inputs = _inputs(copy, calibration)
     shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(inputs)]
     before = profile(copy, shapes[0] if len(shapes) == 1 else shapes).macs
     channels = couple(copy, inputs, keep)
-    calibration = None if data is None else Calibration(_Batches(data, batch_size), copy)
     batches = noise_for(copy, inputs) if calibration is None else calibration
     shares = importance_of(copy, batches, channels.parts, data is None)
     budget = math.floor(macs * before) if macs <= 1 else macs
@@ -201,59 +202,22 @@ def prune_channels(
     return pruned, PruningReport(_rows(channels.parts.values(), kept, errors), before, now)
 
 
-# Data.
-
-
-def _inputs(model: keras.Model, data: Any) -> Any:
+def _inputs(model: keras.Model, calibration: Calibration | None) -> Any:
     """Symbolic inputs of the model with the sizes of the data."""
     declared = keras.tree.flatten(model.input)
-    arrays = declared if data is None else keras.tree.flatten(data)
-    if len(arrays) != len(declared):
+    shapes = [tuple(tensor.shape[1:]) for tensor in declared]
+    if calibration is not None:
+        shapes = calibration.input_shapes
+    elif any(None in shape for shape in shapes):
         raise ValueError(
-            f"The `data` argument must have an array for each of the {len(declared)} inputs of the "
-            f"model. Received: {len(arrays)} arrays."
+            "The `data` argument is required if the model takes any size. Received: data=None, and "
+            f"inputs of shapes {shapes}."
         )
-    shapes = [
-        tuple(tensor.shape if data is None else np.shape(_samples(array, [0])))[1:]
-        for array, tensor in zip(arrays, declared, strict=True)
-    ]
-    for shape, tensor in zip(shapes, declared, strict=True):
-        if len(shape) != len(tensor.shape) - 1 or any(
-            size is None or known not in (None, size)
-            for size, known in zip(shape, tensor.shape[1:], strict=True)
-        ):
-            raise ValueError(
-                "The `data` argument must be inputs of the model, and is required if it takes any "
-                f"size. Expected samples of shape {tuple(tensor.shape[1:])}. Received: "
-                f"{'data=None' if data is None else f'samples of shape {shape}'}"
-            )
     made = [
         keras.Input(shape, dtype=tensor.dtype, name=tensor.name)
         for shape, tensor in zip(shapes, declared, strict=True)
     ]
     return keras.tree.pack_sequence_as(model.input, made)
-
-
-def _samples(array: Any, indices: Any) -> np.ndarray:
-    return np.asarray(array[np.asarray(indices)])
-
-
-class _Batches:
-    """Data by batches, to be read as often as needed."""
-
-    def __init__(self, data: Any, batch_size: int) -> None:
-        counts = sorted({len(array) for array in keras.tree.flatten(data)})
-        if len(counts) != 1:
-            raise ValueError(
-                "The `data` argument must have arrays of the same length. Received lengths: "
-                f"{counts}."
-            )
-        self.data, self.batch_size, self.count = data, batch_size, counts[0]
-
-    def __iter__(self) -> Iterator[tuple[Any]]:
-        for start in range(0, self.count, self.batch_size):
-            indices = np.arange(start, min(start + self.batch_size, self.count))
-            yield (keras.tree.map_structure(partial(_samples, indices=indices), self.data),)
 
 
 # The new model.

@@ -69,9 +69,10 @@ def to_separable(
         macs: Multiply-accumulates of the whole converted model: a share of those of `model` up to
             1, or a number above 1. Ranks are chosen for the smallest sum of relative squared errors
             within it, and layers stay standard where that is the best use of it.
-        data: Inputs of the model: an array or a structure of arrays as the model takes it, or
-            batches that can be iterated repeatedly, such as a `tf.data.Dataset`, a
-            `keras.utils.PyDataset` or a PyTorch `DataLoader`. Labels in a batch are ignored.
+        data: Inputs of the model: an array or a structure of arrays as the model takes it, a data
+            set that is read by index, or batches that can be iterated repeatedly, such as a
+            `tf.data.Dataset`, a `keras.utils.PyDataset` or a PyTorch `DataLoader`. Labels in a
+            batch are ignored.
 
     Returns:
         A functional model with the same inputs, output shapes and names, and a `Conversion`, which
