@@ -126,7 +126,7 @@ def device() -> str:
 
         name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return name or f"cpu, {cores} cores, {platform.machine()}"
+    return name or f"cpu, {cores} core{'s' * (cores != 1)}, {platform.machine()}"
 
 
 def versions() -> dict[str, str]:

@@ -81,6 +81,7 @@ def test_the_margin_of_a_line_that_is_shifted_in_cost_is_its_slope_times_the_shi
     margin = margin_at_equal_cost(line, dearer)
     assert margin.mean == pytest.approx(0.1)
     assert (margin.low, margin.high) == pytest.approx((2, 40))
+    assert margin.std is None and str(margin) == "+10.00"  # no spread of a single seed
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -18,21 +18,24 @@ Points = Sequence[tuple[float, Sequence[float]]]  # the cost and the accuracies 
 class Margin:
     """How much more accurate one family of nets is than another at equal cost.
 
+    As text, it is in percentage points.
+
     Attributes:
         mean: Mean difference of the accuracies over the costs that both families cover, on a
             logarithmic axis.
-        std: Sample standard deviation of that difference over the seeds; 0 for a single seed.
+        std: Sample standard deviation of that difference over the seeds; `None` for a single seed.
         low: Lowest cost that both families cover.
         high: Highest cost that both families cover.
     """
 
     mean: float
-    std: float
+    std: float | None
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:+.2f} ± {100 * self.std:.2f}"  # in percentage points
+        points = f"{100 * self.mean:+.2f}"
+        return points if self.std is None else f"{points} ± {100 * self.std:.2f}"
 
 
 def margin_at_equal_cost(family: Points, other: Points) -> Margin | None:
@@ -66,7 +69,7 @@ def margin_at_equal_cost(family: Points, other: Points) -> Margin | None:
         per_seed.append(float(np.trapezoid(gaps, knots) / width if width else gaps[0]))
     return Margin(
         mean=statistics.fmean(per_seed),
-        std=statistics.stdev(per_seed) if len(per_seed) > 1 else 0.0,
+        std=statistics.stdev(per_seed) if len(per_seed) > 1 else None,
         low=math.exp(low),
         high=math.exp(high),
     )
