@@ -572,6 +572,8 @@ def test_each_speaker_is_held_out_once(speakers):
             assert part == ("test" if name == speaker else held_out)
     with pytest.raises(ValueError, match="`held_out` must be one of anna, .* Received 'eve'"):
         data.load("fsdd", held_out="eve")
+    with pytest.raises(ValueError, match="`held_out` must be left out, except for .* of fsdd"):
+        data.load("mini", held_out="anna")
 
 
 def tiny(conv, spectrograms, classes, **_):

@@ -5,6 +5,7 @@ import json
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
+from unittest import mock
 
 import keras
 import numpy as np
@@ -209,7 +210,8 @@ def test_the_int8_file_of_a_step_hears_the_words(words, tmp_path, capsys, monkey
     listener = listening.Listener(tmp_path)
     assert listener.path.name == "separable-int8-streaming.tflite"
     assert listener.step_seconds == 0.04
-    monkeypatch.setattr(detection.data, "load", lambda *names, **options: words)
+    load = mock.create_autospec(detection.data.load, return_value=words)
+    monkeypatch.setattr(detection.data, "load", load)
     wav = tmp_path / "long.wav"
     options = ["--smoothing", "0.1", "--suppression", "0.4"]
     curve = detection.main([str(tmp_path), "--hours", "0.02", "--wav", str(wav), *options])

@@ -106,6 +106,8 @@ def load(
     expect(limit is None or limit > 0, "`limit` must be a positive integer or None", limit)
     expected = f"`seconds` must be 0.1 or more, and at most {LONGEST:,}"
     expect(0.1 <= seconds <= LONGEST, expected, seconds)
+    expected = "`held_out` must be left out, except for the recordings of fsdd"
+    expect(held_out is None or (folder is None and name == "fsdd"), expected, repr(held_out))
     if folder is None:
         expect(name in SOURCES, f"`name` must be one of {', '.join(SOURCES)}", repr(name))
         made = SOURCES[name](held_out, seed)

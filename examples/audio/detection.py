@@ -33,8 +33,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help="the folder of a run, or a file in it")
     own = ("FOLDER", "a folder of recordings")
     command_line.add_source(parser, data.SOURCES, data.DEFAULT, own)
-    speakers = "hold out whole speakers of fsdd"
-    parser.add_argument("--speaker-independent", action="store_true", help=speakers)
+    speaker = "the speaker of fsdd that a fold of --speaker-independent is tested on"
+    parser.add_argument("--held-out", metavar="SPEAKER", help=speaker)
     positive = command_line.positive_number(float)
     parser.add_argument("--hours", type=positive, default=1.0, help="default: 1")
     volume = f"factor on the noise of clips of silence; default: {recording.VOLUME}"
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> list[Errors]:
         dataset = data.load(
             arguments.dataset or data.DEFAULT,
             folder=arguments.data,
-            speaker_independent=arguments.speaker_independent,
+            held_out=arguments.held_out,
             seconds=clip.seconds,
             front_end=clip.front_end,
         )
