@@ -1,6 +1,7 @@
 """Keyword spotting on spectrograms: published nets, one with long kernels, and their twins."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -81,7 +82,7 @@ def ds_cnn(
     block, width = lookup(SEPARABLE, conv, "conv"), positive_number(width, "width")
     padding = lookup(PADDING, padding, "padding")
     filters, stem_strides, strides, number = lookup(DS_CNN, size, "size")
-    filters = max(1, round(filters * width))
+    filters = _scaled(filters, width)
     inputs = keras.Input(
         check_input_shape(input_shape, ("time", "frequency", "channels")), name="spectrograms"
     )
@@ -164,10 +165,6 @@ def keyword_resnet(
             x = block(repeats=1, name=f"stage_{stage}_{i}", **shared)(x)
     name = name or "keyword_resnet"
     return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name)
-
-
-def _scaled(filters: int, width: float) -> int:
-    return max(1, round(filters * width))
 
 
 MATCHBOXNET_KERNELS = (13, 15, 17)
@@ -317,9 +314,7 @@ def bc_resnet(
             f"into {BANDS} bands. Received: input_shape={input_shape!r}"
         )
 
-    def scaled(filters: int) -> int:
-        return max(1, round(filters * width))
-
+    scaled = partial(_scaled, width=width)
     inputs = keras.Input(shape, name="spectrograms")
     x = blocks.ConvBlock2D(scaled(16), 5, strides=(2, 1), data_format="channels_last", name="stem")(
         inputs
@@ -413,3 +408,7 @@ def _norm_act(x: Any, activation: str, name: str) -> Any:
     axis = 1 if keras.config.image_data_format() == "channels_first" else -1
     x = layers.BatchNormalization(axis, momentum=BATCH_NORM_MOMENTUM, name=f"{name}_norm")(x)
     return keras.layers.Activation(activation, name=f"{name}_activation")(x)
+
+
+def _scaled(filters: int, width: float) -> int:
+    return max(1, round(filters * width))
