@@ -60,6 +60,10 @@ MAX_TINY_POSITIONS, MAX_TINY_TAPS = 6, 3
 # in reasonable time. A larger kernel is a loop over pieces of it, of up to that many taps.
 MAX_UNROLLED_TAPS = 49
 
+# Depthwise with XLA for a CPU: over how many positions one pass adds up the gradient with respect to
+# the kernel.
+MAX_UNROLLED_POSITIONS = 32
+
 # Sums per channel with XLA for a CPU, `benchmarks.nets`, training: the numbers of slices that XLA
 # adds up vectorized, and the rows of a product that it leaves to a library.
 SLICES_OF_SUM, ROWS_OF_ONES = (8, 7, 6, 5, 4, 3, 2), 8

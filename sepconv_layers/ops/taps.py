@@ -7,13 +7,13 @@ into one vectorized pass over the input.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from sepconv_layers.ops import choice, context, rewrites
-from sepconv_layers.ops.geometry import Geometry, ceil_div, pad
-from sepconv_layers.ops.gradients import with_gradients
+from sepconv_layers.ops.geometry import Geometry, ceil_div, or_zero, pad
+from sepconv_layers.ops.gradients import Bilinear
 
 
 @rewrites.sums_in_float32
@@ -24,31 +24,34 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
         inputs = keras.ops.repeat(inputs, multiplier, axis=geometry.channel_axis)
         kernel = keras.ops.reshape(kernel, (*kernel_size, channels * multiplier, 1))
     inputs, geometry = geometry.pad(inputs)
-    is_large = geometry.rank > 1 and math.prod(kernel_size) > choice.MAX_UNROLLED_TAPS
-    if is_large and max(geometry.strides) > 1:
+    if _is_large(geometry) and max(geometry.strides) > 1:
         return rewrites.polyphase(taps, inputs, kernel, geometry)
+    convolve = Bilinear(
+        *(_Of(function, geometry) for function in (_input_gradient, _kernel_gradient, _outputs))
+    )
+    sizes, channels = keras.ops.shape(inputs), inputs.shape[geometry.channel_axis]
+    return convolve(inputs, kernel, geometry.output_shape(sizes, channels))
 
-    def convolve(inputs: Any, kernel: Any) -> Any:
-        if is_large:
-            return _correlate_pieces(inputs, kernel, geometry)
-        every = itertools.product(*map(range, geometry.kernel_size))
-        shifted = ((geometry.tap(inputs, index), kernel[index]) for index in every)
-        return _weighted_sum(shifted, geometry)
 
-    def gradients(inputs: Any, kernel: Any, upstream: Any) -> tuple:
-        if is_large:
-            padded, _ = _padded_upstream(inputs, upstream, geometry)
-            flipped = keras.ops.flip(kernel, tuple(range(geometry.rank)))
-            return (
-                _correlate_pieces(padded, flipped, geometry),
-                _pieces_kernel_gradient(inputs, upstream, geometry),
-            )
-        return (
-            _input_gradient(inputs, kernel, upstream, geometry),
-            _kernel_gradient(inputs, upstream, geometry),
-        )
+class _Of(NamedTuple):
+    """A function for one geometry, equal to others of the same: JAX compiles them once."""
 
-    return with_gradients(convolve, gradients, loops=is_large)(inputs, kernel)
+    function: Callable[[Any, Any, Sequence[Any], Geometry], Any]
+    geometry: Geometry
+
+    def __call__(self, first: Any, second: Any, shape: Sequence[Any]) -> Any:
+        return self.function(first, second, shape, self.geometry)
+
+
+def _is_large(geometry: Geometry) -> bool:
+    return geometry.rank > 1 and math.prod(geometry.kernel_size) > choice.MAX_UNROLLED_TAPS
+
+
+def _outputs(inputs: Any, kernel: Any, _: Any, geometry: Geometry) -> Any:
+    if _is_large(geometry):
+        return _correlate_pieces(inputs, kernel, geometry)
+    every = itertools.product(*map(range, geometry.kernel_size))
+    return _weighted_sum(((geometry.tap(inputs, at), kernel[at]) for at in every), geometry)
 
 
 def _weighted_sum(parts: Iterable[tuple[Any, Any]], geometry: Geometry) -> Any:
@@ -59,47 +62,114 @@ def _weighted_sum(parts: Iterable[tuple[Any, Any]], geometry: Geometry) -> Any:
     return outputs
 
 
-def _padded_upstream(inputs: Any, upstream: Any, geometry: Geometry) -> tuple[Any, list[int]]:
+def _padded_upstream(
+    sizes: Sequence[Any], upstream: Any, geometry: Geometry
+) -> tuple[Any, list[int]]:
     """The upstream gradient, padded as far as the kernel reaches, and that reach.
 
     XLA computes a tensor that it pads and then slices only once. Without the padding, it would
     compute the upstream gradient again for each tap, with all the arithmetic that leads to it.
     """
     reach = [e // s for e, s in zip(geometry.extent, geometry.strides, strict=True)]
-    sizes, outputs = keras.ops.shape(inputs), keras.ops.shape(upstream)
+    outputs = keras.ops.shape(upstream)
     pad_width: list[tuple[Any, Any]] = [(0, 0)] * len(sizes)
     for axis, before, stride in zip(geometry.spatial_axes, reach, geometry.strides, strict=True):
         pad_width[axis] = (before, ceil_div(sizes[axis], stride) - outputs[axis])
     return pad(upstream, pad_width), reach
 
 
-def _kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
-    outputs = keras.ops.shape(upstream)
-    padded, reach = _padded_upstream(inputs, upstream, geometry)
-    sums, last = [], geometry.spatial_axes[-1]
-    for index in itertools.product(*map(range, geometry.kernel_size)):
-        at_inputs = [slice(None)] * len(outputs)
-        at_upstream = [slice(None)] * len(outputs)
-        for i, axis in enumerate(geometry.spatial_axes):
-            stride, offset = geometry.strides[i], index[i] * geometry.dilation_rate[i]
-            # One more zero on either side, where there are inputs to overlap it: a slice without
-            # any padding would be a slice of the unpadded tensor again.
-            before = int(axis == last and offset >= stride)
-            after = int(axis == last and not before and geometry.extent[i] - offset >= stride)
-            start, size = reach[i] - before, before + outputs[axis] + after
-            at_upstream[axis] = slice(start, start + size)
-            start = offset - stride * before
-            at_inputs[axis] = slice(start, start + stride * (size - 1) + 1, stride)
-        products = inputs[tuple(at_inputs)] * padded[tuple(at_upstream)]
-        sums.append(sum_per_channel(products, geometry.channel_axis))
-    return keras.ops.reshape(
-        keras.ops.stack(sums), (*geometry.kernel_size, inputs.shape[geometry.channel_axis], 1)
+def _kernel_gradient(inputs: Any, upstream: Any, shape: Sequence[Any], geometry: Geometry) -> Any:
+    """The sum of products of the upstream gradient with the inputs under each kernel tap."""
+    if context.device() != "cpu":
+        every = itertools.product(*map(range, geometry.kernel_size))
+        products = [geometry.tap(inputs, index) * upstream for index in every]
+        sums = keras.ops.stack([sum_per_channel(x, geometry.channel_axis) for x in products])
+    else:
+        sums = keras.ops.sum(_correlate_samples(inputs, upstream, geometry), axis=0)
+        if geometry.channel_axis == 1:
+            sums = keras.ops.moveaxis(sums, 0, -1)
+    return keras.ops.reshape(sums, shape)
+
+
+def _correlate_samples(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
+    """Moves the upstream gradient of each sample over its inputs, as if it were the kernel.
+
+    One pass adds up the products at many positions, in registers, for all kernel taps. A loop over
+    pieces of the upstream gradient, at least two, also has it computed once, before the loop.
+    """
+    sizes = context.known_sizes([upstream.shape[axis] for axis in geometry.spatial_axes])
+    lengths = _piece_lengths(sizes)
+    numbers, starts, reach = [], [], []
+    pad_upstream: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
+    pad_inputs: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
+    for axis, length, stride, extent in zip(
+        geometry.spatial_axes, lengths, geometry.strides, geometry.extent, strict=True
+    ):
+        size = keras.ops.shape(upstream)[axis]
+        numbers.append(ceil_div(size, length))
+        padded = numbers[-1] * length
+        pad_upstream[axis] = (0, padded - size)
+        missing = (padded - 1) * stride + extent + 1 - keras.ops.shape(inputs)[axis]
+        pad_inputs[axis] = (0, or_zero(missing))
+        reach.append((length - 1) * stride + extent + 1)
+    inputs, upstream = pad(inputs, pad_inputs), pad(upstream, pad_upstream)
+
+    def piece(
+        values: Any, at: Sequence[Any], lengths: Sequence[int], strides: Sequence[int]
+    ) -> Any:
+        starts: list[Any] = [0] * len(values.shape)
+        sizes = list(keras.ops.shape(values))
+        for axis, i, length, stride in zip(
+            geometry.spatial_axes, at, lengths, strides, strict=True
+        ):
+            starts[axis], sizes[axis] = i * stride, length
+        return keras.ops.slice(values, starts, sizes)
+
+    def add_piece(n: Any, sums: Any) -> Any:
+        at = []
+        for number, length in zip(reversed(numbers), reversed(lengths), strict=True):
+            at.insert(0, n % number * length)
+            n = n // number
+        here = piece(inputs, at, reach, geometry.strides)
+        weights = piece(upstream, at, lengths, (1,) * geometry.rank)
+        for index in itertools.product(*map(range, lengths)):
+            at_inputs, at_weights = [slice(None)] * len(here.shape), [slice(None)] * len(here.shape)
+            for axis, i, stride, extent, dilation in zip(
+                geometry.spatial_axes,
+                index,
+                geometry.strides,
+                geometry.extent,
+                geometry.dilation_rate,
+                strict=True,
+            ):
+                at_inputs[axis] = slice(i * stride, i * stride + extent + 1, dilation)
+                at_weights[axis] = slice(i, i + 1)
+            sums = sums + here[tuple(at_inputs)] * weights[tuple(at_weights)]
+        return sums
+
+    shape = geometry.shape(
+        keras.ops.shape(inputs)[0], geometry.kernel_size, inputs.shape[geometry.channel_axis]
     )
+    return _repeated(add_piece, math.prod(numbers), keras.ops.zeros(shape, inputs.dtype))
 
 
-def _input_gradient(inputs: Any, kernel: Any, upstream: Any, geometry: Geometry) -> Any:
+def _piece_lengths(sizes: Sequence[int | None]) -> list[int]:
+    room, lengths = choice.MAX_UNROLLED_POSITIONS, []
+    for size in reversed(sizes):
+        lengths.insert(0, 1 if size is None else ceil_div(size, ceil_div(size, room)))
+        room //= lengths[0]
+    for i, length in enumerate(lengths):
+        if lengths == list(sizes) and length > 1:
+            lengths[i] = ceil_div(length, 2)
+    return lengths
+
+
+def _input_gradient(kernel: Any, upstream: Any, sizes: Sequence[Any], geometry: Geometry) -> Any:
     """An unstrided convolution of the upstream gradient for each phase of the strides."""
-    padded, reach = _padded_upstream(inputs, upstream, geometry)
+    padded, reach = _padded_upstream(sizes, upstream, geometry)
+    if _is_large(geometry):
+        flipped = keras.ops.flip(kernel, tuple(range(geometry.rank)))
+        return _correlate_pieces(padded, flipped, geometry)
     # How the flipped kernel moves over it.
     moving = geometry.replace(
         kernel_size=tuple(r + 1 for r in reach),
@@ -118,7 +188,6 @@ def _input_gradient(inputs: Any, kernel: Any, upstream: Any, geometry: Geometry)
         return _weighted_sum(parts, geometry)
 
     gradient = rewrites.interleave(phase, geometry)
-    sizes = keras.ops.shape(inputs)
     slices = [slice(None)] * len(sizes)
     for axis, stride in zip(geometry.spatial_axes, geometry.strides, strict=True):
         if stride > 1:
@@ -194,23 +263,6 @@ def _correlate_pieces(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 
     zeros = keras.ops.zeros_like(pieces.taps(inputs, 0)[0])
     return _repeated(add_piece, pieces.number, zeros)
-
-
-def _pieces_kernel_gradient(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
-    """The gradient with respect to that kernel. No tap shares its sum with others."""
-    pieces = _Pieces(geometry, 1)
-
-    def add_piece(n: Any, gradient: Any) -> Any:
-        products = (tap * upstream for tap in pieces.taps(inputs, n))
-        sums = keras.ops.stack([sum_per_channel(x, geometry.channel_axis) for x in products])
-        # Unlike an update in place, every backend can differentiate and compile this.
-        place = keras.ops.one_hot(n, pieces.number, dtype=sums.dtype)
-        return gradient + keras.ops.reshape(place, (-1, 1, 1)) * sums
-
-    channels = inputs.shape[geometry.channel_axis]
-    zeros = keras.ops.zeros((pieces.number, geometry.kernel_size[-1], channels), inputs.dtype)
-    gradient = _repeated(add_piece, pieces.number, zeros)
-    return keras.ops.reshape(gradient, (*geometry.kernel_size, channels, 1))
 
 
 def _repeated(step: Callable, times: int, value: Any) -> Any:

@@ -1,0 +1,61 @@
+"""Everything specific to JAX: bilinear functions whose transposes are given, as primitives.
+
+`jax.custom_vjp` has no forward mode, and `jax.custom_jvp` transposes what it is given: a loop that is
+transposed twice is no longer the loop that it was. A primitive names its transpose.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from sepconv_layers.ops.gradients import derivatives
+
+Functions = tuple[Callable[..., Any], ...]
+Shapes = tuple[tuple[Any, ...], ...]
+
+
+def bilinear(functions: Functions, shapes: Shapes, first: Any, second: Any) -> Any:
+    """Computes the outputs of a `gradients.Bilinear`, given the shapes of the three tensors."""
+    return PRIMITIVES[2].bind(first, second, functions=functions, shapes=shapes)
+
+
+def _compute(which: int, *others: Any, functions: Functions, shapes: Shapes) -> Any:
+    return functions[which](*others, shapes[which])
+
+
+def _abstract(which: int, first: Any, second: Any, *, functions: Functions, shapes: Shapes) -> Any:
+    return first.update(shape=shapes[which], weak_type=False)
+
+
+def _transpose(
+    which: int, position: int, upstream: Any, first: Any, second: Any, **parameters: Any
+) -> Any:
+    """Differentiates one function with respect to the argument at a position, which is unknown."""
+    wanted, known = derivatives(which, (first, second), upstream)[position]
+    return PRIMITIVES[wanted].bind(*known, **parameters)
+
+
+def _batch(
+    which: int, others: Sequence[Any], axes: Sequence[int | None], **parameters: Any
+) -> tuple[Any, int]:
+    return jax.vmap(partial(_compute, which, **parameters), axes)(*others), 0
+
+
+def _primitive(which: int, name: str) -> Primitive:
+    primitive, compute = Primitive(name), partial(_compute, which)
+    primitive.def_impl(compute)
+    primitive.def_abstract_eval(partial(_abstract, which))
+    ad.defbilinear(primitive, *(partial(_transpose, which, position) for position in (0, 1)))
+    batching.primitive_batchers[primitive] = partial(_batch, which)
+    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
+    return primitive
+
+
+PRIMITIVES = [
+    _primitive(which, f"bilinear_{name}")
+    for which, name in enumerate(("to_first", "to_second", "outputs"))
+]
