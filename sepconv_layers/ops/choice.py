@@ -57,12 +57,12 @@ TABLE: dict[Where, str] = {
 MAX_TINY_POSITIONS, MAX_TINY_TAPS = 6, 3
 
 # Depthwise with XLA, `benchmarks.compile_time`, 7×7 and 31×31 kernels: XLA compiles up to 49 taps
-# in reasonable time. A larger kernel is a loop over pieces of it, of up to that many taps.
+# in reasonable time. A larger kernel is a loop over pieces of it.
 MAX_UNROLLED_TAPS = 49
 
-# Depthwise with XLA for a CPU: over how many positions one pass adds up the gradient with respect to
-# the kernel.
-MAX_UNROLLED_POSITIONS = 32
+# Depthwise with XLA, kernels of more taps than that, and on a CPU gradients with respect to kernels:
+# the most weights that one pass of a loop adds up.
+MAX_UNROLLED_WEIGHTS = 32
 
 # Sums per channel with XLA for a CPU, `benchmarks.nets`, training: the numbers of slices that XLA
 # adds up vectorized, and the rows of a product that it leaves to a library.

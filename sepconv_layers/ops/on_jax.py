@@ -1,7 +1,7 @@
 """Everything specific to JAX: bilinear functions whose transposes are given, as primitives.
 
-`jax.custom_vjp` has no forward mode, and `jax.custom_jvp` transposes what it is given: a loop that is
-transposed twice is no longer the loop that it was. A primitive names its transpose.
+`jax.custom_vjp` has no forward mode, and `jax.custom_jvp` transposes what it is given: a loop that
+is transposed twice is no longer the loop that it was. A primitive names its transpose.
 """
 
 from collections.abc import Callable, Sequence

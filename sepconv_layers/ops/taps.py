@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import keras
 
 from sepconv_layers.ops import choice, context, rewrites
-from sepconv_layers.ops.geometry import Geometry, ceil_div, or_zero, pad
+from sepconv_layers.ops.correlation import correlate
+from sepconv_layers.ops.geometry import Geometry, ceil_div, pad
 from sepconv_layers.ops.gradients import Bilinear
 
 
@@ -27,10 +28,14 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     if _is_large(geometry) and max(geometry.strides) > 1:
         return rewrites.polyphase(taps, inputs, kernel, geometry)
     convolve = Bilinear(
-        *(_Of(function, geometry) for function in (_input_gradient, _kernel_gradient, _outputs))
+        _Of(_input_gradient, geometry), _Of(_kernel_gradient, geometry), _Of(_outputs, geometry)
     )
-    sizes, channels = keras.ops.shape(inputs), inputs.shape[geometry.channel_axis]
-    return convolve(inputs, kernel, geometry.output_shape(sizes, channels))
+    shape = list(keras.ops.shape(inputs))
+    for axis, extent, stride in zip(
+        geometry.spatial_axes, geometry.extent, geometry.strides, strict=True
+    ):
+        shape[axis] = ceil_div(shape[axis] - extent, stride)
+    return convolve(inputs, kernel, shape)
 
 
 class _Of(NamedTuple):
@@ -47,11 +52,23 @@ def _is_large(geometry: Geometry) -> bool:
     return geometry.rank > 1 and math.prod(geometry.kernel_size) > choice.MAX_UNROLLED_TAPS
 
 
-def _outputs(inputs: Any, kernel: Any, _: Any, geometry: Geometry) -> Any:
+def _outputs(inputs: Any, kernel: Any, shape: Sequence[Any], geometry: Geometry) -> Any:
     if _is_large(geometry):
-        return _correlate_pieces(inputs, kernel, geometry)
+        return correlate(inputs, _one_sample(kernel, geometry), geometry, _spatial(shape, geometry))
     every = itertools.product(*map(range, geometry.kernel_size))
     return _weighted_sum(((geometry.tap(inputs, at), kernel[at]) for at in every), geometry)
+
+
+def _one_sample(kernel: Any, geometry: Geometry) -> Any:
+    """A depthwise kernel in the form of a sample."""
+    weights = keras.ops.squeeze(kernel, -1)
+    if geometry.channel_axis == 1:
+        weights = keras.ops.moveaxis(weights, -1, 0)
+    return weights[None]
+
+
+def _spatial(shape: Sequence[Any], geometry: Geometry) -> list[Any]:
+    return [shape[axis] for axis in geometry.spatial_axes]
 
 
 def _weighted_sum(parts: Iterable[tuple[Any, Any]], geometry: Geometry) -> Any:
@@ -85,83 +102,12 @@ def _kernel_gradient(inputs: Any, upstream: Any, shape: Sequence[Any], geometry:
         products = [geometry.tap(inputs, index) * upstream for index in every]
         sums = keras.ops.stack([sum_per_channel(x, geometry.channel_axis) for x in products])
     else:
-        sums = keras.ops.sum(_correlate_samples(inputs, upstream, geometry), axis=0)
+        moving = geometry.replace(strides=geometry.dilation_rate, dilation_rate=geometry.strides)
+        sums = correlate(inputs, upstream, moving, geometry.kernel_size)
+        sums = keras.ops.sum(sums, axis=0)
         if geometry.channel_axis == 1:
             sums = keras.ops.moveaxis(sums, 0, -1)
     return keras.ops.reshape(sums, shape)
-
-
-def _correlate_samples(inputs: Any, upstream: Any, geometry: Geometry) -> Any:
-    """Moves the upstream gradient of each sample over its inputs, as if it were the kernel.
-
-    One pass adds up the products at many positions, in registers, for all kernel taps. A loop over
-    pieces of the upstream gradient, at least two, also has it computed once, before the loop.
-    """
-    sizes = context.known_sizes([upstream.shape[axis] for axis in geometry.spatial_axes])
-    lengths = _piece_lengths(sizes)
-    numbers, starts, reach = [], [], []
-    pad_upstream: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
-    pad_inputs: list[tuple[Any, Any]] = [(0, 0)] * len(inputs.shape)
-    for axis, length, stride, extent in zip(
-        geometry.spatial_axes, lengths, geometry.strides, geometry.extent, strict=True
-    ):
-        size = keras.ops.shape(upstream)[axis]
-        numbers.append(ceil_div(size, length))
-        padded = numbers[-1] * length
-        pad_upstream[axis] = (0, padded - size)
-        missing = (padded - 1) * stride + extent + 1 - keras.ops.shape(inputs)[axis]
-        pad_inputs[axis] = (0, or_zero(missing))
-        reach.append((length - 1) * stride + extent + 1)
-    inputs, upstream = pad(inputs, pad_inputs), pad(upstream, pad_upstream)
-
-    def piece(
-        values: Any, at: Sequence[Any], lengths: Sequence[int], strides: Sequence[int]
-    ) -> Any:
-        starts: list[Any] = [0] * len(values.shape)
-        sizes = list(keras.ops.shape(values))
-        for axis, i, length, stride in zip(
-            geometry.spatial_axes, at, lengths, strides, strict=True
-        ):
-            starts[axis], sizes[axis] = i * stride, length
-        return keras.ops.slice(values, starts, sizes)
-
-    def add_piece(n: Any, sums: Any) -> Any:
-        at = []
-        for number, length in zip(reversed(numbers), reversed(lengths), strict=True):
-            at.insert(0, n % number * length)
-            n = n // number
-        here = piece(inputs, at, reach, geometry.strides)
-        weights = piece(upstream, at, lengths, (1,) * geometry.rank)
-        for index in itertools.product(*map(range, lengths)):
-            at_inputs, at_weights = [slice(None)] * len(here.shape), [slice(None)] * len(here.shape)
-            for axis, i, stride, extent, dilation in zip(
-                geometry.spatial_axes,
-                index,
-                geometry.strides,
-                geometry.extent,
-                geometry.dilation_rate,
-                strict=True,
-            ):
-                at_inputs[axis] = slice(i * stride, i * stride + extent + 1, dilation)
-                at_weights[axis] = slice(i, i + 1)
-            sums = sums + here[tuple(at_inputs)] * weights[tuple(at_weights)]
-        return sums
-
-    shape = geometry.shape(
-        keras.ops.shape(inputs)[0], geometry.kernel_size, inputs.shape[geometry.channel_axis]
-    )
-    return _repeated(add_piece, math.prod(numbers), keras.ops.zeros(shape, inputs.dtype))
-
-
-def _piece_lengths(sizes: Sequence[int | None]) -> list[int]:
-    room, lengths = choice.MAX_UNROLLED_POSITIONS, []
-    for size in reversed(sizes):
-        lengths.insert(0, 1 if size is None else ceil_div(size, ceil_div(size, room)))
-        room //= lengths[0]
-    for i, length in enumerate(lengths):
-        if lengths == list(sizes) and length > 1:
-            lengths[i] = ceil_div(length, 2)
-    return lengths
 
 
 def _input_gradient(kernel: Any, upstream: Any, sizes: Sequence[Any], geometry: Geometry) -> Any:
@@ -169,7 +115,8 @@ def _input_gradient(kernel: Any, upstream: Any, sizes: Sequence[Any], geometry: 
     padded, reach = _padded_upstream(sizes, upstream, geometry)
     if _is_large(geometry):
         flipped = keras.ops.flip(kernel, tuple(range(geometry.rank)))
-        return _correlate_pieces(padded, flipped, geometry)
+        weights = _one_sample(flipped, geometry)
+        return correlate(padded, weights, geometry, _spatial(sizes, geometry))
     # How the flipped kernel moves over it.
     moving = geometry.replace(
         kernel_size=tuple(r + 1 for r in reach),
@@ -193,90 +140,6 @@ def _input_gradient(kernel: Any, upstream: Any, sizes: Sequence[Any], geometry: 
         if stride > 1:
             slices[axis] = slice(0, sizes[axis])
     return gradient[tuple(slices)]
-
-
-# A large kernel: a loop over pieces of it, each a sum of taps. Unrolled, hundreds of taps would
-# take minutes to compile. The stride is 1.
-
-
-class _Pieces:
-    """A kernel in pieces with equal numbers of rows, which run along the last spatial axis.
-
-    Where the rows cannot be divided equally, the last piece of a column starts earlier, and has
-    zeros in the rows that it shares with the piece before.
-
-    Args:
-        geometry: That of the whole kernel.
-        limit: The largest number of rows in a piece.
-    """
-
-    def __init__(self, geometry: Geometry, limit: int) -> None:
-        *self.leading, rows, columns = geometry.kernel_size
-        self.in_column = ceil_div(rows, limit)
-        height = ceil_div(rows, self.in_column)
-        self.before = (self.in_column - 1) * height  # rows before the last piece of a column
-        self.overlap = self.before + height - rows
-        self.number = math.prod(self.leading) * self.in_column
-        self.whole = geometry
-        self.piece = geometry.replace(kernel_size=(*(1 for _ in self.leading), height, columns))
-
-    def split(self, kernel: Any) -> Any:
-        """Returns `(number, taps, channels)` from a `(*kernel_size, channels, 1)` kernel."""
-        *_, rows, columns = self.whole.kernel_size
-        channels = kernel.shape[-2]
-        kernel = keras.ops.reshape(kernel, (-1, rows, columns, channels))
-        if self.overlap:
-            zeros = keras.ops.zeros_like(kernel[:, : self.overlap])
-            parts = [kernel[:, : self.before], zeros, kernel[:, self.before :]]
-            kernel = keras.ops.concatenate(parts, axis=1)
-        return keras.ops.reshape(kernel, (self.number, -1, channels))
-
-    def taps(self, inputs: Any, n: Any) -> list[Any]:
-        """Returns what each tap of the piece `n` overlaps."""
-        starts: list[Any] = [0] * len(inputs.shape)
-        sizes = list(keras.ops.shape(inputs))
-        *outer, row = self.whole.spatial_axes[:-1]
-        first = n % self.in_column * self.piece.kernel_size[-2]
-        if self.overlap:
-            first = keras.ops.minimum(first, self.before - self.overlap)
-        starts[row] = first * self.whole.dilation_rate[-2]
-        n = n // self.in_column
-        for i in reversed(range(len(outer))):
-            starts[outer[i]] = n % self.leading[i] * self.whole.dilation_rate[i]
-            n = n // self.leading[i]
-        for i, axis in enumerate((*outer, row)):
-            sizes[axis] = sizes[axis] - self.whole.extent[i] + self.piece.extent[i]
-        here = keras.ops.slice(inputs, starts, sizes)
-        every = itertools.product(*map(range, self.piece.kernel_size))
-        return [self.piece.tap(here, index) for index in every]
-
-
-def _correlate_pieces(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
-    """Convolves padded inputs with a `(*kernel_size, channels, 1)` kernel."""
-    pieces = _Pieces(geometry, max(1, choice.MAX_UNROLLED_TAPS // geometry.kernel_size[-1]))
-    kernel = pieces.split(kernel)
-
-    def add_piece(n: Any, outputs: Any) -> Any:
-        weights = kernel[n]
-        parts = ((tap, weights[i]) for i, tap in enumerate(pieces.taps(inputs, n)))
-        return outputs + _weighted_sum(parts, geometry)
-
-    zeros = keras.ops.zeros_like(pieces.taps(inputs, 0)[0])
-    return _repeated(add_piece, pieces.number, zeros)
-
-
-def _repeated(step: Callable, times: int, value: Any) -> Any:
-    """Applies `step(n, value)` for each `n`, in a loop."""
-    if keras.backend.backend() != "tensorflow":
-        return keras.ops.fori_loop(0, times, step, value)
-    # XLA differentiates only loops with a bound, which Keras's `fori_loop` does not set.
-    _, value = keras.ops.while_loop(
-        lambda n, _: n < times,
-        lambda n, value: (n + 1, step(n, value)),
-        (0, value),
-        maximum_iterations=times,
-    )
-    return value
 
 
 # Sums.
