@@ -10,10 +10,13 @@ From the public functions down to the arithmetic. A file imports only from files
     on_tensorflow              TensorFlow without XLA: oneDNN, missing kernels, slow gradients
     on_torch                   PyTorch: memory layouts, slow gradients, cheaper calls
     taps                       XLA: depthwise convolution as a sum of taps, fast sums
+    correlation                XLA: a loop over many taps
     choice                     which form runs where: the table, and every threshold
     rewrites                   exact rewrites that are handed the convolution they call
     native                     the kernels that Keras calls
     geometry                   arguments, padding, shapes, slices
+    bilinear                   functions that are derivatives of each other
+    on_jax                     JAX: such functions as primitives
     gradients                  custom gradients that are differentiable themselves
     context                    device, XLA, tracing, the forced lowering
 """

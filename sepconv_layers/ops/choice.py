@@ -60,8 +60,8 @@ MAX_TINY_POSITIONS, MAX_TINY_TAPS = 6, 3
 # in reasonable time. A larger kernel is a loop over pieces of it.
 MAX_UNROLLED_TAPS = 49
 
-# Depthwise with XLA, kernels of more taps than that, and on a CPU gradients with respect to kernels:
-# the most weights that one pass of a loop adds up.
+# Depthwise with XLA, kernels of more taps than that, and gradients with respect to any kernel on a
+# CPU: the most weights that one pass of a loop adds up.
 MAX_UNROLLED_WEIGHTS = 32
 
 # Sums per channel with XLA for a CPU, `benchmarks.nets`, training: the numbers of slices that XLA

@@ -1,6 +1,5 @@
 """Custom gradients that are differentiable themselves: higher orders, and forward mode on JAX."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -25,76 +24,6 @@ def with_gradients(function: Function, gradients: Gradients) -> Function:
     if backend == "jax":
         return _on_jax(function, gradients)
     return function
-
-
-@dataclasses.dataclass(frozen=True)
-class Bilinear:
-    """A function that is linear in each of two tensors, and what its derivatives are made of.
-
-    Three tensors take part: the two arguments and an upstream gradient. Each of the functions
-    computes from two of them, in this order, and from the shape of the third, the derivative of
-    `sum(upstream * outputs)` with respect to the third. So they are the derivatives of each other,
-    in reverse and in forward mode, and no order is ever computed by differentiating a loop. PyTorch
-    differentiates `outputs` itself.
-
-    Attributes:
-        to_first: Computes the gradient with respect to the first argument.
-        to_second: Computes the gradient with respect to the second argument.
-        outputs: Computes the outputs.
-    """
-
-    to_first: Function
-    to_second: Function
-    outputs: Function
-
-    def __call__(self, first: Any, second: Any, shape: Sequence[Any]) -> Any:
-        """Returns the outputs, which have this shape."""
-        backend = keras.backend.backend()
-        if backend == "torch":
-            return self.outputs(first, second, shape)
-        shapes = tuple(map(tuple, (keras.ops.shape(first), keras.ops.shape(second), shape)))
-        if backend == "jax":
-            from sepconv_layers.ops import on_jax
-
-            return on_jax.bilinear(self.functions, shapes, first, second)
-        return self._on_tensorflow(2, shapes, first, second)
-
-    @property
-    def functions(self) -> tuple[Function, Function, Function]:
-        return self.to_first, self.to_second, self.outputs
-
-    def _on_tensorflow(self, which: int, shapes: Sequence[Any], *others: Any) -> Any:
-        import tensorflow as tf
-
-        @tf.custom_gradient
-        def differentiable(*others: Any) -> tuple:
-            def gradients(upstream: Any) -> tuple:
-                return tuple(
-                    self._on_tensorflow(wanted, shapes, *known)
-                    for wanted, known in derivatives(which, others, upstream)
-                )
-
-            return self.functions[which](*others, shapes[which]), gradients
-
-        return differentiable(*others)
-
-
-def derivatives(
-    which: int, others: Sequence[Any], upstream: Any
-) -> list[tuple[int, tuple[Any, Any]]]:
-    """The gradients of one function of `Bilinear`: numbers of functions and their arguments.
-
-    Args:
-        which: The number of the function.
-        others: Its arguments, which are the other two tensors.
-        upstream: The upstream gradient, which takes the place of its result.
-    """
-    (first, a), (second, b) = zip([i for i in range(3) if i != which], others, strict=True)
-    to_first, to_second = {second: b, which: upstream}, {first: a, which: upstream}
-    return [
-        (wanted, (known[min(known)], known[max(known)]))
-        for wanted, known in ((first, to_first), (second, to_second))
-    ]
 
 
 def _on_tensorflow(function: Function, gradients: Gradients) -> Function:
@@ -134,3 +63,27 @@ def _on_jax(function: Function, gradients: Gradients) -> Function:
     differentiable = jax.custom_jvp(function)
     differentiable.defjvp(rule, symbolic_zeros=True)
     return differentiable
+
+
+def derivatives(
+    which: int, others: Sequence[Any], upstream: Any
+) -> list[tuple[int, tuple[Any, Any]]]:
+    """The gradients of one of three functions that are derivatives of each other.
+
+    Three tensors take part. Each function computes one of them from the other two, in their order,
+    as the derivative of a number that is linear in all three.
+
+    Args:
+        which: The number of the function.
+        others: Its arguments, which are the other two tensors.
+        upstream: The upstream gradient, which takes the place of its result.
+
+    Returns:
+        For each argument, the number of the function that computes its gradient, and from what.
+    """
+    (first, a), (second, b) = zip([i for i in range(3) if i != which], others, strict=True)
+    to_first, to_second = {second: b, which: upstream}, {first: a, which: upstream}
+    return [
+        (wanted, (known[min(known)], known[max(known)]))
+        for wanted, known in ((first, to_first), (second, to_second))
+    ]

@@ -1,16 +1,13 @@
-"""Everything specific to JAX: bilinear functions whose transposes are given, as primitives.
+"""JAX: functions that are derivatives of each other, as primitives.
 
 `jax.custom_vjp` has no forward mode, and `jax.custom_jvp` transposes what it is given: a loop that
 is transposed twice is no longer the loop that it was. A primitive names its transpose.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
-
-import jax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
 from sepconv_layers.ops.gradients import derivatives
 
@@ -19,8 +16,22 @@ Shapes = tuple[tuple[Any, ...], ...]
 
 
 def bilinear(functions: Functions, shapes: Shapes, first: Any, second: Any) -> Any:
-    """Computes the outputs of a `gradients.Bilinear`, given the shapes of the three tensors."""
-    return PRIMITIVES[2].bind(first, second, functions=functions, shapes=shapes)
+    """Computes the outputs of a `bilinear.Bilinear`, given the shapes of the three tensors."""
+    return _primitive(2).bind(first, second, functions=functions, shapes=shapes)
+
+
+@functools.cache
+def _primitive(which: int) -> Any:
+    from jax.extend.core import Primitive
+    from jax.interpreters import ad, batching, mlir
+
+    primitive, compute = Primitive(f"bilinear_{which}"), partial(_compute, which)
+    primitive.def_impl(compute)
+    primitive.def_abstract_eval(partial(_abstract, which))
+    ad.defbilinear(primitive, *(partial(_transpose, which, position) for position in (0, 1)))
+    batching.primitive_batchers[primitive] = partial(_batch, which)
+    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
+    return primitive
 
 
 def _compute(which: int, *others: Any, functions: Functions, shapes: Shapes) -> Any:
@@ -36,26 +47,12 @@ def _transpose(
 ) -> Any:
     """Differentiates one function with respect to the argument at a position, which is unknown."""
     wanted, known = derivatives(which, (first, second), upstream)[position]
-    return PRIMITIVES[wanted].bind(*known, **parameters)
+    return _primitive(wanted).bind(*known, **parameters)
 
 
 def _batch(
     which: int, others: Sequence[Any], axes: Sequence[int | None], **parameters: Any
 ) -> tuple[Any, int]:
+    import jax
+
     return jax.vmap(partial(_compute, which, **parameters), axes)(*others), 0
-
-
-def _primitive(which: int, name: str) -> Primitive:
-    primitive, compute = Primitive(name), partial(_compute, which)
-    primitive.def_impl(compute)
-    primitive.def_abstract_eval(partial(_abstract, which))
-    ad.defbilinear(primitive, *(partial(_transpose, which, position) for position in (0, 1)))
-    batching.primitive_batchers[primitive] = partial(_batch, which)
-    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
-    return primitive
-
-
-PRIMITIVES = [
-    _primitive(which, f"bilinear_{name}")
-    for which, name in enumerate(("to_first", "to_second", "outputs"))
-]

@@ -4,17 +4,18 @@ XLA runs a depthwise convolution as a naive loop, but fuses shifted slices, prod
 into one vectorized pass over the input.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
 from sepconv_layers.ops import choice, context, rewrites
+from sepconv_layers.ops.bilinear import Bilinear
 from sepconv_layers.ops.correlation import correlate
 from sepconv_layers.ops.geometry import Geometry, ceil_div, pad
-from sepconv_layers.ops.gradients import Bilinear
 
 
 @rewrites.sums_in_float32
@@ -38,7 +39,8 @@ def taps(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     return convolve(inputs, kernel, shape)
 
 
-class _Of(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Of:
     """A function for one geometry, equal to others of the same: JAX compiles them once."""
 
     function: Callable[[Any, Any, Sequence[Any], Geometry], Any]
