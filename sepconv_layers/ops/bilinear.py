@@ -50,12 +50,15 @@ class Bilinear:
 
         @tf.custom_gradient
         def differentiable(*others: Any) -> tuple:
+            outputs = self.functions[which](*others, shapes[which])
+
             def gradients(upstream: Any) -> tuple:
+                upstream.set_shape(outputs.shape)  # which a loop has to know
                 return tuple(
                     self._on_tensorflow(wanted, shapes, *known)
                     for wanted, known in derivatives(which, others, upstream)
                 )
 
-            return self.functions[which](*others, shapes[which]), gradients
+            return outputs, gradients
 
         return differentiable(*others)
