@@ -292,6 +292,6 @@ def test_remat_scopes_change_neither_gradients_nor_statistics(make, scope):
 def test_models_can_be_created_in_a_remat_scope():
     sample, target = np.ones((2, 49, 10, 1), "float32"), np.zeros((2, 5), "float32")
     with keras.RematScope(mode="full"):
-        model = sl.models.ds_cnn((49, 10, 1), 5, size="S")
+        model = sl.models.ds_cnn((49, 10, 1), 5, size="s")
     model.compile("sgd", "mse", jit_compile=BACKEND == "jax")
     assert np.isfinite(model.train_on_batch(sample, target))
