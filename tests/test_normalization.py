@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import keras
 import numpy as np
@@ -238,3 +239,42 @@ def test_a_replica_without_samples_spoils_nothing():
     command = [sys.executable, "-W", "ignore", "-c", REPLICAS]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+WHOLE, LARGE = {"mode": "full"}, {"mode": "larger_than", "output_size_threshold": 8}
+INVERTED = partial(sl.InvertedBottleneckBlock2D, 3, se_ratio=0.5, drop_path=0.5)
+REMATERIALIZED = [
+    (sl.BatchNormalization, WHOLE),
+    (partial(sl.SeparableConvBlock2D, 4), LARGE),
+    (partial(sl.ConvBlock2D, 4, data_format="channels_first"), WHOLE),
+    (INVERTED, WHOLE),
+    (INVERTED, {"mode": "list_of_layers", "layer_names": ["depthwise_norm", "drop_path"]}),
+]
+
+
+def trained(make, scope):
+    """The weights after two steps of a net whose middle was created in a `keras.RematScope`."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input(SHAPE[1:])
+    with keras.RematScope(**scope):
+        features = make()(images)
+    model = keras.Model(images, keras.layers.Dense(1)(keras.layers.Flatten()(features)))
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=BACKEND == "jax")
+    for _ in range(2):
+        model.train_on_batch(X, DIRECTION[:, 0, 0, :1])
+    return model.get_weights()
+
+
+@pytest.mark.parametrize(("make", "scope"), REMATERIALIZED)
+def test_remat_scopes_change_neither_gradients_nor_statistics(make, scope):
+    expected = trained(make, {"mode": None})
+    for weight, same in zip(trained(make, scope), expected, strict=True):
+        np.testing.assert_allclose(weight, same, rtol=1e-4, atol=1e-6)
+
+
+def test_models_can_be_created_in_a_remat_scope():
+    sample, target = np.ones((2, 49, 10, 1), "float32"), np.zeros((2, 5), "float32")
+    with keras.RematScope(mode="full"):
+        model = sl.models.ds_cnn((49, 10, 1), 5, size="s")
+    model.compile("sgd", "mse", jit_compile=BACKEND == "jax")
+    assert np.isfinite(model.train_on_batch(sample, target))

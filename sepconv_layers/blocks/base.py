@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import itertools
 import math
 import operator
@@ -121,7 +122,8 @@ class Block(Composite):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         channels = self._check(input_shape)
-        made = self._make_chains(channels)
+        with self._scope_of_inner():
+            made = self._make_chains(channels)
         for name, layers_of_chain in made.items():
             setattr(self, name, layers_of_chain)
         self._chain_names = tuple(made)
@@ -181,11 +183,17 @@ class Block(Composite):
         dtype, which Keras has to cast.
         """
         is_known = not callable(self.normalization)
-        if not (is_known and on_torch.can_skip_layer_call(stage, self.compute_dtype)):
-            return stage
+        is_checked = is_known and on_torch.can_skip_layer_call(stage, self.compute_dtype)
+        if isinstance(stage, BaseConv | keras.layers.Activation):
+            return stage.call if is_checked else stage
+        call: Callable = stage
         if isinstance(stage, layers.BatchNormalization | layers.DropPath):
-            return functools.partial(stage.call, training=bool(training))
-        return stage.call if isinstance(stage, BaseConv | keras.layers.Activation) else stage
+            call = stage.call if is_checked else stage
+        elif "training" not in inspect.signature(stage.call).parameters:
+            return stage
+        # Keras knows it from the outermost call, which is over when a `keras.RematScope` runs a
+        # block once more.
+        return functools.partial(call, training=bool(training))
 
     # The stages that blocks are assembled from.
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.layers.stateful import Stateful
 from sepconv_layers.ops import context
 from sepconv_layers.ops.normalization import batch_norm
 
 
 @keras.saving.register_keras_serializable("sepconv_layers")
-class BatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(Stateful, keras.layers.BatchNormalization):
     """Batch normalization that trains with the backend's fused kernel.
 
     A drop-in for `keras.layers.BatchNormalization`: same arguments, weights, statistics and

@@ -1,15 +1,18 @@
 """Base class of layers that contain other layers."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import keras
 
+from sepconv_layers.layers.stateful import Stateful
+
 _CHANGES = "changes"  # key in the build configuration
 
 
-class Composite(keras.layers.Layer):
+class Composite(Stateful):
     """A layer that creates inner layers in `build`, and saves later changes to them.
 
     Keras saves only the configuration of the outer layer. Changes to an inner layer by
@@ -19,6 +22,17 @@ class Composite(keras.layers.Layer):
 
     # For the next build. Keras and TensorFlow do not search this type for weights.
     _to_change: Mapping[str, dict[str, Any]] = MappingProxyType({})
+
+    def _scope_of_inner(self) -> contextlib.AbstractContextManager:
+        """The scope to create inner layers in: none runs again alone if this layer may.
+
+        On TensorFlow, its weights would get no gradients.
+        """
+        mode = self._remat_mode
+        if mode is None or mode.mode == "activations":
+            return contextlib.nullcontext()
+        is_other = mode.mode == "list_of_layers" and self.name not in mode.layer_names
+        return contextlib.nullcontext() if is_other else keras.RematScope(mode=None)
 
     def changes(self) -> dict[str, dict[str, Any]]:
         """Changes to inner layers since they were created, by path."""

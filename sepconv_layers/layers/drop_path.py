@@ -6,10 +6,11 @@ from typing import Any
 import keras
 
 from sepconv_layers.arguments import check_number
+from sepconv_layers.layers.stateful import Stateful
 
 
 @keras.saving.register_keras_serializable("sepconv_layers")
-class DropPath(keras.layers.Layer):
+class DropPath(Stateful):
     """Drops whole samples of the batch, so that training skips a residual branch for them.
 
     Put it at the end of a branch, before the addition. The samples that remain are scaled by

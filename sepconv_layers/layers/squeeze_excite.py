@@ -72,12 +72,13 @@ class SqueezeExcite(Composite):
     def build(self, input_shape: Sequence[int | None]) -> None:
         channels = channels_of(self, input_shape)
         width = max(1, round(channels * self.ratio / self.divisor)) * self.divisor
-        self.squeeze = keras.layers.Dense(
-            width, activation=self.activation, dtype=self.dtype_policy, name="squeeze"
-        )
-        self.excite = keras.layers.Dense(
-            channels, activation=self.gate_activation, dtype=self.dtype_policy, name="excite"
-        )
+        with self._scope_of_inner():
+            self.squeeze = keras.layers.Dense(
+                width, activation=self.activation, dtype=self.dtype_policy, name="squeeze"
+            )
+            self.excite = keras.layers.Dense(
+                channels, activation=self.gate_activation, dtype=self.dtype_policy, name="excite"
+            )
         self._build_inner(self.squeeze, (None, channels))
         self._build_inner(self.excite, (None, width))
         self.input_spec = keras.layers.InputSpec(

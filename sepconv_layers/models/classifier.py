@@ -89,7 +89,19 @@ def classifier(
     x = AVERAGE[rank](name="pool")(features)
     for layer in hidden:
         x = layer(x)
-    if dropout:
-        x = keras.layers.Dropout(dropout, name="dropout")(x)
-    logits = keras.layers.Dense(positive_int(classes, "classes"), name=LOGITS)(x)
-    return keras.Model(inputs, logits, name=name)
+    return logits_model(inputs, x, classes, dropout, name)
+
+
+def logits_model(
+    inputs: Any, features: Any, classes: int, dropout: float, name: str
+) -> keras.Model:
+    """Completes a net from its pooled features.
+
+    Outside any `keras.RematScope`: this part keeps little for the backward pass, and Keras fails
+    to run a model or its own dense layer again in a TensorFlow graph, and its dropout on JAX.
+    """
+    with keras.RematScope(mode=None):
+        if dropout:
+            features = keras.layers.Dropout(dropout, name="dropout")(features)
+        logits = keras.layers.Dense(positive_int(classes, "classes"), name=LOGITS)(features)
+        return keras.Model(inputs, logits, name=name)

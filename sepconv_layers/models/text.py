@@ -7,7 +7,7 @@ import keras
 
 from sepconv_layers import blocks, layers
 from sepconv_layers.arguments import lookup, positive_int, positive_number
-from sepconv_layers.models.classifier import LOGITS, make_divisible
+from sepconv_layers.models.classifier import logits_model, make_divisible
 
 RESIDUAL = {
     "separable": blocks.ResidualSeparableConvBlock1D,
@@ -197,9 +197,7 @@ def _classify(
 ) -> keras.Model:
     """Completes a net from its pooled features."""
     if include_top:
-        if dropout:
-            x = keras.layers.Dropout(dropout, name="dropout")(x)
-        x = keras.layers.Dense(positive_int(classes, "classes"), name=LOGITS)(x)
+        return logits_model(tokens, x, classes, dropout, name)
     return keras.Model(tokens, x, name=name)
 
 

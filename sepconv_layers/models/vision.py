@@ -275,6 +275,7 @@ def mobilenet_v3(
         make_divisible(channels * 6), kernel_size=1, activation="hard_silu", name="last"
     )(x)
     units = make_divisible(hidden * max(width, 1))
-    hidden_layer = keras.layers.Dense(units, activation="hard_silu", name=FEATURES)
+    with keras.RematScope(mode=None):  # as for the logits
+        hidden_layer = keras.layers.Dense(units, activation="hard_silu", name=FEATURES)
     name = name or f"mobilenet_v3_{size}"
     return classifier(inputs, x, 2, classes, include_top, pooling, dropout, name, [hidden_layer])

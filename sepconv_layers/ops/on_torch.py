@@ -414,8 +414,10 @@ def can_skip_layer_call(layer: keras.layers.Layer, dtype: str) -> bool:
     """Whether `layer.call` can run without `layer.__call__`, on inputs that another layer checked.
 
     On PyTorch, what Keras does in `__call__` takes as long as a small convolution. It is needed
-    where the layer casts its inputs or has hooks.
+    where the layer casts its inputs, has hooks or was created in a `keras.RematScope`.
     """
     if keras.backend.backend() != "torch" or layer.compute_dtype != dtype:
+        return False
+    if layer._remat_mode is not None:
         return False
     return not any(getattr(layer, hooks) for hooks in HOOKS)

@@ -7,6 +7,7 @@ import keras
 
 from sepconv_layers.arguments import check_number
 from sepconv_layers.convert.folding import channel_axes
+from sepconv_layers.layers.stateful import Stateful
 from sepconv_layers.quantize.arithmetic import (
     LARGEST,
     fake_quantize,
@@ -19,7 +20,7 @@ BITS = (8, 4)  # of weights
 
 
 @keras.saving.register_keras_serializable("sepconv_layers")
-class FakeQuantize(keras.layers.Layer):
+class FakeQuantize(Stateful):
     """Rounds an activation to the 256 values that it has in an int8 file.
 
     `aware` puts it where the file has an int8 tensor. In training, the range follows the smallest
