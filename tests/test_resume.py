@@ -15,6 +15,7 @@ import pytest
 from sepconv_layers.checkpoint import values
 from sepconv_layers.comparison import Comparison, resume
 from sepconv_layers.comparison.setup import summary_of
+from sepconv_layers.comparison.task_choice import classification
 from tests.backends import BACKEND, the_same_everywhere
 from tests.test_comparison import (
     EPOCHS,
@@ -330,7 +331,8 @@ def test_the_record_tells_what_always_the_same_answer_is_worth(stages):
 
 
 def test_the_largest_class_of_a_test_part_may_be_most_of_it():
-    assert summary_of(np.array([0, 2, 2, 2])) == {"samples": 4, "largest_class": 0.75}
+    part = np.zeros((4, 1)), np.array([0, 2, 2, 2])
+    assert summary_of(part, classification(3)) == {"samples": 4, "largest_class": 0.75}
 
 
 def test_records_from_before_there_was_a_test_part_are_read(stages, tmp_path):

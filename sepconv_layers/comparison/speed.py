@@ -30,7 +30,7 @@ def measure(
     Returns:
         For each net, the fields of `Row` that hold times and modes.
     """
-    x, y = part
+    x, y, *_ = part
     training = dataclasses.replace(training, augmentation=None, mixing=None)
     modes = MODES[keras.backend.backend()]
     wanted = {mode: compiles for mode, compiles in modes.items() if compiles is jit_compile}
@@ -40,9 +40,10 @@ def measure(
             trainers[conv, mode] = training.trainer(build(conv), x, compiles)
             trainers[conv, mode].model.jit_compile = compiles
 
-    def batch_of(size: int) -> tuple[Any, np.ndarray]:
-        inputs, labels = take(part, np.arange(size) % len(y))
-        return inputs, training.one_hot(labels)
+    def batch_of(size: int) -> tuple[Any, ...]:
+        inputs, labels, *weights = take(part, np.arange(size) % len(y))
+        task = training.task
+        return inputs, task.targets(labels), *map(task.weights, weights)
 
     def best(method: str, *batch: Any) -> dict[str, tuple[float, str]]:
         bound = attrgetter(method)
