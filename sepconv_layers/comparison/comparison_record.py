@@ -4,13 +4,15 @@ import dataclasses
 from typing import Any, ClassVar, Self
 
 import keras
+import numpy as np
 
 from sepconv_layers.comparison.figure import figure_class, plot_scores, plot_speedup
-from sepconv_layers.comparison.record import Names, Record
+from sepconv_layers.comparison.record import Names, Record, number
 from sepconv_layers.comparison.row import Row, spread_text
 from sepconv_layers.comparison.task import words
 
-PER_CLASS = "share", "f1", "iou", "mean_absolute_error"  # figures in a report
+PER_CLASS = "precision", "recall", "f1", "iou", "mean_absolute_error"  # figures in a report
+SHOWN_CLASSES, CONFUSED_CLASSES = 50, 12  # at most, in a report; a record has more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,19 +70,30 @@ class Comparison(Record):
         return [self._cells(), *self._per_class()]
 
     def _per_class(self) -> list[list[list[str]]]:
-        """The figure of each class and net that says most, if the record has them."""
-        by_net = {row.conv: row.per_class for row in self.rows if row.per_class}
-        if not by_net:
+        """The figures of each class, and the confusion matrices, if the record has them."""
+        by_net = {row.conv: row.per_class for row in self.rows}
+        first = by_net[self.rows[0].conv]
+        if not 1 < len(first) <= SHOWN_CLASSES:
             return []
-        first = next(iter(by_net.values()))
-        shown = [name for name in PER_CLASS if name in next(iter(first.values()))]
-        header = ["class", *(f"{words(name)}, {conv}" for name in shown for conv in by_net)]
+        names, figures = list(first), list(next(iter(first.values())))
+        shown = [figure for figure in PER_CLASS if figure in figures]
+        header = ["class", *["share"] * ("share" in figures)]
+        header += [f"{words(figure)}, {conv}" for figure in shown for conv in by_net]
+        rows = [
+            [name, *(f"{first[name][each]:.4f}" for each in ["share"] if each in figures)]
+            + [f"{found[name][each]:.4f}" for each in shown for found in by_net.values()]
+            for name in names
+        ]
+        return [[header, *rows], *self._confusion(names)]
+
+    def _confusion(self, names: list[str]) -> list[list[list[str]]]:
+        matrices = {row.conv: row.confusion for row in self.rows if np.ndim(row.confusion) == 2}
+        if len(names) > CONFUSED_CLASSES:
+            return []
         return [
-            [header]
-            + [
-                [name, *(f"{found[name][each]:.4f}" for each in shown for found in by_net.values())]
-                for name in first
-            ]
+            [[f"{conv}: label", *(f"as {name}" for name in names)]]
+            + [[name, *map(number, counts)] for name, counts in zip(names, matrix, strict=True)]
+            for conv, matrix in matrices.items()
         ]
 
     def _cells(self) -> list[list[str]]:

@@ -52,7 +52,7 @@ def compare(
     infer_batch_sizes: Sequence[int] | None = None,
     jit_compile: bool | str = "auto",
     output: str | os.PathLike | None = None,
-    task: str = "Classification",
+    task: str | None = None,
     dataset: str = "",
     command: str = "",
     progress: bool = True,
@@ -117,7 +117,8 @@ def compare(
             timed, and the faster one counts for each net. TensorFlow also trains in that mode if
             there are enough steps to make up for the compilation.
         output: Directory for the results and for what resuming needs.
-        task: The task, for the record.
+        task: The task in words, for the record; by default, "Classification", "Segmentation",
+            "Several labels" or "Regression".
         dataset: Name of the data, for the record.
         command: The command that reproduces the comparison, for the record.
         progress: Whether to print progress.

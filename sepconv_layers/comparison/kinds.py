@@ -33,6 +33,10 @@ class Classes(Task):
     CONSTANT: ClassVar[str] = "the largest class"
 
     @property
+    def TITLE(self) -> str:  # type: ignore[override]
+        return "Segmentation" if self.shape else "Classification"
+
+    @property
     def OUTPUTS(self) -> str:  # type: ignore[override]
         what = "logit" if self.is_of_logits else "probability"
         return f"one {what} for each of {len(self.names)} classes"
@@ -148,6 +152,7 @@ class Vectors(Task):
 class Tags(Vectors):
     """Tags, each of which a sample has (1) or has not (0)."""
 
+    TITLE: ClassVar[str] = "Several labels"
     LABELS: ClassVar[str] = "0 or 1"
     CONSTANT: ClassVar[str] = "the more frequent value of each label"
 
@@ -213,6 +218,7 @@ class Numbers(Vectors):
 
     levels: int = 0
 
+    TITLE: ClassVar[str] = "Regression"
     LABELS: ClassVar[str] = "a number"
     OUTPUTS: ClassVar[str] = "one number for each label"
     CONSTANT: ClassVar[str] = "the mean"

@@ -80,7 +80,7 @@ def prepare(
     jit_compile: Any,
     output: Any,
     progress: Any,
-    task: str,
+    task: str | None,
     dataset: str,
     command: str,
     loss: Any,
@@ -126,7 +126,7 @@ def prepare(
     )
     training = Training(**settings, classes=len(what.names), progress=progress, task=what)
     checks.check_layers(training, parts)
-    words = {"task": task, "dataset": dataset, "command": command}
+    words = {"task": what.TITLE if task is None else task, "dataset": dataset, "command": command}
     return Setup(training, seeds, parts, batch_sizes, jit_compile, output, words)
 
 

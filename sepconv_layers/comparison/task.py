@@ -1,6 +1,7 @@
 """What the nets of a comparison learn: a loss, metrics, and what follows from them."""
 
 import dataclasses
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 
 from sepconv_layers.comparison.per_class import Figures
+from sepconv_layers.comparison.quiet import quiet_tensorflow
 
 ACCURACY = "accuracy"
 LOSS = "loss"  # what Keras calls it among the metrics
@@ -40,6 +42,7 @@ class Task(ABC):
     class_weight: tuple[float, ...] | None = None
     is_default: bool = False
 
+    TITLE: ClassVar[str]  # of a report
     LABELS: ClassVar[str]  # what each label is, in a message
     OUTPUTS: ClassVar[str]  # what a net must output, in a message
     CONSTANT: ClassVar[str]  # what the best net that ignores its inputs predicts
@@ -108,18 +111,17 @@ class Task(ABC):
             outputs_of: Returns the outputs for inputs.
             batches: Tuples of inputs, labels and, if samples have them, weights.
         """
-        metrics = {metric.name: metric for metric in self.new_metrics()}
-        metrics[LOSS] = keras.metrics.Mean()
-        for x, labels, *weights in batches:
-            targets, outputs = self.targets(labels), outputs_of(x)
-            weight = self.weights(weights[0]) if weights else None
-            loss = float(self.loss(targets, outputs, sample_weight=weight))
-            for name, metric in metrics.items():
-                if name == LOSS:
-                    metric.update_state(loss, sample_weight=len(labels))
-                else:
+        metrics, losses, counts = self.new_metrics(), [], []
+        with quiet_tensorflow():
+            for x, labels, *weights in batches:
+                targets, outputs = self.targets(labels), outputs_of(x)
+                weight = self.weights(weights[0]) if weights else None
+                losses.append(float(self.loss(targets, outputs, sample_weight=weight)))
+                counts.append(len(labels))
+                for metric in metrics:
                     metric.update_state(targets, outputs, sample_weight=weight)
-        return {name: float(metric.result()) for name, metric in metrics.items()}
+            found = {metric.name: float(metric.result()) for metric in metrics}
+        return {LOSS: float(np.average(losses, weights=counts)), **found}
 
     def baseline(self, parts: Callable[[], Iterable[Any]]) -> float:
         """The monitored metric of the best constant outputs.
@@ -185,9 +187,11 @@ class Task(ABC):
     def config(self) -> dict[str, Any]:
         """All that a training depends on, for JSON."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        loss = keras.saving.serialize_keras_object(self.loss)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of lambdas, which only this package reads again
+            loss = keras.saving.serialize_keras_object(self.loss)
+            metrics = [keras.saving.serialize_keras_object(metric) for metric in self.metrics]
         loss["config"].pop("name", None)  # numbered by Keras
-        metrics = [keras.saving.serialize_keras_object(metric) for metric in self.metrics]
         changes = {"names": len(self.names), "loss": loss, "metrics": metrics}
         return {"kind": type(self).__name__, **fields, **changes}
 

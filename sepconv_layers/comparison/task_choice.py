@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from sepconv_layers.arguments import is_integer, positive_number
+from sepconv_layers.comparison.functions import FunctionLoss, FunctionMetric
 from sepconv_layers.comparison.kinds import Classes, Numbers, Tags
 from sepconv_layers.comparison.labels import Labels, pieces
 from sepconv_layers.comparison.task import ACCURACY, LOSS, SIGNS, Task
@@ -186,27 +187,6 @@ def _as_object(function: Any) -> keras.losses.Loss:
     return FunctionLoss(function)
 
 
-@keras.saving.register_keras_serializable("sepconv_layers")
-class FunctionLoss(keras.losses.Loss):
-    """The mean of a function of labels and outputs."""
-
-    def __init__(self, function: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.function = function
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        return self.function(y_true, y_pred)
-
-    def get_config(self) -> dict[str, Any]:
-        function = keras.saving.serialize_keras_object(self.function)
-        return {**super().get_config(), "function": function}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "FunctionLoss":
-        function = keras.saving.deserialize_keras_object(config.pop("function"))
-        return cls(function, **config)
-
-
 def _default_loss(kind: type[Task], label_smoothing: float) -> keras.losses.Loss:
     if kind is Numbers:
         if label_smoothing:
@@ -245,7 +225,8 @@ def _default_metric(task: Task) -> keras.metrics.Metric:
             else keras.metrics.BinaryAccuracy(name=ACCURACY)
         )
     if task.shape:
-        return keras.metrics.OneHotMeanIoU(len(task.names), name="mean_iou")
+        # Integers would be its default, which cut off weights.
+        return keras.metrics.OneHotMeanIoU(len(task.names), name="mean_iou", dtype="float32")
     return keras.metrics.CategoricalAccuracy(name=ACCURACY)
 
 
@@ -265,7 +246,7 @@ def _checked_metric(task: Task, metric: Any) -> keras.metrics.Metric:
     if not isinstance(found, keras.metrics.Metric):
         if not callable(found):
             raise _bad("metrics", metric, wanted)
-        found = keras.metrics.MeanMetricWrapper(found, name=found.__name__.strip("<>"))
+        found = FunctionMetric(found)
     return found
 
 
