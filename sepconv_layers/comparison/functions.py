@@ -13,7 +13,9 @@ class _OfFunction:
     process even if the function is not registered.
     """
 
-    function: Callable[[Any, Any], Any]
+    def __init__(self, function: Callable[[Any, Any], Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.function = function
 
     def get_config(self) -> dict[str, Any]:
         return {"function": self.function}
@@ -30,8 +32,7 @@ class FunctionLoss(_OfFunction, keras.losses.Loss):
     """The mean of a function of labels and outputs."""
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
-        super().__init__(name=_name_of(function))
-        self.function = function
+        super().__init__(function, name=_name_of(function))
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return self.function(y_true, y_pred)
@@ -42,8 +43,7 @@ class FunctionMetric(_OfFunction, keras.metrics.MeanMetricWrapper):
     """The mean of a function of labels and outputs over all samples."""
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
-        super().__init__(function, name=_name_of(function))
-        self.function = function
+        super().__init__(function, fn=function, name=_name_of(function))
 
 
 def _name_of(function: Any) -> str:

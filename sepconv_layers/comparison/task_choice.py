@@ -137,6 +137,11 @@ def _names(kind: type[Task], labels: Labels, classes: Any) -> list[str]:
 def _new(kind: type[Task], labels: Labels, names: list[str], loss: keras.losses.Loss) -> Task:
     shared = {"shape": labels.shape, "names": names, "loss": loss}
     if kind is Classes:
+        if labels.shape == (1,):
+            raise ValueError(
+                "Labels must have no axis of length 1 where each sample has one class. Received: "
+                f"{labels}. Give `y[:, 0]`."
+            )
         if getattr(loss, "ignore_class", None) is not None:
             raise ValueError(
                 "`loss` must count all classes. Received: a loss with "
