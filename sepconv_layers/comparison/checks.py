@@ -134,7 +134,7 @@ def _check_mixing(training: Training, has_weights: bool) -> None:
             "`mixing` must be missing where samples have weights, because the weight of a mix is "
             f"not defined. Received: mixing={training.mixing!r}."
         )
-    if getattr(training.task, "is_sparse", False):
+    if not training.task.is_mixable:
         raise ValueError(
             "`mixing` must be missing where the loss takes integers, which cannot be mixed. "
             f"Received: mixing={training.mixing!r} and loss={training.task.loss!r}. Give "

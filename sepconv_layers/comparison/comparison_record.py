@@ -77,7 +77,7 @@ class Comparison(Record):
             return []
         names, figures = list(first), list(next(iter(first.values())))
         shown = [figure for figure in PER_CLASS if figure in figures]
-        header = ["class", *["share"] * ("share" in figures)]
+        header = ["label", *["share"] * ("share" in figures)]
         header += [f"{words(figure)}, {conv}" for figure in shown for conv in by_net]
         rows = [
             [name, *(f"{first[name][each]:.4f}" for each in ["share"] if each in figures)]

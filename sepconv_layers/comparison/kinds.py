@@ -46,6 +46,10 @@ class Classes(Task):
         return (*self.shape, len(self.names))
 
     @property
+    def is_mixable(self) -> bool:
+        return not self.is_sparse
+
+    @property
     def target_shape(self) -> tuple[int, ...]:
         return self.shape if self.is_sparse else self.output_shape
 

@@ -136,7 +136,7 @@ class Record:
         raise NotImplementedError
 
     def _sentences(self) -> Sequence[str]:
-        return self.notes
+        return [*(self._baseline() if self.metric else []), *self.notes]
 
     def _remarks(self) -> Sequence[str]:
         """How to read the tables: the first points of the report, in Markdown."""

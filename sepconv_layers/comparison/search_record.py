@@ -199,7 +199,7 @@ class Search(Record):
         return [number(trial.costs.get(cost)) for cost in self._measured()]
 
     def _sentences(self) -> list[str]:
-        return [*map(self._effort, [row.conv for row in self.rows]), *self.notes]
+        return [*map(self._effort, [row.conv for row in self.rows]), *super()._sentences()]
 
     def _effort(self, conv: str) -> str:
         family = [trial for trial in self.trials if trial.conv == conv]

@@ -63,6 +63,11 @@ class Task(ABC):
         return self.output_shape[:-1]
 
     @property
+    def is_mixable(self) -> bool:
+        """Whether targets can be mixed, as one-hot labels and numbers can."""
+        return True
+
+    @property
     def measured(self) -> list[str]:
         """The names of the metrics that are reported, the monitored one first."""
         others = [each.name for each in self.metrics if each.name != self.monitor]
