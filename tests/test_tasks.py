@@ -20,6 +20,9 @@ from sepconv_layers.comparison.labels import labels_of
 from sepconv_layers.comparison.task_choice import choose_task
 from tests.test_comparison import no_training, without_timing
 
+# Metrics of intersection over union ask JAX for 64-bit integers.
+pytestmark = pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
+
 SAMPLES, FRAMES, CHANNELS, CLASSES = 96, 8, 3, 3
 X = np.random.default_rng(0).normal(size=(SAMPLES, FRAMES, CHANNELS)).astype("float32")
 SIGNAL = X.mean(1)

@@ -169,7 +169,9 @@ class Trainer(keras.Model):
         y, y_pred = _targets(y, y_pred)
         if training and self.task.class_weight is not None:
             weight = self.task.weights_by_class(y)
-            sample_weight = weight if sample_weight is None else weight * sample_weight
+            sample_weight = (
+                weight if sample_weight is None else keras.ops.multiply(weight, sample_weight)
+            )
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
