@@ -30,9 +30,9 @@ def _row(one: Comparison) -> list[str]:
     int8 = [row.artifacts.get("int8", {}).get("bytes") for row in (separable, standard)]
     return [
         f"{one.task}: {one.dataset}",
-        separable.accuracy_text(),
-        standard.accuracy_text(),
-        rows[NARROW].accuracy_text() if NARROW in rows else "–",
+        separable.score_text(),
+        standard.score_text(),
+        rows[NARROW].score_text() if NARROW in rows else "–",
         f"{params[0] / params[1]:.1f}",
         f"{one.mac_ratio:.1f}",
         f"{one.speedup['infer']:.1f}×",

@@ -26,6 +26,7 @@ from sepconv_layers import Conv2D, SeparableConv2D, files, timing
 from sepconv_layers.comparison import Comparison, compare, recipe, speed
 from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.speed import measure
+from sepconv_layers.comparison.task_choice import classification
 from sepconv_layers.cost import profile
 from tests.backends import BACKEND
 
@@ -592,7 +593,8 @@ def test_a_crash_while_writing_leaves_the_old_file(name, copy):
 # The times
 
 
-TRAINING = Training(epochs=1, batch_size=4, learning_rate=0.01, classes=CLASSES)
+TASK = classification(CLASSES)
+TRAINING = Training(epochs=1, batch_size=4, learning_rate=0.01, classes=CLASSES, task=TASK)
 BEST_MODES = {"fast": "xla", "slow": "graph", "broken": "graph"}
 
 

@@ -330,7 +330,7 @@ def test_the_demo_ends_in_one_table_and_a_page_that_needs_no_other_file(
     assert len(table.splitlines()) == 2 + len(found)
     for name, comparison in found.items():
         title = f"{comparison.task}: {comparison.dataset}"
-        assert title in table and title in page and comparison.rows[0].accuracy_text() in page
+        assert title in table and title in page and comparison.rows[0].score_text() in page
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     assert page.count("data:image/png;base64,") == len(found) == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page)

@@ -14,6 +14,7 @@ from sepconv_layers import Frontier, cli, compare, frontier, profile, timing
 from sepconv_layers.comparison import deployment, memory
 from sepconv_layers.comparison.frontier_record import COSTS
 from sepconv_layers.comparison.recipe import Training
+from sepconv_layers.comparison.task_choice import classification
 from sepconv_layers.comparison.tradeoff import (
     margin_at_equal_cost,
     paired_bootstrap,
@@ -333,10 +334,9 @@ def test_peak_memory_grows_with_the_batch(monkeypatch):
     monkeypatch.setattr(memory, "train_peak_bytes", TRAIN_PEAK_BYTES)
     model = build_sized("standard", 4)
     part = np.zeros((4096, 6, 6, 3), "float32"), np.zeros(4096, int)
+    brief = {"epochs": 1, "learning_rate": 1e-3, "classes": 3, "task": classification(3)}
     peaks = [
-        memory.train_peak_bytes(
-            model, part, Training(epochs=1, batch_size=size, learning_rate=1e-3, classes=3)
-        )
+        memory.train_peak_bytes(model, part, Training(**brief, batch_size=size))
         for size in (2048, 4096)
     ]
     if None in peaks:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sepconv_layers.comparison.recipe import Training
+from sepconv_layers.comparison.task_choice import classification
 from tests.backends import BACKEND
 from tests.test_comparison import (
     CLASSES,
@@ -57,15 +58,16 @@ class Relabel(keras.layers.Layer):
 def trainer_of(jit_compile, **settings):
     keras.utils.set_random_seed(0)
     x, y = DATA["val"]
-    training = Training(epochs=1, batch_size=16, learning_rate=0.03, classes=CLASSES, **settings)
+    brief = {"epochs": 1, "batch_size": 16, "learning_rate": 0.03}
+    training = Training(**brief, classes=CLASSES, task=classification(CLASSES), **settings)
     trainer = training.trainer(build("separable"), x, jit_compile)
-    trainer.evaluate(x, training.one_hot(y), verbose=0)  # builds the rest, as a run does
+    trainer.evaluate(x, training.task.targets(y), verbose=0)  # builds the rest, as a run does
     return trainer, training
 
 
 def fit(trainer, training, samples=96):
     x, y = (array[:samples] for array in DATA["train"])
-    labels = training.one_hot(y)
+    labels = training.task.targets(y)
     fitted = trainer.fit(
         trainer.inputs_for(x, labels), labels, batch_size=16, shuffle=False, verbose=0
     )
@@ -81,7 +83,9 @@ def test_the_loss_is_of_the_mixed_labels_and_the_net_gets_the_mixed_inputs(jit_c
     logits = keras.ops.convert_to_numpy(trainer(constant, training=False))
     assert (logits.argmax(-1) == 2).all()
     x, y = DATA["val"]
-    accuracy = trainer.evaluate(x, training.one_hot(y), verbose=0, return_dict=True)["accuracy"]
+    accuracy = trainer.evaluate(x, training.task.targets(y), verbose=0, return_dict=True)[
+        "accuracy"
+    ]
     assert accuracy == pytest.approx(np.mean(trainer.predict(x, verbose=0).argmax(-1) == y))
 
 
@@ -99,7 +103,7 @@ def test_the_layers_of_keras_mix(layer, jit_compile):
 def test_the_average_is_the_one_of_all_steps(jit_compile):
     trainer, training = trainer_of(jit_compile, ema_momentum=MOMENTUM)
     x, y = DATA["train"]
-    labels, expected = training.one_hot(y), None
+    labels, expected = training.task.targets(y), None
     for step in range(5):
         part = slice(16 * step, 16 * (step + 1))
         trainer.fit(x[part], labels[part], batch_size=16, verbose=0)

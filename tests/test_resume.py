@@ -15,6 +15,7 @@ import pytest
 from sepconv_layers.checkpoint import values
 from sepconv_layers.comparison import Comparison, resume
 from sepconv_layers.comparison.setup import summary_of
+from sepconv_layers.comparison.task_choice import classification
 from tests.backends import BACKEND, the_same_everywhere
 from tests.test_comparison import (
     EPOCHS,
@@ -210,7 +211,8 @@ def variables():
     return [keras.Variable(rng.normal(size=shape).astype("float32")) for shape in shapes]
 
 
-EPOCH = dict.fromkeys(resume.HISTORY, 0.5)
+TASK = classification(3)
+EPOCH = dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy", "seconds"), 0.5)
 
 
 @the_same_everywhere
@@ -223,7 +225,7 @@ def test_no_flip_of_a_bit_in_a_state_goes_unseen(tmp_path, capsys):
         flipped = bytearray(content)
         flipped[place] ^= 1 << place % 8
         path.write_bytes(flipped)
-        history, best = resume.load_state(path, state, [weight], epochs=3)
+        history, best = resume.load_state(path, state, [weight], epochs=3, task=TASK)
         assert history in ([], [EPOCH]) and len(best) == len(history)
         for value, expected in zip([*values(state), *best], before, strict=False):
             np.testing.assert_array_equal(value, expected)
@@ -241,7 +243,7 @@ def test_no_flip_of_a_bit_in_what_became_of_a_run_goes_unseen(tmp_path, capsys):
     artifact.write_bytes(b"a model")
     resume.save_result(record, artifact, result)
     contents = record.read_bytes(), artifact.read_bytes()
-    assert resume.load_result(record, artifact) == result
+    assert resume.load_result(record, artifact, TASK) == result
     for number, path in enumerate((record, artifact)):
         for place in range(len(contents[number])):
             for file, content in zip((record, artifact), contents, strict=True):
@@ -249,7 +251,7 @@ def test_no_flip_of_a_bit_in_what_became_of_a_run_goes_unseen(tmp_path, capsys):
             flipped = bytearray(contents[number])
             flipped[place] ^= 1 << place % 8
             path.write_bytes(flipped)
-            assert resume.load_result(record, artifact) in (None, result)
+            assert resume.load_result(record, artifact, TASK) in (None, result)
             assert number == 0 or not artifact.exists()
             for aside in tmp_path.glob("*.damaged*"):
                 aside.unlink()
@@ -275,7 +277,7 @@ def test_a_state_of_another_training_is_set_aside(kind, tmp_path, capsys):
     before = values(state)
     arrays, history = FOREIGN[kind](values([*state, weight]), [EPOCH])
     np.savez(path, *arrays, history=json.dumps(history))
-    assert resume.load_state(path, state, [weight], epochs=3) == ([], [])
+    assert resume.load_state(path, state, [weight], epochs=3, task=TASK) == ([], [])
     for value, expected in zip(values(state), before, strict=True):
         np.testing.assert_array_equal(value, expected)
     assert "state.npz.damaged" in capsys.readouterr().err
@@ -285,7 +287,7 @@ def test_a_state_in_half_precision_is_read_again(tmp_path):
     path, half = tmp_path / "state.npz", keras.Variable(np.ones(3), dtype="bfloat16")
     resume.save_state(path, [half], [EPOCH], [])
     half.assign(np.zeros(3))
-    assert resume.load_state(path, [half], [], epochs=1) == ([EPOCH], [])
+    assert resume.load_state(path, [half], [], epochs=1, task=TASK) == ([EPOCH], [])
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(half).astype("float32"), np.ones(3))
 
 
@@ -330,7 +332,8 @@ def test_the_record_tells_what_always_the_same_answer_is_worth(stages):
 
 
 def test_the_largest_class_of_a_test_part_may_be_most_of_it():
-    assert summary_of(np.array([0, 2, 2, 2])) == {"samples": 4, "largest_class": 0.75}
+    part = np.zeros((4, 1)), np.array([0, 2, 2, 2])
+    assert summary_of(part, classification(3)) == {"samples": 4, "largest_class": 0.75}
 
 
 def test_records_from_before_there_was_a_test_part_are_read(stages, tmp_path):

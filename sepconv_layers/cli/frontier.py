@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
     print(result)
     if arguments.limit:
         best = result.best(**dict(arguments.limit))
-        print(f"\nBest on validation data: {best.name}, test accuracy {best.accuracy_text()}")
+        score = f"test {result.metric_words} {best.score_text()}"
+        print(f"\nBest on validation data: {best.name}, {score}")
     if arguments.plot:
         figure = result.plot(arguments.costs) if arguments.costs else result.plot()
         files.write(arguments.plot, partial(figure.savefig, dpi=150))

@@ -13,10 +13,12 @@ from sepconv_layers.arguments import check_number, is_integer, positive_int, pos
 from sepconv_layers.comparison.data import Parts
 from sepconv_layers.comparison.figure import figure_class
 from sepconv_layers.comparison.recipe import INPUTS, LABELS, Training, copy_of
-from sepconv_layers.comparison.training import RUNS, logits_of
+from sepconv_layers.comparison.task import Task
+from sepconv_layers.comparison.training import RUNS, outputs_of
 from sepconv_layers.files import write
 from sepconv_layers.sources import shapes_of, take
 
+OWN_METHODS = "fit", "train_step", "test_step", "compute_loss", "compute_metrics"
 CONVS = ("separable", "standard", "standard-narrow")
 TAKEN_AND_RETURNED = {
     "augmentation": "the inputs of a batch",
@@ -107,8 +109,9 @@ def check_settings(
 
 def check_layers(training: Training, parts: Parts) -> None:
     """Tries augmentation and mixing on a few samples."""
-    x, y = take(parts["train"], slice(2))
-    labels = training.one_hot(y)
+    x, y, *weights = take(parts["train"], slice(2))
+    labels = training.task.targets(y)
+    _check_mixing(training, bool(weights))
     for name, inputs in (("augmentation", x), ("mixing", {INPUTS: x, LABELS: labels})):
         layer = getattr(training, name)
         if layer is None:
@@ -121,6 +124,22 @@ def check_layers(training: Training, parts: Parts) -> None:
                 f"`{name}` must take and return {TAKEN_AND_RETURNED[name]}. Received: "
                 f"{name}={layer!r}, which fails: {error}"
             ) from error
+
+
+def _check_mixing(training: Training, has_weights: bool) -> None:
+    if training.mixing is None:
+        return
+    if has_weights:
+        raise ValueError(
+            "`mixing` must be missing where samples have weights, because the weight of a mix is "
+            f"not defined. Received: mixing={training.mixing!r}."
+        )
+    if not training.task.is_mixable:
+        raise ValueError(
+            "`mixing` must be missing where the loss takes integers, which cannot be mixed. "
+            f"Received: mixing={training.mixing!r} and loss={training.task.loss!r}. Give "
+            "`keras.losses.CategoricalCrossentropy(from_logits=True)`."
+        )
 
 
 def check_output(output: Any, files: Sequence[str]) -> None:
@@ -165,25 +184,27 @@ def check_build(
     build: Callable[[str], keras.Model],
     conv: str,
     parts: Parts,
-    classes: int,
+    task: Task,
 ) -> keras.Model:
     """Builds a model and checks it.
 
-    It must be new each time, savable, and output one logit per class for the inputs of all parts.
+    It must be new each time, savable, and output what the task is about for the inputs of all
+    parts, such as one logit per class.
     """
     check_callable(build)
     model = build(conv)
     if not isinstance(model, keras.Model):
         raise ValueError(f"`build({conv!r})` must return a Keras model. Received: {type(model)}.")
-    for name, (x, _) in parts.items():
+    _check_own_methods(model, conv)
+    for name, (x, *_) in parts.items():
         try:
-            logits = logits_of(model, take(x, np.zeros(2, int)))
+            outputs = outputs_of(model, take(x, np.zeros(2, int)))
         except Exception as error:  # any type: each backend has its own
             raise ValueError(
                 f"The model of `build({conv!r})` must take the inputs of the {name!r} part, which "
                 f"have the shape (batch, *{shapes_of(x)}). Received: {error}"
             ) from error
-        _check_logits(logits, conv, classes)
+        _check_outputs(outputs, conv, task)
     if build(conv) is model:
         raise ValueError(
             f"`build({conv!r})` must return a new model each time, as one is trained for each "
@@ -204,16 +225,30 @@ def check_build(
     return model
 
 
-def _check_logits(logits: np.ndarray, conv: str, classes: int) -> None:
-    if logits.shape != (2, classes):
+def _check_own_methods(model: keras.Model, conv: str) -> None:
+    """Refuses a model with its own training: it would not be used."""
+    for name in OWN_METHODS:
+        owner = next(cls for cls in type(model).__mro__ if name in vars(cls))
+        if owner.__module__.partition(".")[0] != "keras":
+            raise ValueError(
+                f"The model of `build({conv!r})` must not have its own `{name}`, because all nets "
+                f"are trained in the same way. Received: a {type(model).__name__}, which has one. "
+                "Give `loss`, `metrics`, `augmentation` or `mixing` instead."
+            )
+
+
+def _check_outputs(outputs: np.ndarray, conv: str, task: Task) -> None:
+    subject, wanted = f"The model of `build({conv!r})`", task.output_shape
+    if outputs.shape != (2, *wanted):
+        layer = f"keras.layers.Dense({wanted[-1]})"
+        is_flat = len(wanted) == 1
+        advice = f"Make its last layer `{layer}`." if is_flat else f"Each label is {task.LABELS}."
         raise ValueError(
-            f"The model of `build({conv!r})` must output one logit for each of {classes} classes, "
-            f"with the shape (batch, {classes}). Received: (batch, "
-            f"{', '.join(map(str, logits.shape[1:]))}). Make its last layer "
-            f"`keras.layers.Dense({classes})`."
+            f"{subject} must output {task.OUTPUTS}, with the shape (batch, "
+            f"{', '.join(map(str, wanted))}). Received: (batch, "
+            f"{', '.join(map(str, outputs.shape[1:]))}). {advice} If the labels mean something "
+            "else, say so by `loss` or by their type: integers are classes, and floats numbers."
         )
-    if logits.min() >= 0 and np.allclose(logits.sum(-1), 1, atol=1e-3):
-        raise ValueError(
-            f"The model of `build({conv!r})` must output logits. Received: probabilities. Remove "
-            "the softmax from its end."
-        )
+    problem = task.problem(outputs)
+    if problem:
+        raise ValueError(f"{subject} {problem}")

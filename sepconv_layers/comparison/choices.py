@@ -16,6 +16,7 @@ from sepconv_layers.comparison.limits import check_limits
 from sepconv_layers.comparison.search_record import REPEATED, TRAINING, Search, Trial, best_of
 from sepconv_layers.comparison.setup import prepare
 from sepconv_layers.comparison.space import Space
+from sepconv_layers.comparison.task import SIGNS
 from sepconv_layers.comparison.trials import Family
 
 TRIALS, BEST = "trials", "best"  # folders
@@ -117,7 +118,8 @@ def search(
             conv: Family(build, conv, values, setup, limits, stop_early, folder) for conv in convs
         }
         tried = {conv: family.search(trials) for conv, family in families.items()}
-        best = {conv: _best(tried[conv], limits) for conv in convs}
+        sign = SIGNS[setup.training.task.mode]
+        best = {conv: _best(tried[conv], limits, sign) for conv in convs}
         seconds = time.perf_counter() - started
         seconds += sum(family.earlier for family in families.values())
         setup.training.say("Training the best nets with every seed")
@@ -162,8 +164,8 @@ def _check_names(build: Callable[..., keras.Model], space: Space) -> None:
         ) from error
 
 
-def _best(trials: Sequence[Trial], limits: Mapping[str, float]) -> Trial:
-    best = best_of(trials)
+def _best(trials: Sequence[Trial], limits: Mapping[str, float], sign: int) -> Trial:
+    best = best_of(trials, sign)
     if best is None:
         smallest = {
             cost: min(known) if known else "not measured"

@@ -1,4 +1,4 @@
-"""The parts of the data of a comparison: inputs that are read by index, and labels."""
+"""The parts of the data of a comparison: inputs, labels and weights that are read by index."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,12 +7,20 @@ import keras
 import numpy as np
 
 from sepconv_layers.arguments import is_integer
+from sepconv_layers.comparison.labels import (
+    KINDS,
+    Labels,
+    check_weights,
+    label_source,
+    labels_of,
+    same_labels,
+)
 from sepconv_layers.comparison.recipe import Training
-from sepconv_layers.sources import FORMS, Batches, Samples, sources_of
+from sepconv_layers.sources import FORMS, Batches, Samples, sources_of, take
 
 PARTS = ("train", "val", "test")
 
-Part = tuple[Any, np.ndarray]  # inputs, as sources, and labels
+Part = tuple[Any, ...]  # inputs, labels and, if samples have them, weights, all as sources
 Parts = Mapping[str, Part]
 
 
@@ -36,9 +44,11 @@ class Epoch(Batches):
         super().__init__(part, training.batch_size, order)
         self.training, self.inputs_for = training, inputs_for
 
-    def arranged(self, batch: Any) -> tuple[Any, Any]:
-        x, labels = batch[0], self.training.one_hot(batch[1])
-        return self.inputs_for(x, labels), labels
+    def arranged(self, batch: Any) -> tuple[Any, ...]:
+        x, labels, *weights = batch
+        task = self.training.task
+        targets = task.targets(labels)
+        return self.inputs_for(x, targets), targets, *map(task.weights, weights)
 
 
 class Unlabeled:
@@ -46,11 +56,11 @@ class Unlabeled:
 
     Args:
         samples: Pairs of inputs and labels.
-        labels: The labels of the part.
+        labels: The labels of the part, as a source.
         name: What messages call the part.
     """
 
-    def __init__(self, samples: Samples, labels: np.ndarray, name: str) -> None:
+    def __init__(self, samples: Samples, labels: Any, name: str) -> None:
         self.samples, self.labels, self.name = samples, labels, name
         self.digest = samples.digest
 
@@ -58,7 +68,7 @@ class Unlabeled:
         return len(self.samples)
 
     def __getitem__(self, index: slice | np.ndarray) -> Any:
-        (inputs, found), expected = self.samples[index], self.labels[index]
+        (inputs, found), expected = self.samples[index], take(self.labels, index)
         if not np.array_equal(found, expected):
             raise ValueError(
                 f"The labels of {self.name} must be those that its data set returns beside the "
@@ -67,43 +77,35 @@ class Unlabeled:
         return inputs
 
 
-def check_data(data: Any) -> tuple[dict[str, Part], int]:
-    """Returns the parts, with sources and integer labels, and the number of classes."""
+def check_data(data: Any) -> tuple[dict[str, Part], Labels, Any]:
+    """Returns the parts, as sources, what their labels are, and the classes, if they are given."""
     held = {
         name: data.get(name) if isinstance(data, Mapping) else getattr(data, name, None)
         for name in (*PARTS, "classes")
     }
     parts = {name: _check_part(name, held[name]) for name in PARTS}
-    labels = np.concatenate([y for _, y in parts.values()])
-    classes = labels.max() + 1 if held["classes"] is None else held["classes"]
-    if not is_integer(classes) and not isinstance(classes, Sequence | np.ndarray):
+    labels = {
+        name: labels_of(part[1], f"The labels of the {name!r} part") for name, part in parts.items()
+    }
+    classes = held["classes"]
+    is_listed = isinstance(classes, Sequence | np.ndarray)
+    if classes is not None and not is_integer(classes) and not is_listed:
         raise ValueError(
             "`classes` of `data` must be names of classes, their number, or missing. Received: "
             f"'classes'={classes!r}."
         )
-    count = int(classes) if is_integer(classes) else len(classes)
-    if labels.min() < 0 or labels.max() >= count:
-        raise ValueError(
-            f"Labels must be from 0 to {count - 1}, because there are {count} classes. Received: "
-            f"labels from {labels.min()} to {labels.max()}."
-        )
-    return parts, count
+    return parts, same_labels(labels), classes
 
 
 def _check_part(name: str, part: Any) -> Part:
-    if not isinstance(part, tuple | list) or len(part) != 2:
+    if not isinstance(part, tuple | list) or len(part) not in (2, 3):
         raise ValueError(
-            f"`data` must hold {name!r} as a pair of inputs and labels. Received: {type(part)}. "
+            f"`data` must hold {name!r} as a pair of inputs and labels, or with sample weights as "
+            f"a third entry. Received: {type(part)}. "
             "With a data set of inputs and labels, give `(dataset, labels)`, where `labels` is an "
             "array of all labels, so that they are known without reading the inputs."
         )
-    y = np.asarray(part[1])
-    if y.ndim != 1 or (len(y) and y.dtype.kind not in "iu"):
-        raise ValueError(
-            f"The labels of the {name!r} part must be integers of shape (samples,). Received: "
-            f"dtype={y.dtype}, shape={y.shape}. Convert one-hot labels by `y.argmax(-1)`."
-        )
-    y = y.astype("int64")
+    y = label_source(part[1], f"The labels of the {name!r} part")
     x = sources_of(part[0], f"The inputs of the {name!r} part")
     lengths = {len(source) for source in keras.tree.flatten(x)}
     if len(y) == 0 or lengths != {len(y)}:
@@ -112,15 +114,19 @@ def _check_part(name: str, part: Any) -> Part:
             f"Inputs are {FORMS}. Received: {len(y)} labels, and inputs of length "
             f"{', '.join(map(str, lengths))}."
         )
-    if isinstance(x, Samples) and _has_label(x[:1]):
-        return Unlabeled(x, y, f"the {name!r} part"), y
-    return keras.tree.map_structure(_as_objects_if_text, x), y
+    weights = [check_weights(weight, y, name) for weight in part[2:]]
+    if isinstance(x, Samples) and _has_labels(x[:1], y[:1]):
+        return Unlabeled(x, y, f"the {name!r} part"), y, *weights
+    return keras.tree.map_structure(_as_objects_if_text, x), y, *weights
 
 
-def _has_label(batch: Any) -> bool:
-    """Whether a batch of one sample is a pair of inputs and a class."""
-    is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-    return is_pair and getattr(batch[1], "shape", None) == (1,) and batch[1].dtype.kind in "iu"
+def _has_labels(batch: Any, labels: np.ndarray) -> bool:
+    """Whether a batch of one sample is a pair of inputs and such labels."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        return False
+    found = batch[1]
+    is_array = isinstance(found, np.ndarray) and found.shape == labels.shape
+    return is_array and KINDS.get(found.dtype.kind) == KINDS[labels.dtype.kind]
 
 
 def _as_objects_if_text(source: Any) -> Any:

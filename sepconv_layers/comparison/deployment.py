@@ -1,4 +1,4 @@
-"""What a net costs once it is deployed: size, latency and accuracy of its LiteRT files."""
+"""What a net costs once it is deployed: size, latency and score of its LiteRT files."""
 
 from functools import partial
 from importlib.util import find_spec
@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from sepconv_layers import export, timing
 from sepconv_layers.comparison.data import Part
+from sepconv_layers.comparison.task import Task
 from sepconv_layers.sources import take
 
 KINDS = {"litert": None, "int8": "int8"}  # name of an artifact to `quantize` of `to_litert`
@@ -42,10 +42,10 @@ def latencies_ms(paths: dict[Any, Path], train: Any) -> dict[Any, float]:
     return timing.medians({key: partial(net, sample) for key, net in nets.items()})
 
 
-def accuracy_of(path: Path, part: Part) -> float:
-    """The accuracy of a file on a part."""
-    x, y = part
+def score_of(path: Path, part: Part, task: Task) -> dict[str, float]:
+    """The monitored metric of a file on a part, by name."""
     net = export.load(path)
-    starts = range(0, len(y), BATCH)
-    predicted = [net(take(x, slice(start, start + BATCH)))[0].argmax(-1) for start in starts]
-    return round(float(np.mean(np.concatenate(predicted) == y)), 6)
+    starts = range(0, len(part[1]), BATCH)
+    batches = (take(part, slice(start, start + BATCH)) for start in starts)
+    measured = task.measure(lambda x: net(x)[0], batches)
+    return {task.monitor: round(measured[task.monitor], 6)}

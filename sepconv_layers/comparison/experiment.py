@@ -16,14 +16,15 @@ import keras
 from sepconv_layers.comparison import checks, speed
 from sepconv_layers.comparison.comparison_record import Comparison
 from sepconv_layers.comparison.data import Parts
+from sepconv_layers.comparison.resume import TALLY
 from sepconv_layers.comparison.row import Row
 from sepconv_layers.comparison.setup import Setup, prepare
+from sepconv_layers.comparison.task import ACCURACY, Task
 from sepconv_layers.comparison.tradeoff import spread
 from sepconv_layers.comparison.training import (
     model_path,
     run,
     runs_folder,
-    score,
 )
 from sepconv_layers.cost import Profile, profile
 from sepconv_layers.files import write
@@ -35,6 +36,10 @@ def compare(
     data: Any,
     *,
     convs: str | Sequence[str] = ("separable", "standard"),
+    loss: keras.losses.Loss | Callable[..., Any] | str | None = None,
+    metrics: Any = None,
+    monitor: str | tuple[str, str] | None = None,
+    class_weight: Mapping[Any, float] | str | None = None,
     epochs: int = 10,
     batch_size: int = 64,
     seeds: int | Sequence[int] = 3,
@@ -47,7 +52,7 @@ def compare(
     infer_batch_sizes: Sequence[int] | None = None,
     jit_compile: bool | str = "auto",
     output: str | os.PathLike | None = None,
-    task: str = "Classification",
+    task: str | None = None,
     dataset: str = "",
     command: str = "",
     progress: bool = True,
@@ -67,12 +72,30 @@ def compare(
         build: `build(conv)` returns a new model that outputs logits. It is called for every seed,
             after `keras.utils.set_random_seed(seed)`, and for throw-away models to check and time.
         data: Object or mapping with `train`, `val` and `test`, each a pair of inputs (an array, or
-            a structure of arrays) and integer labels. Arrays may be mapped files, HDF5 or zarr
+            a structure of arrays) and labels. Arrays may be mapped files, HDF5 or zarr
             arrays, map-style data sets of PyTorch or Grain, or whatever else has `len` and
             `[indices]`: they are read batch by batch. If it has a method `digest`, what that
-            returns stands for the contents, which are hashed otherwise. `data` may also
-            have `classes`: their names or their number, by default the largest label plus 1.
+            returns stands for the contents, which are hashed otherwise. A third entry of a part
+            holds weights, one for each sample or for each of its pixels or frames, in the loss and
+            the metrics of that part. `data` may also have `classes`: their names or their number,
+            by default the largest label plus 1.
         convs: The nets: "separable", "standard", "standard-narrow".
+        loss: Loss of Keras, its name, or a function of labels and outputs. By default, it follows
+            from the labels: cross-entropy of logits for integers, for each sample or each pixel or
+            frame; binary cross-entropy of logits for several labels, of shape (samples, labels) and
+            0 or 1; and the mean squared error for floats. Integers with a loss for numbers, such as
+            `keras.losses.Huber()`, are grades: the net outputs one number.
+        metrics: One or several metrics of Keras, their names, or functions. Each net gets its own.
+            They get probabilities where the loss takes logits, and labels as integers or one-hot
+            as they take them. By default: accuracy for one label, the mean of intersection over
+            union for pixels or frames, the area under the ROC curve for several labels, and the
+            mean absolute error for numbers.
+        monitor: Name of the metric that chooses the epoch to keep, the seed whose model is saved,
+            and the best net, or "loss"; by default, the first metric. Whether higher values are
+            better is found by trying it on good and on bad outputs; a pair such as
+            `("count", "max")` says so.
+        class_weight: Index or name of a class to the weight of its samples in the loss of the
+            training, or "balanced": all classes get the same weight together.
         epochs: Number of passes over the training part.
         batch_size: Number of training samples per step.
         seeds: Number of seeds, or a list of seeds.
@@ -94,7 +117,8 @@ def compare(
             timed, and the faster one counts for each net. TensorFlow also trains in that mode if
             there are enough steps to make up for the compilation.
         output: Directory for the results and for what resuming needs.
-        task: The task, for the record.
+        task: The task in words, for the record; by default, "Classification", "Segmentation",
+            "Several labels" or "Regression".
         dataset: Name of the data, for the record.
         command: The command that reproduces the comparison, for the record.
         progress: Whether to print progress.
@@ -127,6 +151,10 @@ def compare(
     setup = prepare(
         data,
         [*Comparison.NAMES, *(f"{conv}.keras" for conv in convs)],
+        loss=loss,
+        metrics=metrics,
+        monitor=monitor,
+        class_weight=class_weight,
         epochs=epochs,
         batch_size=batch_size,
         seeds=seeds,
@@ -201,6 +229,7 @@ class TrainedNet:
         model: The model that was trained with it.
         folder: The folder of the runs.
         earlier: Seconds that an interrupted comparison spent on the runs before this call.
+        task: What it learned.
     """
 
     runs: dict[int, dict[str, Any]]
@@ -208,6 +237,11 @@ class TrainedNet:
     model: keras.Model
     folder: Path
     earlier: float
+    task: Task
+
+    def spread_of(self, name: str) -> dict[str, Any]:
+        """Mean and spread of a metric on the test part."""
+        return spread([result[name] for result in self.runs.values()])
 
     def path_of(self, seed: int) -> Path:
         """Where the model of a seed is saved."""
@@ -221,13 +255,13 @@ def untrained_models(
     models = {}
     for conv in convs:
         keras.utils.set_random_seed(0)  # a net may hold a seed that it drew
-        models[conv] = checks.check_build(build, conv, setup.parts, setup.training.classes)
+        models[conv] = checks.check_build(build, conv, setup.parts, setup.training.task)
     return models
 
 
 def profiles_of(models: Mapping[str, keras.Model], parts: Parts) -> dict[str, Profile]:
     """The cost of each net for one sample of the training part."""
-    x, _ = parts["train"]
+    x = parts["train"][0]
     shapes = shapes_of(x)
     return {conv: profile(model, shapes) for conv, model in models.items()}
 
@@ -261,23 +295,27 @@ def train_all(
             training.say(f"[{next(numbers)}/{total}] {conv}, seed {seed}")
             runs[seed], seconds = run(build, conv, seed, parts, training, folder, jit_compile)
             earlier += seconds
-        best = max(seeds, key=lambda seed: score(runs[seed]["best"]))
+        best = max(seeds, key=lambda seed: training.task.score(runs[seed]["best"]))
         model = keras.models.load_model(model_path(folder, best))
-        trained[conv] = TrainedNet(runs, best, model, folder, earlier)
+        trained[conv] = TrainedNet(runs, best, model, folder, earlier, training.task)
     return trained
 
 
 def row_fields(costs: Profile, net: TrainedNet, times: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `Row` that are measured."""
+    task = net.task
+    scores = {name: net.spread_of(name) for name in task.measured}
     embeddings = [layer.params for layer in costs.rows if layer.kind == "Embedding"]
     return {
         "model": costs.name,
         "params": costs.params,
         "macs": costs.macs,
-        "accuracy": spread([result["accuracy"] for result in net.runs.values()]),
+        "accuracy": scores.pop(ACCURACY) if task.monitor == ACCURACY else {},
         "artifacts": {"keras": {"seed": net.seed, **net.runs[net.seed]["artifact"]}},
         "embedding_params": sum(embeddings),
         **times,
+        "scores": scores,
+        **task.details([result[TALLY] for result in net.runs.values() if TALLY in result]),
     }
 
 

@@ -1,7 +1,7 @@
 """The plots of a comparison, a frontier and a search."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sepconv_layers.comparison.row import Row, SizedRow
@@ -24,34 +24,34 @@ def figure_class() -> Any:
     return require("matplotlib.figure", "plot", "Comparison.plot").Figure
 
 
-def plot_accuracy(axes: Any, rows: Sequence[Row]) -> None:
-    """Draws accuracy against MACs: a dot per seed, mean and standard deviation per net."""
+def plot_scores(axes: Any, rows: Sequence[Row], metric: str) -> None:
+    """Draws a metric against MACs: a dot per seed, mean and standard deviation per net."""
     for row in rows:
-        macs, color, accuracy = row.macs / 1e6, COLORS[row.conv], row.accuracy
-        dots = [macs] * len(accuracy["per_seed"])
-        axes.scatter(dots, accuracy["per_seed"], s=18, color=color, alpha=0.45, linewidth=0)
+        macs, color, score = row.macs / 1e6, COLORS[row.conv], row.score
+        dots = [macs] * len(score["per_seed"])
+        axes.scatter(dots, score["per_seed"], s=18, color=color, alpha=0.45, linewidth=0)
         axes.errorbar(
-            macs, accuracy["mean"], accuracy["std"], fmt="o", color=color, capsize=5, markersize=8
+            macs, score["mean"], score["std"], fmt="o", color=color, capsize=5, markersize=8
         )
     axes.margins(y=MARGIN)
     bottom, top = axes.get_ylim()
     for row in rows:
-        mean = row.accuracy["mean"]
+        mean = row.score["mean"]
         beside = [
-            (other.accuracy["mean"], other.conv)
+            (other.score["mean"], other.conv)
             for other in rows
             if row is other
             or row.macs < 2 * other.macs < 4 * row.macs
-            and abs(other.accuracy["mean"] - mean) <= CLOSE_LABELS * (top - bottom)
+            and abs(other.score["mean"] - mean) <= CLOSE_LABELS * (top - bottom)
         ]
         apart = 15 * (2 * sorted(beside).index((mean, row.conv)) - len(beside) + 1)
-        label, point = f"{row.conv}\n{row.accuracy_text(3)}", (row.macs / 1e6, mean)
+        label, point = f"{row.conv}\n{row.score_text(3)}", (row.macs / 1e6, mean)
         axes.annotate(label, point, (12, apart), color=COLORS[row.conv], **ANNOTATION)
     all_macs = [row.macs / 1e6 for row in rows]
     axes.set(
-        title="Accuracy vs. cost",
+        title=f"{metric[:1].upper()}{metric[1:]} vs. cost",
         xlabel="MACs per sample (millions)",
-        ylabel="test accuracy",
+        ylabel=f"test {metric}",
     )
     if min(all_macs) > 0:  # a logarithmic axis cannot show zero
         _set_log_scale(axes)
@@ -85,10 +85,10 @@ def plot_speedup(axes: Any, ideal: float, speedup: Mapping[str, float]) -> None:
 
 
 def plot_frontier(axes: Any, rows: Sequence[SizedRow], cost: str, label: str, title: str) -> None:
-    """Draws accuracy against a cost on a logarithmic axis: a line per family."""
+    """Draws a metric against a cost on a logarithmic axis: a line per family."""
     for conv in dict.fromkeys(row.conv for row in rows):
         family = sorted(
-            (row.costs[cost], row.accuracy["mean"], row.accuracy["std"], row.size)
+            (row.costs[cost], row.score["mean"], row.score["std"], row.size)
             for row in rows
             if row.conv == conv and cost in row.costs
         )
@@ -114,20 +114,22 @@ def plot_trials(
     points: Mapping[str, Sequence[tuple[float, float]]],
     label: str,
     limit: float | None = None,
+    better: Callable[..., float] = max,
 ) -> None:
-    """Draws validation accuracy: a dot per trial, a line of the best one from left to right.
+    """Draws a validation metric: a dot per trial, a line of the best one from left to right.
 
     Args:
         axes: The axes.
-        points: Name of a family to the position and accuracy of each trial.
+        points: Name of a family to the position and the metric of each trial.
         label: What the horizontal axis shows.
         limit: A limit, drawn as a vertical line.
+        better: `max` if higher values are better, or `min`.
     """
     for conv, family in points.items():
-        places, accuracies = zip(*sorted(family), strict=True)
+        places, scores = zip(*sorted(family), strict=True)
         color = COLORS[conv]
-        axes.scatter(places, accuracies, s=18, color=color, alpha=0.6, linewidth=0, label=conv)
-        best = list(itertools.accumulate(accuracies, max))
+        axes.scatter(places, scores, s=18, color=color, alpha=0.6, linewidth=0, label=conv)
+        best = list(itertools.accumulate(scores, better))
         axes.step(places, best, where="post", color=color, linewidth=1)
     if limit is not None:
         axes.axvline(limit, color="0.5", linestyle="--", linewidth=1)

@@ -14,10 +14,12 @@ import numpy as np
 from sepconv_layers.comparison.figure import figure_class, plot_frontier
 from sepconv_layers.comparison.record import Names, Record, number
 from sepconv_layers.comparison.row import COSTS, SizedRow
+from sepconv_layers.comparison.task import ACCURACY
 from sepconv_layers.comparison.tradeoff import (
     Difference,
     Margin,
     exceeded,
+    goodness,
     margin_at_equal_cost,
     paired_bootstrap,
     pareto_front,
@@ -36,7 +38,7 @@ class Frontier(Record):
         rows: One `SizedRow` per net.
         predictions: Name of a net to the classes that it predicts for the test part, as (seeds,
             samples), and "labels" to the labels. They are in a file beside the record,
-            predictions.npz.
+            predictions.npz. Other labels, such as those of pixels, have more axes.
 
     The other attributes are those of `Record`.
     """
@@ -48,7 +50,7 @@ class Frontier(Record):
 
     NAMES: ClassVar[Names] = Names("frontier.json", "frontier.md", "frontier.png")
     FUNCTION: ClassVar[str] = "frontier"
-    CAPTION: ClassVar[str] = "Test accuracy against each cost"
+    CAPTION: ClassVar[str] = "test {metric} against each cost"
 
     def family(self, conv: str) -> list[SizedRow]:
         """The rows of a family, "separable" or "standard"."""
@@ -56,6 +58,9 @@ class Frontier(Record):
 
     def margin(self, cost: str) -> Margin | None:
         """How much more accurate the separable nets are than the standard ones at equal cost.
+
+        If nets are chosen by another metric, it is the difference in that, separable minus
+        standard. It is negative where lower is better, such as an error, and separable nets are.
 
         Args:
             cost: "macs", "params", "infer_ms", "train_step_ms", "train_peak_bytes", "litert_ms",
@@ -69,20 +74,20 @@ class Frontier(Record):
         """
         _check_costs("cost", [cost])
         separable, standard = (
-            [(row.costs[cost], row.accuracy["per_seed"]) for row in rows]
+            [(row.costs[cost], row.score["per_seed"]) for row in rows]
             for rows in (self._measured(cost, self.family(conv)) for conv in FAMILIES)
         )
         return margin_at_equal_cost(separable, standard) if separable and standard else None
 
     def front(self, cost: str) -> list[SizedRow]:
-        """The nets of both families that no other net beats in both this cost and test accuracy."""
+        """The nets of both families that no other beats in both this cost and the test metric."""
         _check_costs("cost", [cost])
         rows = self._measured(cost, self.rows)
-        points = [(row.costs[cost], row.accuracy["mean"]) for row in rows]
+        points = [(row.costs[cost], self._sign * row.score["mean"]) for row in rows]
         return [rows[index] for index in pareto_front(points)]
 
     def best(self, **limits: float) -> SizedRow:
-        """The net with the highest validation accuracy among those within limits.
+        """The net that is best on the validation part among those within limits.
 
         Args:
             **limits: The largest value of any cost, such as `macs=5e6` or `int8_bytes=100_000`.
@@ -108,10 +113,13 @@ class Frontier(Record):
                 "The limits must leave at least one net. The smallest costs are "
                 f"{_listed(smallest)}. Received: {_listed(limits)}."
             )
-        return max(within, key=lambda row: row.val_accuracy["mean"])
+        return max(within, key=lambda row: self._sign * row.validated["mean"])
 
     def difference(self, one: SizedRow, other: SizedRow) -> Difference:
         """Compares the test accuracies of two nets by a paired bootstrap over the test samples.
+
+        Where labels are numbers, it compares the mean absolute errors: that of the other net minus
+        that of this one, so that a positive difference is in favor of this one.
 
         Args:
             one: A row.
@@ -128,7 +136,7 @@ class Frontier(Record):
             )
         labels = self.predictions["labels"]
         return paired_bootstrap(
-            self.predictions[one.name] == labels, self.predictions[other.name] == labels
+            *(goodness(self.predictions[row.name], labels) for row in (one, other))
         )
 
     @staticmethod
@@ -190,9 +198,9 @@ class Frontier(Record):
         panels = figure.subplots(1, len(measured), squeeze=False, sharey=True)[0]
         for axes, cost in zip(panels, measured, strict=True):
             margin = self.margin(cost)
-            title = f"separable {margin} points at equal cost" if margin else ""
+            title = f"separable {self._margin_text(margin)} at equal cost" if margin else ""
             plot_frontier(axes, self.rows, cost, COSTS[cost], title)
-        panels[0].set_ylabel("test accuracy")
+        panels[0].set_ylabel(f"test {self.metric_words}")
         figure.suptitle(self._title(), fontweight="bold")
         return figure
 
@@ -210,32 +218,45 @@ class Frontier(Record):
             }
         }
 
+    @property
+    def _is_accuracy(self) -> bool:
+        return self.metric_words == ACCURACY
+
+    def _margin_text(self, margin: Margin) -> str:
+        """In percentage points of accuracy, or in the unit of another metric."""
+        if self._is_accuracy:
+            return f"{margin} points"
+        spread = "" if margin.std is None else f" ± {margin.std:.2g}"
+        return f"{margin.mean:+.4g}{spread}"
+
     def _tables(self) -> list[list[list[str]]]:
         return [self._nets(), self._margins()]
 
     def _nets(self) -> list[list[str]]:
         measured = [cost for cost in COSTS if self._measured(cost, self.rows)]
-        header = ["net", "test accuracy", *(COSTS[cost] for cost in measured)]
+        header = ["net", f"test {self.metric_words}", *(COSTS[cost] for cost in measured)]
         return [header] + [
-            [row.name, row.accuracy_text(), *(number(row.costs.get(cost)) for cost in measured)]
+            [row.name, row.score_text(), *(number(row.costs.get(cost)) for cost in measured)]
             for row in self.rows
         ]
 
     def _margins(self) -> list[list[str]]:
-        rows = [["at equal", "separable - standard, points", "from", "to"]]
+        unit = "points" if self._is_accuracy else self.metric_words
+        rows = [["at equal", f"separable - standard, {unit}", "from", "to"]]
         for cost, label in COSTS.items():
             margin = self.margin(cost)
             if margin is not None:
-                rows.append([label, str(margin), number(margin.low), number(margin.high)])
+                text = self._margin_text(margin).removesuffix(" points")
+                rows.append([label, text, number(margin.low), number(margin.high)])
         return rows
 
     def _remarks(self) -> list[str]:
         return [
-            f"Test accuracy: mean ± standard deviation over the seeds {self._seeds()}, with the "
-            "weights that were best on the validation part.",
-            "A margin is the mean difference in percentage points over the costs that both "
-            "families cover, with accuracy linear in the logarithm of the cost between two nets, "
-            "± its standard deviation over the seeds.",
+            f"Test {self.metric_words}: mean ± standard deviation over the seeds "
+            f"{self._seeds()}, with the weights that were best on the validation part.",
+            f"A margin is the mean difference{' in percentage points' * self._is_accuracy} over "
+            f"the costs that both families cover, with {self.metric_words} linear in the logarithm "
+            "of the cost between two nets, ± its standard deviation over the seeds.",
             "Times in Keras: medians after warm-up, the nets taking turns in one process, each in "
             "its fastest mode. LiteRT: one sample at a time on one thread.",
         ]

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from sepconv_layers.comparison.data import Part
+from sepconv_layers.comparison.kinds import task_from_config
 from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.sources import take
 
@@ -35,20 +36,21 @@ def train_peak_bytes(model: keras.Model, part: Part, training: Training) -> int 
 
     Args:
         model: The untrained model.
-        part: Inputs and labels, of which one batch is used.
+        part: Inputs, labels and weights, of which one batch is used.
         training: The settings. Augmentation and mixing do not count.
 
     Returns:
         The number of bytes, or `None` where it cannot be measured: on systems other than Linux, and
         for layers that only the running script defines.
     """
-    x, y = take(part, np.arange(training.batch_size) % len(part[1]))
+    x, y = take(part[:2], np.arange(training.batch_size) % len(part[1]))
     arrays = [np.asarray(leaf) for leaf in keras.tree.flatten(x)]
+    with_classes = [*model._flatten_layers(), training.task.loss, *training.task.metrics]
     settings = {
-        "classes": training.classes,
+        "task": training.task.config(),
         "ema_momentum": training.ema_momentum,
         "structure": keras.tree.pack_sequence_as(x, list(range(len(arrays)))),
-        "modules": sorted({type(layer).__module__ for layer in model._flatten_layers()}),
+        "modules": sorted({type(each).__module__ for each in with_classes}),
     }
     on_cpu = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "KERAS_TORCH_DEVICE": "cpu"}
     path = os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))
@@ -78,14 +80,16 @@ def measure_saved(folder: Path) -> int | None:
         arrays = [file[f"arr_{index}"] for index in range(len(file.files) - 1)]
         y = file["labels"]
     x = keras.tree.map_structure(lambda index: arrays[index], settings["structure"])
+    task = task_from_config(settings["task"])
     training = Training(
         epochs=1,
         batch_size=len(y),
         learning_rate=1e-3,
         ema_momentum=settings["ema_momentum"],
-        classes=settings["classes"],
+        classes=len(task.names),
+        task=task,
     )
-    trainer, y = training.trainer(model, x, False), training.one_hot(y)
+    trainer, y = training.trainer(model, x, False), task.targets(y)
     if keras.backend.backend() == "tensorflow":
         # The allocator of oneDNN keeps its memory, so only the first step of that size shows it. A
         # step with one sample traces and allocates everything else.

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from sepconv_layers.comparison.task import Task
 from sepconv_layers.sources import count_of, take
 
 WARM_UP = 0.1  # share of all steps
@@ -18,7 +19,13 @@ INPUTS, LABELS = "images", "labels"  # what Keras calls them in layers that mix 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """Settings of the training, the same for all nets."""
+    """Settings of the training, the same for all nets.
+
+    Attributes:
+        task: What the nets learn. It is known by its own hash, not by this object's text.
+
+    The others are arguments of `compare`.
+    """
 
     epochs: int
     batch_size: int
@@ -30,6 +37,7 @@ class Training:
     ema_momentum: float | None = None
     classes: int
     progress: bool = False
+    task: Task = dataclasses.field(repr=False)
 
     def say(self, text: str) -> None:
         """Prints a line of progress."""
@@ -65,26 +73,21 @@ class Training:
             ema_momentum=self.ema_momentum if averaging else 0.0,
         )
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        loss = keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=self.label_smoothing
-        )
         sample = take(x, slice(1))
         if not model.built:  # the optimizer needs all its weights
             model(sample)
-        trainer = Trainer(model, *self.layers(sample))
+        trainer = Trainer(model, self.task, *self.layers(sample))
         # A metric given by name creates its variables during tracing: TensorFlow then traces again.
-        accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-        trainer.compile(optimizer, loss, metrics=[accuracy], jit_compile=jit_compile)
+        metrics = self.task.new_metrics()
+        trainer.compile(
+            optimizer, self.task.loss, weighted_metrics=metrics, jit_compile=jit_compile
+        )
         optimizer.build(trainer.trainable_variables)
         return trainer
 
-    def one_hot(self, y: np.ndarray) -> np.ndarray:
-        """Labels in the form that the loss takes."""
-        return keras.utils.to_categorical(y, self.classes)
-
     def layers(self, x: Any) -> list[keras.layers.Layer | None]:
         """New layers for augmentation and mixing, with all their variables."""
-        labels = np.zeros((count_of(x), self.classes), "float32")
+        labels = np.zeros((count_of(x), *self.task.target_shape), "float32")
         augmentation, x = _started(self.augmentation, x)
         mixing, _ = _started(self.mixing, {INPUTS: x, LABELS: labels})
         return [augmentation, mixing]
@@ -96,7 +99,7 @@ class Training:
         import tensorflow as tf
 
         augmentation, mixing = self.layers(x)
-        labels = tf.zeros((count_of(x), self.classes))
+        labels = tf.zeros((count_of(x), *self.task.target_shape))
 
         def changed(x: Any) -> Any:
             x = x if augmentation is None else augmentation(x, training=True)
@@ -130,16 +133,18 @@ class Trainer(keras.Model):
     def __init__(
         self,
         model: keras.Model,
+        task: Task,
         augmentation: keras.layers.Layer | None,
         mixing: keras.layers.Layer | None,
     ) -> None:
         super().__init__(name="trainer")
         self.model = model
+        self.task = task
         self.augmentation = augmentation
         self.mixing = mixing
 
     def inputs_for(self, x: Any, y: np.ndarray) -> Any:
-        """What `fit` gets as inputs, for inputs and one-hot labels."""
+        """What `fit` gets as inputs, for inputs and labels in the form that the loss takes."""
         return x if self.mixing is None else {INPUTS: x, LABELS: y}
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -154,10 +159,20 @@ class Trainer(keras.Model):
         return inputs if self.augmentation is None else self.augmentation(inputs, training=True)
 
     def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, *args: Any, **kwargs: Any
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
     ) -> Any:
         y, y_pred = _targets(y, y_pred)
-        return super().compute_loss(x, y, y_pred, *args, **kwargs)
+        if training and self.task.class_weight is not None:
+            weight = self.task.weights_by_class(y)
+            sample_weight = (
+                weight if sample_weight is None else keras.ops.multiply(weight, sample_weight)
+            )
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
         y, y_pred = _targets(y, y_pred)

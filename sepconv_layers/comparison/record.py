@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 from sepconv_layers import tables
+from sepconv_layers.comparison.row import OPTIONAL, plain
+from sepconv_layers.comparison.task import SIGNS, words
 from sepconv_layers.files import regular, write_report
 
 WIDTH = 100  # of the lines of a report
@@ -37,7 +39,12 @@ class Record:
         budget: `epochs`, `batch_size`, `seeds` and `training_samples`, the same for all nets.
         notes: Further findings, one sentence each.
         test_part: `samples`, and `largest_class`: the share of the largest class, which is the
-            accuracy of always predicting that class. Empty in records of older versions.
+            accuracy of always predicting that class. Empty in records of older versions. Unless
+            the task is the default one, also `constant`: the best net that ignores its inputs,
+            such as "the mean", and its monitored metric by name.
+        metric: `name` of the metric by which nets and epochs are chosen, and its `mode`, "max" or
+            "min". Empty for the default: accuracy. `budget` then has `loss`, `class_weight` and
+            the names of the parts with `sample_weights`, too.
     """
 
     task: str
@@ -49,11 +56,14 @@ class Record:
     wall_seconds: float
     budget: dict[str, Any]
     notes: list[str] = dataclasses.field(default_factory=list, kw_only=True)
-    test_part: dict[str, float] = dataclasses.field(default_factory=dict, kw_only=True)
+    test_part: dict[str, Any] = dataclasses.field(default_factory=dict, kw_only=True)
+    metric: dict[str, str] = dataclasses.field(
+        default_factory=dict, kw_only=True, metadata=OPTIONAL
+    )
 
     NAMES: ClassVar[Names]
     FUNCTION: ClassVar[str]  # that returns such a record
-    CAPTION: ClassVar[str]  # of the picture
+    CAPTION: ClassVar[str]  # of the picture, with a place for the metric
 
     def __str__(self) -> str:
         """The tables, aligned, with sentences below them."""
@@ -67,8 +77,9 @@ class Record:
     def to_json(self) -> str:
         """The record, without what is kept in other files."""
         names = [field.name for field in dataclasses.fields(self) if field.repr]
+        names = [name for name in names if name != "metric" or self.metric]
         record = {name: getattr(self, name) for name in names} | self._derived()
-        return json.dumps(record, indent=2, default=dataclasses.asdict) + "\n"
+        return json.dumps(record, indent=2, default=plain) + "\n"
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:
@@ -125,7 +136,7 @@ class Record:
         raise NotImplementedError
 
     def _sentences(self) -> Sequence[str]:
-        return self.notes
+        return [*(self._baseline() if self.metric else []), *self.notes]
 
     def _remarks(self) -> Sequence[str]:
         """How to read the tables: the first points of the report, in Markdown."""
@@ -133,6 +144,33 @@ class Record:
 
     def _title(self) -> str:
         return f"{self.task}: {self.dataset}" if self.dataset else self.task
+
+    def _caption(self) -> str:
+        caption = self.CAPTION.format(metric=self.metric_words)
+        return caption[:1].upper() + caption[1:]
+
+    @property
+    def metric_words(self) -> str:
+        """The metric by which nets and epochs are chosen, in words."""
+        return words(self.metric.get("name", "accuracy"))
+
+    @property
+    def _sign(self) -> int:
+        """1 if higher values of the metric are better, or -1."""
+        return SIGNS[self.metric.get("mode", "max")]
+
+    def _baseline(self) -> list[str]:
+        """A sentence on what a net that ignores its inputs can reach."""
+        if not self.test_part:
+            return []
+        samples = f"The test part has {self.test_part['samples']:,} samples."
+        if "constant" in self.test_part:
+            what, value = self.test_part["constant"], self.test_part[self.metric["name"]]
+            return [f"{samples} Always predicting {what}: {self.metric_words} {value:.4f}."]
+        share = self.test_part["largest_class"]
+        return [
+            f"{samples} Always predicting its largest class would give an accuracy of {share:.4f}."
+        ]
 
     def _seeds(self) -> str:
         return ", ".join(map(str, self.budget["seeds"]))
@@ -142,7 +180,7 @@ class Record:
         spent = (
             f"Budget of each net: {budget['training_samples']:,} training samples, "
             f"{budget['epochs']} epochs, batch size {budget['batch_size']}, the same optimizer, "
-            "schedule and regularization."
+            f"schedule and regularization.{self._loss()}"
         )
         points = "\n".join(
             textwrap.fill(f"- {remark}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
@@ -152,13 +190,27 @@ class Record:
 
 {self.to_markdown()}
 
-![{self.CAPTION}]({self.NAMES.picture})
+![{self._caption()}]({self.NAMES.picture})
 
 {points}
 - Device: {self.device}. Backend: {self.backend}.
 - Versions: {", ".join(versions)}.
 - Run time: {self.wall_seconds:,.0f} seconds. Command: `{self.command or self._call()}`.
 """
+
+    def _loss(self) -> str:
+        loss, weights, weighted = (
+            self.budget.get(name) for name in ("loss", "class_weight", "sample_weights")
+        )
+        if not loss:
+            return ""
+        listed = ", ".join(f"{name}: {weight:g}" for name, weight in (weights or {}).items())
+        return (
+            f" Loss: {loss}"
+            + (f", with weights of the classes, {listed}" if listed else "")
+            + (f", with sample weights in {', '.join(weighted)}" if weighted else "")
+            + "."
+        )
 
     def _call(self) -> str:
         return f"sepconv_layers.{self.FUNCTION}"

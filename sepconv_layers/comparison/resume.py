@@ -13,11 +13,11 @@ import numpy as np
 
 from sepconv_layers import checkpoint
 from sepconv_layers.checkpoint import check_archive, set_aside, values
+from sepconv_layers.comparison.task import LOSS, Task
 from sepconv_layers.files import regular, write_text
 
-HISTORY = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")  # of each epoch
-RESULT = ("accuracy", "seconds", "best", "history", "artifact")
-DIGEST = "digest"
+RESULT = {"seconds", "best", "history", "artifact"}  # beside metrics
+DIGEST, TALLY = "digest", "tally"
 
 
 def save_result(result_path: Path, model_path: Path, result: Mapping[str, Any]) -> None:
@@ -26,14 +26,14 @@ def save_result(result_path: Path, model_path: Path, result: Mapping[str, Any]) 
     write_text(result_path, text)
 
 
-def load_result(result_path: Path, model_path: Path) -> dict[str, Any] | None:
+def load_result(result_path: Path, model_path: Path, task: Task) -> dict[str, Any] | None:
     """Returns the result of a run, or `None` if it is missing or if result or model is damaged."""
     if not os.path.lexists(result_path):
         return None
     try:
         result = json.loads(regular(result_path).read_text("utf-8"))
         digest = result.pop(DIGEST, None)
-        _check_result(result)
+        _check_result(result, task)
     except Exception as error:  # any type: a damaged file can hold anything
         set_aside(result_path, error)
         return None
@@ -60,7 +60,11 @@ def save_state(
 
 
 def load_state(
-    path: Path, state: Sequence[keras.Variable], weights: Sequence[keras.Variable], epochs: int
+    path: Path,
+    state: Sequence[keras.Variable],
+    weights: Sequence[keras.Variable],
+    epochs: int,
+    task: Task,
 ) -> tuple[list, list[np.ndarray]]:
     """Restores the variables of an interrupted run and returns its history and best weights.
 
@@ -70,7 +74,7 @@ def load_state(
         return [], []
     try:
         history, arrays = checkpoint.read(path, [*state, *weights])
-        _check_history(history)
+        _check_history(history, task)
         if not 0 < len(history) <= epochs:
             raise ValueError("it belongs to a different training")
     except Exception as error:  # any type: a damaged file can hold anything
@@ -86,13 +90,17 @@ def _digest(result: Mapping[str, Any], model_path: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_result(result: Mapping[str, Any]) -> None:
-    if set(result) != set(RESULT) or not math.isfinite(result["accuracy"] + result["seconds"]):
+def _check_result(result: Mapping[str, Any], task: Task) -> None:
+    expected = RESULT | set(task.measured) | ({TALLY} if not task.is_default else set())
+    numbers = [result[name] for name in ("seconds", *task.measured)]
+    if set(result) != expected or not math.isfinite(sum(numbers)):
         raise ValueError("it is not the result of a run")
-    _check_history([result["best"], *result["history"]])
+    _check_history([result["best"], *result["history"]], task)
 
 
-def _check_history(history: list) -> None:
+def _check_history(history: list, task: Task) -> None:
+    names = {LOSS, *task.measured}
+    expected = {"seconds", *names, *(f"val_{name}" for name in names)}
     for epoch in history:
-        if not math.isfinite(sum(epoch[key] for key in HISTORY)):
+        if not math.isfinite(sum(epoch[key] for key in expected)):
             raise ValueError("its history is not the history of a run")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from sepconv_layers.comparison.figure import figure_class, plot_trials
 from sepconv_layers.comparison.limits import LIMITS
 from sepconv_layers.comparison.record import Names, Record, number
-from sepconv_layers.comparison.row import COSTS, Row
+from sepconv_layers.comparison.row import COSTS, OPTIONAL, Row
 from sepconv_layers.comparison.tradeoff import pareto_front
 
 TRAINED, STOPPED, DIVERGED = "trained", "stopped early", "diverged"
@@ -30,11 +30,13 @@ class Trial:
             "diverged", if a loss was not finite; "over limits"; or "refused", if `build` raised a
             `ValueError`. The last two cost no training.
         costs: `macs`, `params` and, if it was measured, `int8_bytes`.
-        val_accuracy: The best validation accuracy of any epoch, or `None` without training.
+        val_accuracy: The best validation accuracy of any epoch, or `None` without training and if
+            nets are chosen by another metric.
         epochs: The number of epochs it was trained for.
         seconds: How long they took.
         note: The limits that it exceeds, or what `build` said.
         key: A hash of the net and of all that its training depends on; empty without a net.
+        val_score: The best value of that metric.
     """
 
     conv: str
@@ -47,6 +49,12 @@ class Trial:
     seconds: float = 0.0
     note: str = ""
     key: str = ""
+    val_score: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
+
+    @property
+    def score(self) -> float | None:
+        """The best value of the metric by which nets are chosen, or `None` without training."""
+        return self.val_score if self.val_accuracy is None else self.val_accuracy
 
     def choices_text(self) -> str:
         """The choices in a line."""
@@ -78,10 +86,10 @@ class Search(Record):
 
     NAMES: ClassVar[Names] = Names("search.json", "search.md", "search.png")
     FUNCTION: ClassVar[str] = "search"
-    CAPTION: ClassVar[str] = "Validation accuracy of each trial, and against each cost"
+    CAPTION: ClassVar[str] = "validation {metric} of each trial, and against each cost"
 
     def best(self, conv: str | None = None) -> Trial:
-        """The trial with the highest validation accuracy, and the fewest MACs among equals.
+        """The trial that is best on the validation part, with the fewest MACs among equals.
 
         Args:
             conv: "separable" or "standard"; by default both count.
@@ -89,7 +97,8 @@ class Search(Record):
         Raises:
             ValueError: If no net of that family was trained.
         """
-        best = best_of([trial for trial in self.trials if conv in (None, trial.conv)])
+        family = [trial for trial in self.trials if conv in (None, trial.conv)]
+        best = best_of(family, self._sign)
         if best is None:
             raise ValueError(
                 f"`conv` must be a family of which nets were trained. Received: conv={conv!r}."
@@ -97,7 +106,7 @@ class Search(Record):
         return best
 
     def front(self, cost: str = "macs") -> list[Trial]:
-        """The nets that no other net beats in both this cost and validation accuracy.
+        """The nets that no other net beats in both this cost and the validation metric.
 
         Args:
             cost: "macs", "params" or "int8_bytes".
@@ -111,11 +120,11 @@ class Search(Record):
                 f"`cost` must be one that was measured, of {', '.join(LIMITS)}; 'int8_bytes' is if "
                 f"it is limited. Received: cost={cost!r}."
             )
-        points = [(trial.costs[cost], trial.val_accuracy or 0.0) for trial in trained]
+        points = [(trial.costs[cost], self._sign * (trial.score or 0.0)) for trial in trained]
         return [trained[index] for index in pareto_front(points)]
 
     def plot(self) -> Any:
-        """Draws validation accuracy by trial, and against MACs and each limited cost.
+        """Draws the validation metric by trial, and against MACs and each limited cost.
 
         Returns:
             The `matplotlib.figure.Figure`.
@@ -126,12 +135,18 @@ class Search(Record):
         measured = [cost for cost in LIMITS if cost == "macs" or cost in self.limits]
         figure = figure_class()(figsize=(4.2 * (1 + len(measured)), 4), layout="constrained")
         panels = figure.subplots(1, 1 + len(measured), squeeze=False, sharey=True)[0]
-        plot_trials(panels[0], self._points(lambda trial: trial.number), "trial")
+        better = max if self._sign > 0 else min
+        numbers = self._points(lambda trial: trial.number)
+        plot_trials(panels[0], numbers, "trial", better=better)
         for axes, cost in zip(panels[1:], measured, strict=True):
             plot_trials(
-                axes, self._points(partial(_cost, name=cost)), COSTS[cost], self.limits.get(cost)
+                axes,
+                self._points(partial(_cost, name=cost)),
+                COSTS[cost],
+                self.limits.get(cost),
+                better,
             )
-        panels[0].set_ylabel("validation accuracy")
+        panels[0].set_ylabel(f"validation {self.metric_words}")
         figure.suptitle(self._title(), fontweight="bold")
         return figure
 
@@ -145,10 +160,10 @@ class Search(Record):
         return [trial for trial in self.trials if trial.outcome == TRAINED]
 
     def _points(self, position: Callable[[Trial], float]) -> dict[str, list[tuple[float, float]]]:
-        """Position and validation accuracy of each trained net, by family."""
+        """Position and validation metric of each trained net, by family."""
         points: dict[str, list[tuple[float, float]]] = {}
         for trial in self._trained():
-            points.setdefault(trial.conv, []).append((position(trial), trial.val_accuracy or 0.0))
+            points.setdefault(trial.conv, []).append((position(trial), trial.score or 0.0))
         return points
 
     def _tables(self) -> list[list[list[str]]]:
@@ -156,20 +171,22 @@ class Search(Record):
 
     def _winners(self) -> list[list[str]]:
         rows = [
-            [row.conv, best.choices_text(), row.accuracy_text(), *self._costs_text(best)]
+            [row.conv, best.choices_text(), row.score_text(), *self._costs_text(best)]
             for row in self.rows
             for best in [self.best(row.conv)]
         ]
-        return [["net", "choices", "test accuracy", *self._cost_labels()], *rows]
+        return [["net", "choices", f"test {self.metric_words}", *self._cost_labels()], *rows]
 
     def _best_trials(self) -> list[list[str]]:
-        cells = [["net", "choices", "validation accuracy", "epochs", *self._cost_labels()]]
+        metric = f"validation {self.metric_words}"
+        cells = [["net", "choices", metric, "epochs", *self._cost_labels()]]
         for row in self.rows:
             family = [trial for trial in self._trained() if trial.conv == row.conv]
-            for trial in sorted(family, key=lambda each: -(each.val_accuracy or 0.0))[:SHOWN]:
-                accuracy = f"{trial.val_accuracy:.4f}"
+            family.sort(key=lambda each: -self._sign * (each.score or 0.0))
+            for trial in family[:SHOWN]:
+                score = f"{trial.score:.4f}"
                 choices, epochs = trial.choices_text(), str(trial.epochs)
-                cells.append([trial.conv, choices, accuracy, epochs, *self._costs_text(trial)])
+                cells.append([trial.conv, choices, score, epochs, *self._costs_text(trial)])
         return cells
 
     def _measured(self) -> list[str]:
@@ -182,7 +199,7 @@ class Search(Record):
         return [number(trial.costs.get(cost)) for cost in self._measured()]
 
     def _sentences(self) -> list[str]:
-        return [*map(self._effort, [row.conv for row in self.rows]), *self.notes]
+        return [*map(self._effort, [row.conv for row in self.rows]), *super()._sentences()]
 
     def _effort(self, conv: str) -> str:
         family = [trial for trial in self.trials if trial.conv == conv]
@@ -199,9 +216,9 @@ class Search(Record):
         space = "; ".join(f"{name}: {_values_text(self.space[name])}" for name in self.space)
         limits = ", ".join(f"{name} ≤ {limit:,}" for name, limit in self.limits.items())
         return [
-            f"Test accuracy: of the net that was best on the validation part, trained again with "
-            f"the seeds {self._seeds()}: mean ± standard deviation. The search did not use the "
-            "test part.",
+            f"Test {self.metric_words}: of the net that was best on the validation part, trained "
+            f"again with the seeds {self._seeds()}: mean ± standard deviation. The search did not "
+            "use the test part.",
             f"Space: {space}. Limits: {limits or 'none'}.",
             f"The best trials of each family, at most {SHOWN}. Each was trained once, with the "
             "first seed.",
@@ -212,10 +229,19 @@ def _cost(trial: Trial, name: str) -> float:
     return trial.costs[name]
 
 
-def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """The trained net with the highest validation accuracy, if there is one."""
+def best_of(trials: Sequence[Trial], sign: int = 1) -> Trial | None:
+    """The trained net that is best on the validation part, if there is one.
+
+    Args:
+        trials: The trials.
+        sign: 1 if higher values of the metric are better, or -1.
+    """
     trained = [trial for trial in trials if trial.outcome == TRAINED]
-    return max(trained, key=lambda trial: (trial.val_accuracy, -trial.costs["macs"]), default=None)
+    return max(
+        trained,
+        key=lambda trial: (sign * (trial.score or 0.0), -trial.costs["macs"]),
+        default=None,
+    )
 
 
 def _values_text(values: Sequence[Any] | Mapping[str, Any]) -> str:

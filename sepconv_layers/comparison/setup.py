@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from sepconv_layers import timing
 from sepconv_layers.comparison import checks
-from sepconv_layers.comparison.data import Parts, check_data
+from sepconv_layers.comparison.data import Part, Parts, check_data
+from sepconv_layers.comparison.labels import pieces
 from sepconv_layers.comparison.recipe import Training
+from sepconv_layers.comparison.task import Task
+from sepconv_layers.comparison.task_choice import choose_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Setup:
 
     def circumstances(self, seconds: float) -> dict[str, Any]:
         """The fields of a `Record`: where, with what and for how long nets were trained."""
+        task = self.training.task
         return {
             **self.words,
             "device": timing.device(),
@@ -61,8 +64,10 @@ class Setup:
                 "batch_size": self.training.batch_size,
                 "seeds": self.seeds,
                 "training_samples": len(self.parts["train"][1]),
+                **_spent_on(task, self.parts),
             },
-            "test_part": summary_of(self.parts["test"][1]),
+            "test_part": summary_of(self.parts["test"], task),
+            "metric": {} if task.is_default else {"name": task.monitor, "mode": task.mode},
         }
 
 
@@ -75,9 +80,13 @@ def prepare(
     jit_compile: Any,
     output: Any,
     progress: Any,
-    task: str,
+    task: str | None,
     dataset: str,
     command: str,
+    loss: Any,
+    metrics: Any,
+    monitor: Any,
+    class_weight: Any,
     **settings: Any,
 ) -> Setup:
     """Checks the arguments of `compare` that do not depend on the nets.
@@ -93,6 +102,10 @@ def prepare(
         task: The task.
         dataset: Name of the data.
         command: The command.
+        loss: The loss.
+        metrics: The metrics.
+        monitor: The metric that chooses the epoch.
+        class_weight: The weights of the classes.
         **settings: The settings of the training, as `checks.check_settings` takes them.
     """
     seeds, settings = checks.check_seeds(seeds), checks.check_settings(**settings)
@@ -100,14 +113,35 @@ def prepare(
     batch_sizes = checks.check_sizes(usual if infer_batch_sizes is None else infer_batch_sizes)
     checks.check_jit_compile(jit_compile)
     checks.check_output(output, files)
-    parts, classes = check_data(data)
-    training = Training(**settings, classes=classes, progress=progress)
+    parts, labels, classes = check_data(data)
+    what = choose_task(
+        labels,
+        parts,
+        classes,
+        loss=loss,
+        metrics=metrics,
+        monitor=monitor,
+        class_weight=class_weight,
+        label_smoothing=settings["label_smoothing"],
+    )
+    training = Training(**settings, classes=len(what.names), progress=progress, task=what)
     checks.check_layers(training, parts)
-    words = {"task": task, "dataset": dataset, "command": command}
+    words = {"task": what.TITLE if task is None else task, "dataset": dataset, "command": command}
     return Setup(training, seeds, parts, batch_sizes, jit_compile, output, words)
 
 
-def summary_of(labels: np.ndarray) -> dict[str, float]:
-    """The size of a part and the share of its largest class."""
-    counts = np.bincount(labels)
-    return {"samples": len(labels), "largest_class": round(float(counts.max() / len(labels)), 6)}
+def summary_of(part: Part, task: Task) -> dict[str, Any]:
+    """The size of a part, and how good it is to predict the same for all samples."""
+    return {"samples": len(part[1]), **task.summary(lambda: pieces(part))}
+
+
+def _spent_on(task: Task, parts: Parts) -> dict[str, Any]:
+    """What the budget has beside the usual: the loss and the weights."""
+    if task.is_default:
+        return {}
+    weights = task.class_weight and dict(zip(task.names, task.class_weight, strict=True))
+    return {
+        "loss": type(task.loss).__name__,
+        "class_weight": weights,
+        "sample_weights": [name for name, part in parts.items() if len(part) > 2],
+    }

@@ -20,8 +20,9 @@ from sepconv_layers.comparison.limits import check_limits, excess_text, untraine
 from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.row import SizedRow, net_name
 from sepconv_layers.comparison.setup import prepare
+from sepconv_layers.comparison.task import ACCURACY, Task
 from sepconv_layers.comparison.tradeoff import spread
-from sepconv_layers.comparison.training import classes_of
+from sepconv_layers.comparison.training import decisions_of
 from sepconv_layers.cost import Profile
 
 ARTIFACTS = "artifacts"
@@ -107,7 +108,7 @@ def frontier(
                 **experiment.row_fields(profiles[name], net, times[name]),
                 conv=nets[name][0],
                 size=nets[name][1],
-                val_accuracy=spread([run["best"]["val_accuracy"] for run in net.runs.values()]),
+                **_validated(net),
                 train_peak_bytes=peaks[name],
             )
             for name, net in trained.items()
@@ -119,7 +120,7 @@ def frontier(
             **setup.circumstances(seconds),
             rows=rows,
             notes=[*left_out, *notes],
-            predictions=_predictions(trained, parts["test"]),
+            predictions=_predictions(trained, parts["test"], training.task),
         )
         if setup.output is not None:
             result.save(directory)
@@ -202,20 +203,29 @@ def _artifacts(
         found[name][kind] = {
             "bytes": path.stat().st_size,
             "latency_ms": latencies[name, kind],
-            "accuracy": deployment.accuracy_of(path, parts["test"]),
+            **deployment.score_of(path, parts["test"], training.task),
             "seed": trained[name].seed,
         }
     return found, []
 
 
-def _predictions(trained: Mapping[str, experiment.TrainedNet], part: Part) -> dict[str, np.ndarray]:
-    """The classes that each net predicts with each seed, and the labels."""
-    x, y = part
-    dtype = np.min_scalar_type(int(y.max()))
+def _validated(net: experiment.TrainedNet) -> dict[str, Any]:
+    """The best value of the monitored metric on the validation part."""
+    name = net.task.monitor
+    best = spread([run["best"][f"val_{name}"] for run in net.runs.values()])
+    return {"val_accuracy": best} if name == ACCURACY else {"val_accuracy": {}, "val_score": best}
+
+
+def _predictions(
+    trained: Mapping[str, experiment.TrainedNet], part: Part, task: Task
+) -> dict[str, np.ndarray]:
+    """What each net predicts with each seed, such as classes, and the labels."""
+    x, y = part[0], part[1][:]
+    dtype = np.dtype("float32") if y.dtype.kind == "f" else np.min_scalar_type(int(y.max()))
     found = {"labels": y.astype(dtype)}
     for name, net in trained.items():
         models = (net.path_of(seed) for seed in net.runs)
         found[name] = np.array(
-            [classes_of(keras.models.load_model(path), x).astype(dtype) for path in models]
+            [decisions_of(keras.models.load_model(path), x, task).astype(dtype) for path in models]
         )
     return found

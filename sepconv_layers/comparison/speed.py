@@ -1,9 +1,7 @@
 """Times of inference and training steps, with the nets taking turns in one process."""
 
-import contextlib
 import dataclasses
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -12,6 +10,7 @@ import keras
 import numpy as np
 
 from sepconv_layers.comparison.data import Part
+from sepconv_layers.comparison.quiet import quiet_tensorflow
 from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.sources import take
 from sepconv_layers.timing import MODES, medians, runnable
@@ -30,7 +29,7 @@ def measure(
     Returns:
         For each net, the fields of `Row` that hold times and modes.
     """
-    x, y = part
+    x, y, *_ = part
     training = dataclasses.replace(training, augmentation=None, mixing=None)
     modes = MODES[keras.backend.backend()]
     wanted = {mode: compiles for mode, compiles in modes.items() if compiles is jit_compile}
@@ -40,9 +39,10 @@ def measure(
             trainers[conv, mode] = training.trainer(build(conv), x, compiles)
             trainers[conv, mode].model.jit_compile = compiles
 
-    def batch_of(size: int) -> tuple[Any, np.ndarray]:
-        inputs, labels = take(part, np.arange(size) % len(y))
-        return inputs, training.one_hot(labels)
+    def batch_of(size: int) -> tuple[Any, ...]:
+        inputs, labels, *weights = take(part, np.arange(size) % len(y))
+        task = training.task
+        return inputs, task.targets(labels), *map(task.weights, weights)
 
     def best(method: str, *batch: Any) -> dict[str, tuple[float, str]]:
         bound = attrgetter(method)
@@ -53,7 +53,7 @@ def measure(
             for conv in convs
         }
 
-    with _quiet_tensorflow():
+    with quiet_tensorflow():
         infer = {size: best("model.predict_on_batch", *batch_of(size)[:1]) for size in batch_sizes}
         train = best("train_on_batch", *batch_of(training.batch_size))
     return {
@@ -76,15 +76,3 @@ def _in_working_modes(
         if (conv, "graph") not in running:
             raise error
     return running
-
-
-@contextlib.contextmanager
-def _quiet_tensorflow() -> Iterator[None]:
-    """Silences the warning about retracing: here it is several models, each traced once."""
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

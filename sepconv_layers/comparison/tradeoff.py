@@ -128,11 +128,26 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
+def goodness(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How good predictions are for each sample: the share that is right, or minus the mean error.
+
+    Args:
+        predictions: Classes, or numbers, as (seeds, samples, ...).
+        labels: The labels, as (samples, ...).
+
+    Returns:
+        An array of shape (seeds, samples).
+    """
+    is_number = predictions.dtype.kind == "f"
+    found = -np.abs(predictions - labels) if is_number else predictions == labels
+    return found.reshape(*found.shape[:2], -1).mean(-1)
+
+
 def paired_bootstrap(correct: np.ndarray, other: np.ndarray) -> Difference:
     """Compares two nets on the same test samples, which are drawn again with replacement.
 
     Args:
-        correct: Whether the first net is right, as (seeds, samples).
+        correct: Whether the first net is right, or how good it is, as (seeds, samples).
         other: The same of the second net; the number of seeds can differ.
 
     Example:

@@ -7,7 +7,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sepconv_layers.checkpoint import set_aside, set_seed, values
 from sepconv_layers.comparison import resume
 from sepconv_layers.comparison.data import Epoch, Part, Parts
 from sepconv_layers.comparison.recipe import Trainer, Training
+from sepconv_layers.comparison.task import LOSS, Task, words
 from sepconv_layers.files import remove_leftovers, write
 from sepconv_layers.sources import Batches, take
 
@@ -56,18 +57,20 @@ def run(
         The result of the run, and the seconds that were spent on it before this call.
     """
     result_path, state_path = (folder / f"seed-{seed}.{end}" for end in ("json", "state.npz"))
-    saved = model_path(folder, seed)
-    result = resume.load_result(result_path, saved)
+    saved, task = model_path(folder, seed), training.task
+    result = resume.load_result(result_path, saved, task)
     if result is not None:
         state_path.unlink(missing_ok=True)  # left behind if the process was killed right before
-        training.say(f"  trained before: accuracy {result['accuracy']:.4f}")
+        training.say(f"  trained before: {words(task.monitor)} {result[task.monitor]:.4f}")
         return result, result["seconds"]
     keras.utils.set_random_seed(seed)
     model = build(conv)
     trainer = training.trainer(model, parts["train"][0], jit_compile)
     # The first use builds parts that draw random numbers. They must not be those of an epoch.
     _evaluate(trainer, take(parts["val"], slice(training.batch_size)), training)
-    history, best = resume.load_state(state_path, trainer.state, model.weights, training.epochs)
+    history, best = resume.load_state(
+        state_path, trainer.state, model.weights, training.epochs, task
+    )
     earlier = sum(epoch["seconds"] for epoch in history)
     for epoch in range(len(history), training.epochs):
         if watch is not None:
@@ -83,26 +86,28 @@ def run(
                 f"`learning_rate` (now {training.learning_rate}) and check the inputs for "
                 "values that are not finite."
             )
-        if not history or score(logs) > max(map(score, history)):
+        if not history or task.score(logs) > max(map(task.score, history)):
             with trainer.averaged():
                 best = values(model.weights)
         history.append(logs)
         resume.save_state(state_path, trainer.state, history, best)
     model.set_weights(best)
-    accuracy = _evaluate(trainer, parts["test"], training)
-    if not math.isfinite(accuracy):
+    measured = _evaluate(trainer, parts["test"], training)
+    if not math.isfinite(sum(measured.values())):
         raise FloatingPointError(
             f"The {conv} net with seed {seed} had a loss that is not finite on the test part. "
             "Check the inputs for values that are not finite."
         )
     write(saved, model.save)
     result = {
-        "accuracy": round(accuracy, 6),
-        "best": max(history, key=score),
+        **measured,
+        "best": max(history, key=task.score),
         "seconds": sum(epoch["seconds"] for epoch in history),
-        "artifact": _check_artifact(saved, model, parts["test"][0]),
+        "artifact": _check_artifact(saved, model, parts["test"][0], task),
         "history": history,
     }
+    if not task.is_default:
+        result[resume.TALLY] = tally_of(model, parts["test"], task).tolist()
     resume.save_result(result_path, saved, result)
     state_path.unlink(missing_ok=True)  # another process may have removed it
     return result, earlier
@@ -111,11 +116,6 @@ def run(
 def model_path(folder: Path, seed: int) -> Path:
     """Where the model of a run is saved."""
     return folder / f"seed-{seed}.keras"
-
-
-def score(epoch: Mapping[str, float]) -> tuple[float, float]:
-    """Ranks epochs: by validation accuracy, then by validation loss."""
-    return epoch["val_accuracy"], -epoch["val_loss"]
 
 
 def runs_folder(
@@ -149,25 +149,41 @@ def key_of(model: keras.Model, training: Training, digest: str) -> str:
         lambda match: f"{match[1]}{names.setdefault(match[2], len(names))}", net + changes
     )
     weights = [tuple(weight.shape) for weight in model.weights]  # a class may lack a config
-    key = repr((settings, layers, weights, digest, keras.backend.backend())).encode()
-    return hashlib.sha256(key).hexdigest()[:12]
+    key = repr((settings, layers, weights, digest, keras.backend.backend()))
+    if not training.task.is_default:  # which is as old as the other settings
+        key += json.dumps(training.task.config(), sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
-def logits_of(model: keras.Model, x: Any) -> np.ndarray:
+def outputs_of(model: keras.Model, x: Any) -> np.ndarray:
     """Outputs of a model for one batch, as NumPy floats."""
     return keras.ops.convert_to_numpy(model(x, training=False)).astype("float64")
 
 
-def classes_of(model: keras.Model, x: Any, batch_size: int = 256) -> np.ndarray:
-    """The class with the largest logit for each sample."""
-    logits = model.predict(Batches((x,), batch_size).dataset(), verbose=0)
-    return np.asarray(logits).argmax(-1)
+def decisions_of(model: keras.Model, x: Any, task: Task, batch_size: int = 256) -> np.ndarray:
+    """What a model decides for each sample, such as the class with the largest logit."""
+    if not task.shape:
+        outputs = model.predict(Batches((x,), batch_size).dataset(), verbose=0)
+        return task.decisions(np.asarray(outputs))
+    batches = Batches((x,), batch_size)  # whose outputs may not fit into memory together
+    decided = (task.decisions(outputs_of(model, batches[i][0])) for i in range(len(batches)))
+    return np.concatenate(list(decided))
+
+
+def tally_of(model: keras.Model, part: Part, task: Task, batch_size: int = 256) -> np.ndarray:
+    """What the figures of each class follow from, such as the confusion matrix."""
+    total = np.zeros(())
+    for start in range(0, len(part[1]), batch_size):
+        x, labels, *weights = take(part, slice(start, start + batch_size))
+        weight = task.weights(weights[0] if weights else np.ones(len(labels)))
+        total = total + task.tally(labels, outputs_of(model, x), weight.ravel())
+    return np.round(total, 6)
 
 
 def _train_epoch(
     trainer: Trainer, parts: Parts, order: np.ndarray, training: Training, name: str
 ) -> dict[str, float]:
-    is_terminal = sys.stdout.isatty()
+    task, is_terminal = training.task, sys.stdout.isatty()
     if is_terminal:
         training.say(f"  {name} of {training.epochs}")
     started = time.perf_counter()
@@ -182,24 +198,26 @@ def _train_epoch(
     logs["seconds"] = round(time.perf_counter() - started, 3)
     if not is_terminal:
         training.say(
-            f"  {name} of {training.epochs}: loss {logs['loss']:.4f}, validation accuracy "
-            f"{logs['val_accuracy']:.4f}, {logs['seconds']:.1f} s"
+            f"  {name} of {training.epochs}: loss {logs['loss']:.4f}, validation "
+            f"{words(task.monitor)} {logs[f'val_{task.monitor}']:.4f}, {logs['seconds']:.1f} s"
         )
     return logs
 
 
-def _evaluate(trainer: Trainer, part: Part, training: Training) -> float:
-    """Accuracy, or NaN if the loss is not finite."""
+def _evaluate(trainer: Trainer, part: Part, training: Training) -> dict[str, float]:
+    """The metrics, the monitored one first, or NaN if the loss is not finite."""
     logs = trainer.evaluate(Epoch(part, training).dataset(), verbose=0, return_dict=True)
-    return float(logs["accuracy"]) if math.isfinite(logs["loss"]) else math.nan
+    is_finite = math.isfinite(logs[LOSS])
+    names = training.task.measured
+    return {name: round(float(logs[name]), 6) if is_finite else math.nan for name in names}
 
 
-def _check_artifact(path: Path, model: keras.Model, x: Any) -> dict[str, Any]:
+def _check_artifact(path: Path, model: keras.Model, x: Any, task: Task) -> dict[str, Any]:
     """Loads a saved model and compares its outputs with the original."""
     x = take(x, slice(CHECKED_SAMPLES))
-    expected, loaded = logits_of(model, x), logits_of(keras.models.load_model(path), x)
+    expected, loaded = outputs_of(model, x), outputs_of(keras.models.load_model(path), x)
     return {
         "bytes": path.stat().st_size,
         "max_difference": float(np.abs(expected - loaded).max()),
-        "agreement": float(np.mean(expected.argmax(-1) == loaded.argmax(-1))),
+        **task.agreement(expected, loaded),
     }

@@ -24,6 +24,7 @@ import numpy as np
 from sepconv_layers.checkpoint import set_aside, set_seed
 from sepconv_layers.comparison import checks
 from sepconv_layers.comparison.limits import excess, excess_text, untrained_costs
+from sepconv_layers.comparison.row import plain
 from sepconv_layers.comparison.search_record import (
     DIVERGED,
     OVER_LIMITS,
@@ -36,6 +37,7 @@ from sepconv_layers.comparison.search_record import (
 )
 from sepconv_layers.comparison.setup import Setup
 from sepconv_layers.comparison.space import Space
+from sepconv_layers.comparison.task import ACCURACY, SIGNS, Task
 from sepconv_layers.comparison.training import key_of, run, runs_folder
 from sepconv_layers.cost import profile
 from sepconv_layers.extras import require
@@ -132,13 +134,13 @@ class Family:
             return dataclasses.replace(trial, outcome=REFUSED, note=str(error))
         is_first = all(other.outcome == REFUSED for other in trials)
         if is_first or not isinstance(model, keras.Model):
-            classes = self.setup.training.classes
-            checks.check_build(self._build(trial.choices), self.conv, self.parts, classes)
+            task = self.setup.training.task
+            checks.check_build(self._build(trial.choices), self.conv, self.parts, task)
         trial = dataclasses.replace(trial, key=self._key(model))
         same = [other for other in trials if other.key == trial.key]
         if same:
             return _repeated(trial, same[0])
-        x, _ = self.parts["train"]
+        x = self.parts["train"][0]
         costs = untrained_costs(
             model,
             profile(model, shapes_of(x)),
@@ -156,7 +158,7 @@ class Family:
         training, seed = self.setup.training, self.setup.seeds[0]
         quiet = dataclasses.replace(training, progress=False)
         folder = runs_folder(self.directory, self.conv, model, quiet, self.digest)
-        watch = _Watch(asked)
+        watch = _Watch(asked, training.task)
         mode = "xla" if self.setup.jit_compile is True else "graph"
         jit_compile = training.jit_compile(mode, self.parts["train"][0])
         build, outcome, note = self._build(trial.choices), TRAINED, ""
@@ -175,7 +177,7 @@ class Family:
         return dataclasses.replace(
             trial,
             outcome=outcome,
-            val_accuracy=max((epoch["val_accuracy"] for epoch in watch.history), default=None),
+            **watch.best(),
             epochs=len(watch.history),
             seconds=round(sum(epoch["seconds"] for epoch in watch.history), 3),
             note=note,
@@ -263,9 +265,9 @@ class Family:
         over = excess(trial.costs, self.limits)
         violation = sum(map(math.log, over.values())) if over else float(not trial.key)
         asked.set_constraint("limits", violation)
-        asked.set_user_attr(RESULT, dataclasses.asdict(trial))
-        if trial.outcome in (TRAINED, REPEATED) and trial.val_accuracy is not None:
-            study.tell(asked, trial.val_accuracy)
+        asked.set_user_attr(RESULT, plain(trial))
+        if trial.outcome in (TRAINED, REPEATED) and trial.score is not None:
+            study.tell(asked, SIGNS[self.setup.training.task.mode] * trial.score)
         else:
             study.tell(asked, state=self.optuna.trial.TrialState.PRUNED)
 
@@ -284,8 +286,8 @@ class Family:
 class _Watch:
     """Reports each epoch to optuna, which may end the training."""
 
-    def __init__(self, asked: Any) -> None:
-        self.asked = asked
+    def __init__(self, asked: Any, task: Task) -> None:
+        self.asked, self.task = asked, task
         self.history: list[Mapping[str, float]] = []
 
     def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
@@ -296,7 +298,14 @@ class _Watch:
 
     def see(self, epoch: Mapping[str, float]) -> None:
         self.history.append(epoch)
-        self.asked.report(epoch["val_accuracy"], len(self.history))
+        sign = SIGNS[self.task.mode]  # optuna maximizes
+        self.asked.report(sign * epoch[f"val_{self.task.monitor}"], len(self.history))
+
+    def best(self) -> dict[str, Any]:
+        """The best value of the monitored metric, as a field of `Trial`."""
+        name, better = self.task.monitor, max if self.task.mode == "max" else min
+        value = better((epoch[f"val_{name}"] for epoch in self.history), default=None)
+        return {"val_accuracy" if name == ACCURACY else "val_score": value}
 
 
 def _repeated(trial: Trial, other: Trial) -> Trial:
@@ -308,6 +317,7 @@ def _repeated(trial: Trial, other: Trial) -> Trial:
         outcome=REPEATED,
         costs=other.costs,
         val_accuracy=other.val_accuracy if is_known else None,
+        val_score=other.val_score if is_known else None,
         note=f"as number {other.number}",
     )
 
