@@ -216,7 +216,7 @@ def _report(
         samples=len(arrays[0]),
         loss=None if mix is None else mix.loss.points,
         kinds={} if mix is None else mix.kinds,
-        notes=(*(() if mix is None else mix.notes), *float_note(content, origins)),
+        notes=float_note(content, origins) if quantize in INTEGERS else mix.notes if mix else (),
     )
 
 

@@ -28,6 +28,7 @@ class Origins:
         self.graph = graph
         nodes = ModelGraph(graph.folded).nodes
         self.layers = {node.operation.name: node.operation for node in nodes}
+        self.names = {layer.name for layer in graph.folded._flatten_layers()}
 
     def layer(self, tensor: str) -> Any:
         """Returns the layer of the model that a tensor comes from, or `None` if it has none."""
@@ -44,9 +45,12 @@ class Origins:
         """Returns the layer as a path, such as "block/conv", which may end inside of a block."""
         if OUTPUT.fullmatch(tensor):
             return self._name_of_output(tensor)
-        *scopes, operation = tensor.split(";")[-1].split("/")
-        scopes = [CALL_NUMBER.sub("", scope) for scope in scopes]
-        return "/".join(scopes[1:] or [operation])
+        first, *scopes = tensor.split(";")[-1].split("/")
+        found = []
+        for scope in scopes:  # of layers, and of operations inside of them
+            name = scope if scope in self.names else CALL_NUMBER.sub("", scope)
+            found += [name] if name in self.names else []
+        return "/".join(found) or (scopes or [first])[-1]
 
     def _name_of_output(self, tensor: str) -> str:
         found = OUTPUT.fullmatch(tensor)
