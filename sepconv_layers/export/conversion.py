@@ -10,7 +10,7 @@ from sepconv_layers.export.errors import check_no_loops, conversion_error
 from sepconv_layers.export.graph import ExportGraph
 from sepconv_layers.export.inputs import Arrays
 from sepconv_layers.export.quantizer import INTEGERS, Ranges, float_steps, quantized
-from sepconv_layers.export.tensors import measured_ranges
+from sepconv_layers.export.tensors import AllTensors, measured_ranges
 from sepconv_layers.quantize.insertion import is_aware
 
 
@@ -56,20 +56,20 @@ class Conversion:
         return self._in_integers(kind, quantize_io)
 
     def _in_integers(self, kind: str, quantize_io: bool) -> bytes:
-        """By LiteRT Quantizer, or by the converter where that leaves fewer operators in floats.
+        """By LiteRT Quantizer, or int8 by the converter if that leaves fewer operators in floats.
 
-        LiteRT Quantizer 0.11 does not know REDUCE_MAX, which text nets have.
+        LiteRT Quantizer 0.11 does not know REDUCE_MAX, which text nets have. For int16 activations
+        the converter knows no integer inputs, which they have too.
         """
+        ranges = self.ranges
         try:
-            found = quantized(self.floats, self.ranges, kind, quantize_io)
-            left = len(float_steps(found))
-        except (ImportError, MemoryError):
-            raise
-        except Exception:  # it raises several types for operators that it does not expect
-            if kind == "int4":
+            found = quantized(self.floats, ranges, kind, quantize_io)
+            AllTensors(found, self.inputs)  # which raises if the runtime does not take the file
+        except (NotImplementedError, RuntimeError, ValueError):
+            if kind != "int8":
                 raise
             return self._by_converter(kind, quantize_io)
-        if left and kind != "int4":
+        if kind == "int8" and (left := len(float_steps(found))):
             other = self._by_converter(kind, quantize_io)
             if len(float_steps(other)) < left:
                 return other
@@ -86,20 +86,15 @@ class Conversion:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if kind == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if kind in INTEGERS:
+        if kind == "int8":
             check_no_loops(self.graph, self.function)
-            integers = INTEGERS[kind].activations
             if self.batches:  # otherwise the graph has the ranges
                 sets = tf.lite.OpsSet
-                target = {
-                    8: sets.TFLITE_BUILTINS_INT8,
-                    16: sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-                }
-                converter.target_spec.supported_ops = [target[integers], sets.TFLITE_BUILTINS]
+                target = [sets.TFLITE_BUILTINS_INT8, sets.TFLITE_BUILTINS]
+                converter.target_spec.supported_ops = target
                 converter.representative_dataset = self._one_by_one
             if quantize_io:
-                dtype = tf.dtypes.as_dtype(f"int{integers}")
-                converter.inference_input_type = converter.inference_output_type = dtype
+                converter.inference_input_type = converter.inference_output_type = tf.int8
         try:
             with warnings.catch_warnings():
                 # TensorFlow's calibrator itself uses the deprecated interpreter.

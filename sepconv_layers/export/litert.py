@@ -1,7 +1,6 @@
 """Exports models to LiteRT files for phones and microcontrollers, quantized or not."""
 
 import dataclasses
-import functools
 import os
 import tempfile
 import warnings
@@ -11,7 +10,14 @@ from typing import Any, Literal
 
 import keras
 
-from sepconv_layers.export.artifact import TOLERANCE, Artifact, Runner, export_checked, latency_ms
+from sepconv_layers.export.artifact import (
+    TOLERANCE,
+    Artifact,
+    Runner,
+    check_path,
+    export_checked,
+    latency_ms,
+)
 from sepconv_layers.export.calibration import (
     AUTO,
     LARGEST_SAMPLE,
@@ -149,6 +155,7 @@ def to_litert(
     pairs = internal_states(model, states)
     require("ai_edge_litert.interpreter", "export", "export.to_litert")
     _check_quantize(quantize, quantize_io, max_loss, validation_data)
+    check_path(Path(path), "litert")
     allowed = QUANTIZE[quantize] if tolerance == "auto" else tolerance
     check_calibration(model, quantize, calibration)
     if calibration is not None:
@@ -161,10 +168,9 @@ def to_litert(
     graph, is_learned = ExportGraph(model, shapes), is_aware(model)
     if quantize == AUTO:
         if validation_data is None:
-            batches, held_out = halves(batches)
-            true = None
+            (batches, held_out), classes = halves(batches), None
         else:
-            held_out, true = validation_of(model, validation_data)
+            held_out, classes = validation_of(model, validation_data)
             fixed_shapes(sample, held_out, "validation_data")
     conversion = Conversion(graph, batches)
     inputs = conversion.inputs
@@ -177,8 +183,7 @@ def to_litert(
 
     mix: Mix | None = None
     if quantize == AUTO:
-        unbound = functools.partial(finalize, name=model.name, inputs=inputs, outputs=graph.outputs)
-        judge = Judge(conversion, held_out, true, lambda content: unbound(content, labels=[]))
+        judge = Judge(conversion, held_out, classes)
         mix = smallest(conversion, judge, MAX_LOSS if max_loss is None else max_loss)
         content = mix.content
     else:

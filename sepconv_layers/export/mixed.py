@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sepconv_layers.export.conversion import Conversion
+from sepconv_layers.export.flatbuffer import finalize
 from sepconv_layers.export.inputs import Arrays
 from sepconv_layers.export.names import NamedArrays
 from sepconv_layers.export.origins import Origins
@@ -90,18 +91,13 @@ class Judge:
         conversion: The model.
         batches: The held-out inputs.
         labels: Their labels, if there are any.
-        finish: Makes a file of what the quantizer returns.
     """
 
     def __init__(
-        self,
-        conversion: Conversion,
-        batches: Sequence[Arrays],
-        labels: np.ndarray | None,
-        finish: Callable[[bytes], bytes],
+        self, conversion: Conversion, batches: Sequence[Arrays], labels: np.ndarray | None
     ) -> None:
         self.conversion, self.batches, self.labels = conversion, batches, labels
-        self.finish, self.name = finish, conversion.graph.outputs[0]
+        self.name = conversion.graph.outputs[0]
         self.probe = [array[:PROBED] for array in batches[0]]
         self.reference = self._first_outputs(conversion.graph.reference, batches)
         self.sizes = self.reference.shape
@@ -117,6 +113,11 @@ class Judge:
                 f"each output, of the shape {self.sizes[:-1]}. Received: the shape {labels.shape}."
             )
 
+    def file(self, content: bytes) -> bytes:
+        """Returns the file of what the quantizer returns, with states as inputs and outputs."""
+        graph = self.conversion.graph
+        return finalize(content, graph.model.name, self.conversion.inputs, graph.outputs, [])
+
     def loss(self, content: bytes) -> Loss:
         """What a file loses."""
         return loss_of(self.reference, self._outputs(content, self.batches), self.labels)
@@ -130,7 +131,7 @@ class Judge:
         model, inputs = self.conversion.graph.model.name, self.conversion.inputs
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "net.tflite"
-            path.write_bytes(self.finish(content))
+            path.write_bytes(self.file(content))
             run = checked_runner("litert", path, model, inputs)
             return self._first_outputs(run, batches)
 
@@ -206,7 +207,7 @@ def smallest(conversion: Conversion, judge: Judge, max_loss: float) -> Mix:
         else:
             low = middle + 1
     passing = [one for one in (found, wide) if one.loss.points <= max_loss] or [found]
-    return min(passing, key=lambda one: len(judge.finish(one.content)))
+    return min(passing, key=lambda one: len(judge.file(one.content)))
 
 
 def _layers(content: bytes, origins: Origins) -> list[Layer]:
@@ -245,7 +246,7 @@ def _path(conversion: Conversion, judge: Judge, layers: Sequence[Layer]) -> Iter
                 conversion, layers, [kind if at == index else exact for at in range(len(layers))]
             )
             layer.noise.append(judge.noise(content))
-            layer.bytes.append(len(judge.finish(content)))
+            layer.bytes.append(len(judge.file(content)))
     choice = [0] * len(layers)
     while any(kind < exact for kind in choice):
         index, kind = max(

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +113,13 @@ def measured_noise(
         A row for each tensor, the lowest SNR first.
     """
     reference, file = AllTensors(floats, inputs), AllTensors(content, inputs)
-    is_common = reference.details.keys() & file.details.keys()
+    found = {name for step in steps(content) for name in step.outputs}
     written = {
-        name: step.kind for step in steps(floats) for name in step.outputs if name in is_common
-    }
-    written = {
-        name: kind
-        for name, kind in written.items()
-        if reference.details[name]["dtype"] == np.float32
+        name: step.kind
+        for step in steps(floats)
+        for name in step.outputs
+        # A second conversion may have folded another part of the graph.
+        if name in found and _is_comparable(reference.details[name], file.details[name])
     }
     sums = {name: np.zeros(2) for name in written}
     sizes = dict.fromkeys(written, 0)
@@ -146,6 +145,11 @@ def measured_noise(
                     row = _row(origins, step.kind, "kernel", place, dtype, powers, expected.size)
                     rows.append(row)
     return tuple(sorted(rows, key=lambda row: math.inf if row.snr_db is None else row.snr_db))
+
+
+def _is_comparable(reference: Mapping[str, Any], details: Mapping[str, Any]) -> bool:
+    is_float = reference["dtype"] == np.float32
+    return is_float and np.array_equal(reference["shape"], details["shape"])
 
 
 def _powers(expected: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -55,7 +56,9 @@ def quantized(
     if not quantize_io:
         for end in (names.INPUT, names.OUTPUT):
             quantizer.update_quantization_recipe(".*", end, algorithm_key="no_quantize")
-    with contextlib.redirect_stderr(io.StringIO()):  # one of its progress bars has no switch
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        # One of its progress bars has no switch, and it looks at all tensors on purpose.
+        warnings.filterwarnings("ignore", "Warning: Enabling `experimental_preserve_all_tensors`")
         result = quantizer.quantize(
             _statistics(content, ranges), enable_progress_bar=False, enable_progress_report=False
         )
