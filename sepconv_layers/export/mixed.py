@@ -31,6 +31,7 @@ BEGINNING = (*WEIGHTED, "BATCH_MATMUL", "CONV_3D", "EMBEDDING_LOOKUP", "GATHER",
 PROBED = 32  # samples to measure the noise of single layers with
 LEAST = 20  # samples that an expectation needs
 NEAREST = 0.05  # share of samples, those with the smallest margins, that it is made from
+WINDOW = 4  # it is made from all margins up to so many times the mean error
 
 
 class Loss(NamedTuple):
@@ -56,8 +57,8 @@ def loss_of(reference: np.ndarray, outputs: np.ndarray, labels: np.ndarray | Non
     Without labels, a loss is a changed class; with them, a right class that is now a wrong one. Of
     a hundred samples, each is a point, but few are close to a change. So the expectation is from
     margins, by which the largest output exceeds the next one: a sample changes if its error is
-    larger than its margin. Small margins are equally frequent, with the density of the smallest 5 %
-    of them, and half of the errors go that way.
+    larger than its margin. Small margins are about equally frequent, as often as the smallest 5 %
+    of them are, and half of the errors go that way.
 
     Args:
         reference: The float model's outputs, with the classes on the last axis.
@@ -68,15 +69,18 @@ def loss_of(reference: np.ndarray, outputs: np.ndarray, labels: np.ndarray | Non
     reference, outputs = reference.reshape(-1, classes), outputs.reshape(-1, classes)
     rows, order = np.arange(len(reference)), np.argsort(reference, -1, kind="stable")
     best, second = order[:, -1], order[:, -2]
-    margins = (reference[rows, best] - reference[rows, second]).astype("float64")
-    errors = outputs[rows, best].astype("float64") - outputs[rows, second] - margins
+    margins, margins_now = (
+        array[rows, best].astype("float64") - array[rows, second] for array in (reference, outputs)
+    )
+    errors = margins_now - margins
     found = outputs.argmax(-1)
     if labels is None:
         matters, counted = np.ones(len(rows), bool), float((found != reference.argmax(-1)).mean())
     else:
         matters = best == labels.reshape(-1)
         counted = float(matters.mean() - (found == labels.reshape(-1)).mean())
-    count = min(len(rows), max(LEAST, round(NEAREST * len(rows))))
+    close = int((margins < WINDOW * np.abs(errors).mean()).sum())
+    count = min(len(rows), max(LEAST, round(NEAREST * len(rows)), close))
     nearest = np.argsort(margins, kind="stable")[:count]
     size, largest = float(np.abs(errors[nearest]).mean()), float(margins[nearest].max())
     share = count / len(rows) * min(1.0, size / (2 * largest) if largest else float(size > 0))
@@ -198,7 +202,7 @@ def smallest(conversion: Conversion, judge: Judge, max_loss: float) -> Mix:
         return first
     wide = mix([1] * len(layers))
     path = list(_path(conversion, judge, layers))
-    low, high, found = 0, len(path) - 1, mix(path[-1])
+    low, high, found = 0, len(path) - 1, (floats := mix(path[-1]))
     while low < high:  # the loss falls along the path
         middle = (low + high) // 2
         one = mix(path[middle])
@@ -206,8 +210,8 @@ def smallest(conversion: Conversion, judge: Judge, max_loss: float) -> Mix:
             high, found = middle, one
         else:
             low = middle + 1
-    passing = [one for one in (found, wide) if one.loss.points <= max_loss] or [found]
-    return min(passing, key=lambda one: len(judge.file(one.content)))
+    passing = [one for one in (found, wide) if one.loss.points <= max_loss]
+    return min([*passing, floats], key=lambda one: len(judge.file(one.content)))
 
 
 def _layers(content: bytes, origins: Origins) -> list[Layer]:
