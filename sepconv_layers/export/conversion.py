@@ -9,7 +9,14 @@ import numpy as np
 from sepconv_layers.export.errors import check_no_loops, conversion_error
 from sepconv_layers.export.graph import ExportGraph
 from sepconv_layers.export.inputs import Arrays
-from sepconv_layers.export.quantizer import INTEGERS, Ranges, float_steps, quantized
+from sepconv_layers.export.quantizer import (
+    CONVERTING,
+    INTEGERS,
+    Ranges,
+    float_steps,
+    quantized,
+    steps,
+)
 from sepconv_layers.export.tensors import AllTensors, measured_ranges
 from sepconv_layers.quantize.insertion import is_aware
 
@@ -56,10 +63,11 @@ class Conversion:
         return self._in_integers(kind, quantize_io)
 
     def _in_integers(self, kind: str, quantize_io: bool) -> bytes:
-        """By LiteRT Quantizer, or int8 by the converter if that leaves fewer operators in floats.
+        """By LiteRT Quantizer, or int8 by the converter if that needs fewer floats or roundings.
 
-        LiteRT Quantizer 0.11 does not know REDUCE_MAX, which text nets have. For int16 activations
-        the converter knows no integer inputs, which they have too.
+        LiteRT Quantizer 0.11 does not know REDUCE_MAX, which text nets have, and rounds the inputs
+        of a concatenation again, where the converter gives them its scale. For int16 activations
+        the converter knows no integer inputs, such as tokens.
         """
         ranges = self.ranges
         try:
@@ -69,10 +77,9 @@ class Conversion:
             if kind != "int8":
                 raise
             return self._by_converter(kind, quantize_io)
-        if kind == "int8" and (left := len(float_steps(found))):
-            other = self._by_converter(kind, quantize_io)
-            if len(float_steps(other)) < left:
-                return other
+        ends = 0 if quantize_io else len(self.graph.specs) + len(self.graph.outputs)
+        if kind == "int8" and _overhead(found) > (0, ends):
+            return min(found, self._by_converter(kind, quantize_io), key=_overhead)
         return found
 
     def _by_converter(self, kind: str | None, quantize_io: bool = False) -> bytes:
@@ -108,3 +115,8 @@ class Conversion:
             for index in range(len(batch[0])):
                 arrays = [array[index : index + 1] for array in batch]
                 yield dict(zip(self.inputs, arrays, strict=True))
+
+
+def _overhead(content: bytes) -> tuple[int, int]:
+    """The number of operators in floats, and of those that only convert or round again."""
+    return len(float_steps(content)), sum(step.kind in CONVERTING for step in steps(content))
