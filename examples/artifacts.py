@@ -91,7 +91,8 @@ def export_all(
         for kind in kinds:
             artifact = writers[kind]()
             record = dataclasses.asdict(artifact)
-            record = {key: value for key, value in record.items() if key not in ("path", "kind")}
+            left_out = ("path", "kind", "report")
+            record = {key: value for key, value in record.items() if key not in left_out}
             if kind != "hub":  # a hub model takes other inputs than the test part has
                 file = artifact.path / "model.tflite" if kind == "micro" else artifact.path
                 net, starts = export.load(file), range(0, len(x), BATCH)

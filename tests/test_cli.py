@@ -61,6 +61,7 @@ def folder(tmp_path_factory):
             for name in ("config.json", "metadata.json"):
                 archive.writestr(name, source.read(name))
     np.save(folder / "images.npy", images)
+    np.save(folder / "classes.npy", np.zeros(len(images), int))
     np.savez(folder / "images.npz", images=images, labels=np.zeros(20))
     np.save(folder / "wrong.npy", images[..., :2])
     np.savez(folder / "others.npz", x=images, y=images)
@@ -153,6 +154,11 @@ def test_export_to_each_kind(run, folder):
         ("--to hub --labels labels.txt", "separable-hub"),
         ("--to litert --sample images.npz --tolerance 0.01", "separable.tflite"),
         ("--to litert --quantize int8 --calibration images.npy", "separable-int8.tflite"),
+        (
+            "--to litert --quantize auto --calibration images.npy --validation images.npy "
+            "--validation-labels classes.npy --max-loss 100 --report noise",
+            "separable-auto.tflite",
+        ),
         ("--to onnx --output other.onnx --tolerance any", "other.onnx"),
     ):
         code, out, err = run(f"export separable.keras {arguments}")
@@ -162,7 +168,9 @@ def test_export_to_each_kind(run, folder):
         assert ("random numbers" in out) == ("images" not in arguments)
         assert sl.timing.device() in out and f"keras {keras.__version__}" in out
         (found,) = export.load(folder / name)(images)
-        np.testing.assert_allclose(found, expected, atol=0.1 if "int8" in name else 1e-5)
+        np.testing.assert_allclose(found, expected, atol=0.1 if "quantize" in arguments else 1e-5)
+        assert ("Noisiest tensors" in out) == ("quantize" in arguments)
+    assert (folder / "noise" / "report.md").is_file()
     assert (folder / "separable-hub" / "assets" / "labels.txt").is_file()
     _, out, _ = run("export separable.keras --to onnx --output other.onnx")
     assert "(replaced an older one)" in out
@@ -339,6 +347,10 @@ def test_mistakes_of_an_export_are_named(run, folder, arguments, message):
         ("export separable.keras --to litert --quantize int8", "--calibration must be given"),
         ("export separable.keras --to litert --calibration images.npy", "and only with them"),
         ("export separable.keras --to micro", "--calibration must be given"),
+        ("export separable.keras --to onnx --max-loss 1", "--max-loss is for --quantize auto"),
+        ("export separable.keras --to onnx --max-loss 101", "a number from 0 to 100"),
+        ("export separable.keras --to onnx --validation-labels y.npy", "with --validation"),
+        ("export separable.keras --to litert --report noise", "--report is for --quantize"),
         ("export separable.keras --to onnx --tolerance -1", "a non-negative number, or `any`"),
         ("export separable.keras --to onnx --tolerance small", "'small' must be a number"),
         ("bench separable.keras --batch-size 0", "'0' must be a positive integer"),

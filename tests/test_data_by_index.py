@@ -305,7 +305,7 @@ def test_ranges_of_data_by_index(data):
 @pytest.mark.parametrize("form", ["memory-mapped", "hdf5", "one by one", "torch"])
 def test_files_are_calibrated_by_index(form, tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_litert")
-    monkeypatch.setattr("sepconv_layers.export.litert.LARGEST_SAMPLE", 10)  # several pieces
+    monkeypatch.setattr("sepconv_layers.export.calibration.LARGEST_SAMPLE", 10)  # several pieces
 
     net = make_net()
 

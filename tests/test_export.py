@@ -503,7 +503,7 @@ def test_what_has_no_operator_is_refused(function, tmp_path):
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (export.to_litert, {"quantize": "int4"}, "`quantize` argument must be one of"),
+        (export.to_litert, {"quantize": "int2"}, "`quantize` argument must be one of"),
         (export.to_litert, {"quantize": "int8"}, "`calibration` argument must be inputs to"),
         (export.to_litert, {"calibration": np.ones((2, 20, 4))}, "with quantize=None"),
         (

@@ -89,19 +89,17 @@ def _unknown_objects(config: Any) -> Iterator[str]:
             yield from _unknown_objects(value)
 
 
+def load_array(path: Path) -> np.ndarray:
+    """Returns the only array in a file."""
+    arrays = _arrays_in(path)
+    if len(arrays) != 1:
+        raise ValueError(f"{path} must hold one array. Received: {sorted(arrays)}")
+    return next(iter(arrays.values()))
+
+
 def load_arrays(path: Path, model: keras.Model) -> Any:
     """Returns the array in a file, or a list of arrays if the model has several inputs."""
-    try:
-        with open(regular(path), "rb") as file:
-            content = np.load(file, allow_pickle=False)
-            arrays = (
-                {"an unnamed array": content} if isinstance(content, np.ndarray) else dict(content)
-            )
-    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} must be a .npy or .npz file of numbers, as written by `numpy.save` or "
-            f"`numpy.savez`. Received: one that cannot be read: {first_line(error)}"
-        ) from error
+    arrays = _arrays_in(path)
     names = [tensor.name for tensor in model.inputs]
     if len(names) == len(arrays) == 1:
         return next(iter(arrays.values()))
@@ -112,6 +110,19 @@ def load_arrays(path: Path, model: keras.Model) -> Any:
         )
     chosen = [arrays[name] for name in names]
     return chosen if len(chosen) > 1 else chosen[0]
+
+
+def _arrays_in(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with open(regular(path), "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            is_array = isinstance(content, np.ndarray)
+            return {"an unnamed array": content} if is_array else dict(content)
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} must be a .npy or .npz file of numbers, as written by `numpy.save` or "
+            f"`numpy.savez`. Received: one that cannot be read: {first_line(error)}"
+        ) from error
 
 
 def load_labels(path: Path) -> list[str]:

@@ -76,6 +76,14 @@ def tolerance(text: str) -> float | str:
     return value
 
 
+def points(text: str) -> float:
+    """Percentage points, from 0 to 100."""
+    value = _number(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0 to 100")
+    return value
+
+
 def _number(text: str) -> float:
     try:
         return float(text)

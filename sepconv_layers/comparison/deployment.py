@@ -21,8 +21,9 @@ def unavailable() -> str | None:
     """Why LiteRT files cannot be written here, or `None` if they can."""
     if keras.backend.backend() != "tensorflow":
         return f"LiteRT files need the TensorFlow backend, not {keras.backend.backend()}."
-    if find_spec("ai_edge_litert") is None:
-        return "LiteRT files need the package ai-edge-litert: `pip install sepconv-layers[export]`."
+    for package in ("ai_edge_litert", "litert_quantizer"):
+        if find_spec(package) is None:
+            return f"LiteRT files need {package!r}: `pip install 'sepconv-layers[export]'`."
     return None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from sepconv_layers.export.origins import Origins
 from sepconv_layers.graph_edit import ModelGraph
 
 # How converters and checkers name one or several types of operations.
@@ -23,8 +24,6 @@ LOOPS = {"While", "StatelessWhile", "If", "StatelessIf"}
 # How TensorFlow Lite Micro names an operator that it cannot run: by kind, or by its number.
 LACKING = re.compile(r"Didn't find op for builtin opcode '(\w+)'")
 FAILED = re.compile(r"Node (\w+) \(number (\d+)f?\) failed to (?:prepare|invoke)")
-# How the converter names an output of the model, in the order of the outputs' names.
-OUTPUT = re.compile(r"StatefulPartitionedCall:(\d+)")
 LONGEST_REASON = 300  # characters of a converter error that names no operation
 
 
@@ -136,7 +135,8 @@ def micro_error(graph: Any, operators: Sequence[Any], printed: str) -> ValueErro
             f"TensorFlow Lite Micro cannot run the converted model {graph.model.name!r}: "
             f"{lines[-1]}"
         )
-    layers = list(dict.fromkeys(_origin(graph, output) for output in outputs))
+    origins = Origins(graph)
+    layers = list(dict.fromkeys(_origin(origins, output) for output in outputs))
     need = "needs" if len(layers) == 1 else "need"
     return ValueError(
         "The `model` argument must be a model of operators that TensorFlow Lite Micro has. "
@@ -144,21 +144,7 @@ def micro_error(graph: Any, operators: Sequence[Any], printed: str) -> ValueErro
     )
 
 
-def _origin(graph: Any, output: str) -> str:
-    """Describes the layer that a tensor of a converted file comes from.
-
-    Args:
-        graph: The `ExportGraph`.
-        output: The name of the tensor, such as "net_1/block_1/conv_1/Conv2D;net_1/block_1/add".
-    """
-    model = graph.folded
-    if end := OUTPUT.fullmatch(output):
-        index = graph.outputs.index(sorted(graph.outputs)[int(end[1])])
-        output = model.outputs[index]._keras_history.operation.name
-    layers = {node.operation.name: node.operation for node in ModelGraph(model).nodes}
-    words = [word for path in output.split(";") for word in reversed(path.split("/"))]
-    # TensorFlow numbers the scopes of calls: that of the layer "conv" may be "conv_1".
-    for word in (*(re.sub(r"_\d+$", "", word) for word in words), *words):
-        if isinstance(layers.get(word), keras.Layer):
-            return f"the layer {_described(layers[word])}"
-    return f"the operation {output!r}"
+def _origin(origins: Origins, output: str) -> str:
+    """Describes the layer that a tensor of a converted file comes from."""
+    layer = origins.layer(output)
+    return f"the operation {output!r}" if layer is None else f"the layer {_described(layer)}"

@@ -1,23 +1,46 @@
 """Exports models to LiteRT files for phones and microcontrollers, quantized or not."""
 
-import math
+import dataclasses
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
-from sepconv_layers import sources
-from sepconv_layers.export.artifact import TOLERANCE, Artifact, Runner, export_checked, latency_ms
+from sepconv_layers.export.artifact import (
+    TOLERANCE,
+    Artifact,
+    Runner,
+    check_path,
+    export_checked,
+    latency_ms,
+)
+from sepconv_layers.export.calibration import (
+    AUTO,
+    LARGEST_SAMPLE,
+    calibration_batches,
+    check_calibration,
+    fixed_shapes,
+    halves,
+    validation_of,
+)
 from sepconv_layers.export.checks import check_arguments
-from sepconv_layers.export.errors import check_no_loops, conversion_error
+from sepconv_layers.export.conversion import Conversion
 from sepconv_layers.export.flatbuffer import finalize
 from sepconv_layers.export.graph import ExportGraph
 from sepconv_layers.export.inputs import Arrays, sample_for
+from sepconv_layers.export.mixed import Judge, Mix, smallest
+from sepconv_layers.export.noise import (
+    MEASURED,
+    QuantizationReport,
+    float_note,
+    measured_noise,
+)
+from sepconv_layers.export.origins import Origins
+from sepconv_layers.export.quantizer import INTEGERS, PACKAGE
 from sepconv_layers.export.runtimes import checked_runner
 from sepconv_layers.export.variables import in_turn, internal_states
 from sepconv_layers.extras import require
@@ -28,10 +51,22 @@ QUANTIZE: dict[str | None, float | None] = {
     None: TOLERANCE,
     "float16": 1e-2,
     "dynamic": None,
-    "int8": None,
+    **dict.fromkeys(INTEGERS),
+    AUTO: None,
 }
 SLOWER = 3.0  # "dynamic" warns from this multiple of the float32 latency
-LARGEST_SAMPLE = 100  # samples of the calibration to run the artifact with, if no others are given
+MAX_LOSS = 0.2  # points that "auto" may lose, if the user states none
+
+
+@dataclasses.dataclass(frozen=True)
+class LitertArtifact(Artifact):
+    """A LiteRT file, and how it ran.
+
+    Attributes:
+        report: The noise of each tensor, a `QuantizationReport`; `None` for float32 and float16.
+    """
+
+    report: QuantizationReport | None = None
 
 
 def to_litert(
@@ -44,7 +79,9 @@ def to_litert(
     quantize_io: bool = False,
     tolerance: float | Literal["auto"] | None = "auto",
     states: str = "explicit",
-) -> Artifact:
+    max_loss: float | None = None,
+    validation_data: Any = None,
+) -> LitertArtifact:
     """Exports a model to a LiteRT (formerly TensorFlow Lite) file, usually named `.tflite`.
 
     Batch normalization is folded into the convolutions. The file has built-in operators only, also
@@ -58,32 +95,45 @@ def to_litert(
         quantize: `None` for float32; `"float16"` for weights of half the size; `"dynamic"` for int8
             weights in kernels of 1,024 values or more, with a warning if they make the model
             several times slower than float32; `"int8"` for int8 weights, with one scale per
-            channel, and int8 activations. Operators without an int8 kernel stay in float32.
-        calibration: For `"int8"`, about a hundred typical inputs, which set the range of each
-            activation: a batch, or an iterable of batches. A batch is an array, or a list or
-            dictionary of arrays for several inputs. Arrays on disk and data sets with `len` and
-            `[indices]` are read piece by piece. A model of `quantize.aware` has learned its
-            ranges: it needs `"int8"` and takes no calibration.
+            channel, and int8 activations; `"int16x8"` for int8 weights and int16 activations;
+            `"int4"` for int8 activations, and weights of 4 bits in convolutions and dense layers,
+            but of 8 bits in depthwise and transposed ones; `"auto"` for the smallest file of layers
+            in int8, int16x8 and float32 that loses no more than `max_loss`. Operators without such
+            a kernel stay in float32; the report names them.
+        calibration: For the kinds of integers and `"auto"`, about a hundred typical inputs, which
+            set the range of each activation: a batch, or an iterable of batches. A batch is an
+            array, or a list or dictionary of arrays for several inputs. Arrays on disk and data
+            sets with `len` and `[indices]` are read piece by piece. A model of `quantize.aware` has
+            learned its ranges: it needs `"int8"` and takes no calibration.
         sample: A batch of inputs to run the artifact with, one by one. Where the model has open
             sizes, the file gets the sample's. By default samples of the calibration, or random
             numbers.
         labels: Names of the classes, in the order of the outputs. They become `labels.txt` in the
             file's metadata, where MediaPipe looks for them and any ZIP reader finds them.
-        quantize_io: For `"int8"`, whether inputs and outputs are int8 too, as microcontrollers
-            need. Their scales and zero points are in the tensor details.
+        quantize_io: For `"int8"`, `"int16x8"` and `"int4"`, whether inputs and outputs have the
+            type of the activations too, as microcontrollers need. Their scales and zero points are
+            in the tensor details.
         tolerance: Largest difference to allow between the model and the artifact, relative to the
             largest absolute output (or to 1, if that is less); `None` for any. By default 0.001 for
-            float32, 0.01 for `"float16"`, and any for `"dynamic"` and `"int8"`, where `agreement`
-            says more.
+            float32, 0.01 for `"float16"`, and any for the others, where `agreement` says more.
         states: For the `model` of `streaming.to_streaming`. `"explicit"` keeps its states as inputs
             and outputs of the file. With `"internal"`, the file keeps them as variables, and runs
             from chunk to chunk: it starts anew when it is loaded anew.
+        max_loss: For `"auto"`, the largest loss in percentage points, 0.2 by default. It is counted
+            on held-out samples, and expected on others like them from how close those are to
+            another class; both must pass. Without labels, the loss is the share of samples that
+            get another class than by the model; with labels, the share that the model gets right
+            and the file does not.
+        validation_data: For `"auto"`, the held-out samples: inputs, as for `calibration`, or a
+            tuple `(inputs, labels)` with the index of each sample's class. A few hundred make the
+            expectation reliable. By default, half of the calibration is held out from measuring the
+            ranges.
 
     Returns:
-        An `Artifact`.
+        A `LitertArtifact`.
 
     Raises:
-        ImportError: If the package `ai-edge-litert` is missing.
+        ImportError: If a package of the extra `export` is missing.
         ValueError: If an argument is invalid, the backend is not TensorFlow, an operation of the
             model has no built-in operator, or the artifact differs by more than the tolerance. An
             older file at `path` then stays.
@@ -104,59 +154,101 @@ def to_litert(
     names = check_arguments("export.to_litert", model, labels)
     pairs = internal_states(model, states)
     require("ai_edge_litert.interpreter", "export", "export.to_litert")
-    _check_quantize(quantize, quantize_io)
+    _check_quantize(quantize, quantize_io, max_loss, validation_data)
+    check_path(Path(path), "litert")
     allowed = QUANTIZE[quantize] if tolerance == "auto" else tolerance
     check_calibration(model, quantize, calibration)
+    if calibration is not None:
+        require(PACKAGE, "export", "export.to_litert")
     batches = [] if calibration is None else calibration_batches(model, calibration)
     if sample is None and batches:
         sample = [array[:LARGEST_SAMPLE] for array in batches[0]]
     sample = sample_for(model, sample)
-    graph = ExportGraph(model, fixed_shapes(sample, batches))
-    inputs = [spec.name for spec in graph.specs]
-    is_learned = is_aware(model)
+    shapes = fixed_shapes(sample, batches)
+    graph, is_learned = ExportGraph(model, shapes), is_aware(model)
+    if quantize == AUTO:
+        if validation_data is None:
+            (batches, held_out), classes = halves(batches), None
+        else:
+            held_out, classes = validation_of(model, validation_data)
+            fixed_shapes(sample, held_out, "validation_data")
+    conversion = Conversion(graph, batches)
+    inputs = conversion.inputs
 
-    def write(beside: Path, kind: str | None = quantize) -> None:
-        content = converted(graph, kind, batches, quantize_io)
-        content = finalize(content, model.name, inputs, graph.outputs, names, is_learned, pairs)
-        beside.write_bytes(content)
+    def finish(content: bytes) -> bytes:
+        return finalize(content, model.name, inputs, graph.outputs, names, is_learned, pairs)
 
     def load(beside: Path) -> Runner:
         return checked_runner("litert", beside, model.name, inputs)
 
+    mix: Mix | None = None
+    if quantize == AUTO:
+        judge = Judge(conversion, held_out, classes)
+        mix = smallest(conversion, judge, MAX_LOSS if max_loss is None else max_loss)
+        content = mix.content
+    else:
+        content = conversion.content(quantize, quantize_io)
     reference = in_turn(graph.reference, pairs, inputs) if pairs else graph.reference
-    artifact = export_checked("litert", path, reference, sample, write, load, allowed)
+    artifact = export_checked(
+        "litert",
+        path,
+        reference,
+        sample,
+        lambda beside: beside.write_bytes(finish(content)),
+        load,
+        allowed,
+    )
     if quantize == "dynamic":
         with tempfile.TemporaryDirectory() as folder:
             beside = Path(folder) / "float.tflite"
-            write(beside, None)
+            beside.write_bytes(finish(conversion.floats))
             _warn_if_slower(artifact, latency_ms(load(beside), sample))
-    return artifact
+    report = None
+    if quantize not in (None, "float16"):
+        arrays = [array[:MEASURED] for array in sample]
+        report = _report(conversion, str(quantize), content, arrays, mix)
+    return LitertArtifact(**vars(artifact), report=report)
 
 
-def _check_quantize(quantize: str | None, quantize_io: bool) -> None:
+def _report(
+    conversion: Conversion, quantize: str, content: bytes, arrays: Arrays, mix: Mix | None
+) -> QuantizationReport:
+    origins = Origins(conversion.graph)
+    return QuantizationReport(
+        name=conversion.graph.model.name,
+        quantize=quantize,
+        layers=measured_noise(conversion.floats, content, conversion.inputs, arrays, origins),
+        samples=len(arrays[0]),
+        loss=None if mix is None else mix.loss.points,
+        kinds={} if mix is None else mix.kinds,
+        notes=float_note(content, origins) if quantize in INTEGERS else mix.notes if mix else (),
+    )
+
+
+def _check_quantize(
+    quantize: str | None, quantize_io: bool, max_loss: float | None, validation_data: Any
+) -> None:
     if quantize not in tuple(QUANTIZE):
         raise ValueError(
             f"The `quantize` argument must be one of {tuple(QUANTIZE)}. Received: "
             f"quantize={quantize!r}"
         )
-    if quantize_io and quantize != "int8":
+    if quantize_io and quantize not in INTEGERS:
         raise ValueError(
-            "The `quantize_io` argument is for quantize='int8' only. Received: quantize_io="
-            f"{quantize_io!r} with quantize={quantize!r}"
+            f"The `quantize_io` argument is for `quantize` in {tuple(INTEGERS)} only. Received: "
+            f"quantize_io={quantize_io!r} with quantize={quantize!r}"
         )
-
-
-def fixed_shapes(sample: Arrays, batches: Sequence[Arrays]) -> list[tuple[int, ...]]:
-    """Returns the shapes of one sample, which all batches of the calibration must have."""
-    shapes = [(1, *array.shape[1:]) for array in sample]
-    for batch in batches:
-        found = [(1, *array.shape[1:]) for array in batch]
-        if found != shapes:
+    for name, value in (("max_loss", max_loss), ("validation_data", validation_data)):
+        if value is not None and quantize != AUTO:
             raise ValueError(
-                f"The `calibration` argument must have inputs of the sample's sizes, {shapes}. "
-                f"Received: inputs of the sizes {found}."
+                f"The `{name}` argument is for quantize='auto' only. Received: quantize="
+                f"{quantize!r}"
             )
-    return shapes
+    if max_loss is not None and not (isinstance(max_loss, int | float) and 0 <= max_loss <= 100):
+        raise ValueError(
+            "The `max_loss` argument must be a number of points from 0 to 100. Received: max_loss="
+            f"{max_loss!r}"
+        )
 
 
 def _warn_if_slower(artifact: Artifact, float_ms: float) -> None:
@@ -168,115 +260,3 @@ def _warn_if_slower(artifact: Artifact, float_ms: float) -> None:
             "time. quantize=None or 'int8' is faster.",
             stacklevel=3,
         )
-
-
-def check_calibration(model: keras.Model, quantize: str | None, calibration: Any) -> None:
-    """Raises a `ValueError` unless there are inputs to measure ranges just where they are needed.
-
-    Args:
-        model: The model.
-        quantize: The argument of `to_litert`.
-        calibration: The argument of `to_litert`.
-    """
-    kind = None if calibration is None else type(calibration).__name__
-    received = f"calibration={kind} with quantize={quantize!r}"
-    if is_aware(model):
-        if quantize != "int8" or calibration is not None:
-            raise ValueError(
-                "A model of `quantize.aware` has learned its ranges, and needs quantize='int8' and "
-                f"calibration=None. Received: {received}"
-            )
-        return
-    if (calibration is None) == (quantize == "int8"):
-        raise ValueError(
-            "The `calibration` argument must be inputs to measure the ranges of activations for "
-            f"quantize='int8', and None otherwise. Received: {received}"
-        )
-
-
-def calibration_batches(model: keras.Model, calibration: Any) -> Sequence[Arrays]:
-    """Returns the batches of the calibration, each as a list of arrays."""
-    is_list = isinstance(calibration, list | tuple)
-    is_batch = (
-        hasattr(calibration, "shape")
-        or isinstance(calibration, dict)
-        or (
-            is_list
-            and len(model.inputs) > 1
-            and all(hasattr(each, "shape") for each in calibration)
-        )
-    )
-    if (is_batch or not is_list) and sources.is_by_sample(calibration):
-        data = sources.sources_of(calibration, "The `calibration` argument")
-        lengths = {len(source) for source in keras.tree.flatten(data)}
-        if len(lengths) == 1 and 0 not in lengths:
-            return _Pieces(model, data)
-    if is_batch:
-        calibration = [calibration]
-    elif not isinstance(calibration, Iterable):
-        raise ValueError(
-            "The `calibration` argument must be a batch of inputs or an iterable of batches. "
-            f"Received: calibration={calibration!r}"
-        )
-    batches = [sample_for(model, batch, "calibration") for batch in calibration]
-    if not batches:
-        raise ValueError("The `calibration` argument must hold inputs. Received: no batch.")
-    return batches
-
-
-class _Pieces(Sequence[Arrays]):
-    """Batches of data that are read by index, when they are needed."""
-
-    def __init__(self, model: keras.Model, data: Any) -> None:
-        self.model, self.data = model, data
-        self[0]  # an early error if the data do not fit the model
-
-    def __len__(self) -> int:
-        return math.ceil(sources.count_of(self.data) / LARGEST_SAMPLE)
-
-    def __getitem__(self, index: Any) -> Any:
-        if index >= len(self):
-            raise IndexError
-        part = slice(index * LARGEST_SAMPLE, (index + 1) * LARGEST_SAMPLE)
-        inputs = sources.inputs_at(self.data, part, len(self.model.inputs))
-        return sample_for(self.model, inputs, "calibration")
-
-
-def converted(
-    graph: ExportGraph, quantize: str | None, batches: Sequence[Arrays], quantize_io: bool
-) -> bytes:
-    """Returns a model as the converter writes it, to be finished by `finalize`."""
-    import tensorflow as tf
-
-    function, holder = graph.trace(for_litert=True), tf.Module()
-    # Held as TensorFlow variables, which the converter recognizes as constants.
-    holder.weights = list(function.variables)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
-    if quantize is not None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantize == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if quantize == "int8":
-        check_no_loops(graph, function)
-        if batches:  # otherwise the graph has the ranges
-            sets = tf.lite.OpsSet
-            converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8, sets.TFLITE_BUILTINS]
-            converter.representative_dataset = lambda: _one_by_one(graph, batches)
-        if quantize_io:
-            converter.inference_input_type = converter.inference_output_type = tf.int8
-    try:
-        with warnings.catch_warnings():
-            # TensorFlow's calibrator itself uses the deprecated interpreter.
-            warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
-            return converter.convert()
-    except Exception as error:  # the converter raises several types
-        raise conversion_error("LiteRT", graph, function, error) from error
-
-
-def _one_by_one(graph: ExportGraph, batches: Sequence[Arrays]) -> Iterator[dict[str, np.ndarray]]:
-    for batch in batches:
-        for index in range(len(batch[0])):
-            yield {
-                spec.name: array[index : index + 1]
-                for spec, array in zip(graph.specs, batch, strict=True)
-            }

@@ -21,18 +21,19 @@ from sepconv_layers.export.artifact import (
     compare_outputs,
     keep_others,
 )
+from sepconv_layers.export.calibration import (
+    calibration_batches,
+    check_calibration,
+    fixed_shapes,
+)
 from sepconv_layers.export.checks import check_arguments
+from sepconv_layers.export.conversion import Conversion
 from sepconv_layers.export.errors import micro_error
 from sepconv_layers.export.flatbuffer import finalize, operators
 from sepconv_layers.export.graph import ExportGraph
 from sepconv_layers.export.inputs import Arrays, sample_for
-from sepconv_layers.export.litert import (
-    calibration_batches,
-    check_calibration,
-    converted,
-    fixed_shapes,
-)
 from sepconv_layers.export.npu import npu_estimate
+from sepconv_layers.export.quantizer import PACKAGE
 from sepconv_layers.export.tflm import ReferenceKernels, TflmError, TflmRun, run_in_tflm
 from sepconv_layers.export.variables import States, in_turn, internal_states
 from sepconv_layers.extras import require
@@ -141,12 +142,14 @@ def to_micro(
     path = Path(folder)
     check_path(path, "micro", "folder")
     check_calibration(model, "int8", calibration)
+    if calibration is not None:
+        require(PACKAGE, "micro", "export.to_micro")
     batches = [] if calibration is None else calibration_batches(model, calibration)
     if sample is None and batches:
         sample = [array[:LARGEST_SAMPLE] for array in batches[0]]
     arrays = sample_for(model, sample)
     graph = ExportGraph(model, fixed_shapes(arrays, batches))
-    content = converted(graph, "int8", batches, quantize_io=True)
+    content = Conversion(graph, batches).content("int8", quantize_io=True)
     found: dict[str, Any] = {}
 
     def write_and_check(beside: Path) -> None:
