@@ -45,7 +45,7 @@ IMPORTS: dict[str, set[str]] = {
     "streaming": {"arguments", "blocks", "class_table", "graph_edit", "ops", "quantize"},
     "export": {
         *("arguments", "convert", "cost", "extras", "files", "graph_edit", "ops", "quantize"),
-        *("sources", "streaming", "timing"),
+        *("sources", "streaming", "tables", "timing"),
     },
     # on top
     "comparison": {
