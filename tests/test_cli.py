@@ -105,7 +105,7 @@ def test_help_has_examples_that_are_commands(run):
         code, out, _ = run(f"{command} --help")
         assert code == 0
         commands += re.findall(r"^  (?:\w+=\w+ )?sepconv ([^>\n]*)", out, re.MULTILINE)
-    assert len(commands) == 13
+    assert len(commands) == 14
     for command in commands:
         cli.make_parser().parse_args(command.split())
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import sepconv_layers as sl
+from sepconv_layers.ops import choice
 from tests.backends import BACKEND
 
 RNG = np.random.default_rng(0)
@@ -136,15 +137,17 @@ def test_convolutions_have_forward_and_second_derivatives_on_jax(shape, kernel_s
 @pytest.mark.parametrize(
     ("operator", "shapes", "arguments"),
     [
-        (sl.ops.depthwise_conv, [(1, 9, 2), (3, 2, 1)], {"padding": "causal"}),
+        (sl.ops.depthwise_conv, [(1, 4, 3, 1), (3, 2, 1, 1)], {"padding": "causal"}),
         (sl.ops.depthwise_conv, [(1, 5, 4, 2), (3, 3, 2, 1)], {"strides": 2, "padding": "same"}),
-        (sl.ops.depthwise_conv, [(1, 9, 8, 1), (8, 7, 1, 1)], {"padding": "same"}),  # in loops
         (sl.ops.conv, [(1, 4, 3, 3, 2), (3, 3, 3, 2, 2)], {"padding": "same"}),
     ],
 )
-def test_xla_differentiates_a_convolution_three_times(operator, shapes, arguments):
+def test_xla_differentiates_a_convolution_three_times(operator, shapes, arguments, monkeypatch):
     import tensorflow as tf
 
+    if arguments["padding"] == "causal":  # in loops, as large kernels are
+        monkeypatch.setattr(choice, "MAX_UNROLLED_TAPS", 1)
+        monkeypatch.setattr(choice, "MAX_UNROLLED_WEIGHTS", 2)
     tensors = [tf.constant(RNG.normal(size=shape) / 3) for shape in shapes]
 
     def derivative(order, *tensors):

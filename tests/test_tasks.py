@@ -287,7 +287,6 @@ def test_binary_masks_and_functions_may_be_given():
     arguments = {
         "loss": "binary_crossentropy",
         "metrics": ["accuracy", distance],
-        "convs": "standard",
     }
     net = partial(build, is_dense=True, end="sigmoid")
     data = parts_of(mask)

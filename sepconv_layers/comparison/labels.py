@@ -119,9 +119,10 @@ def same_labels(found: Mapping[str, Labels]) -> Labels:
     first = found["train"]
     for name, labels in found.items():
         if (labels.kind, labels.shape) != (first.kind, first.shape):
+            advice = " Convert one-hot labels by `y.argmax(-1)`." if labels.is_one_hot else ""
             raise ValueError(
                 f"The labels of the {name!r} part must be {first}, as those of the 'train' part "
-                f"are. Received: {labels}."
+                f"are. Received: {labels}.{advice}"
             )
     every = found.values()
     return dataclasses.replace(
