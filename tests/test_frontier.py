@@ -325,7 +325,7 @@ def test_a_page_shows_frontiers_and_their_margins(found, tmp_path, monkeypatch):
 
 def test_an_argument_that_compare_does_not_have_is_named():
     with pytest.raises(
-        TypeError, match=r"unexpected argument 'epoch'.*: loss, .*, epochs, batch_size"
+        TypeError, match="unexpected argument 'epoch'.*: loss, .*, epochs,"
     ):
         run(epoch=1)
     with pytest.raises(TypeError, match="unexpected argument 'convs'"):
