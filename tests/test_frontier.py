@@ -324,9 +324,7 @@ def test_a_page_shows_frontiers_and_their_margins(found, tmp_path, monkeypatch):
 
 
 def test_an_argument_that_compare_does_not_have_is_named():
-    with pytest.raises(
-        TypeError, match="unexpected argument 'epoch'.*: loss, .*, epochs,"
-    ):
+    with pytest.raises(TypeError, match="unexpected argument 'epoch'.*: loss, .*, epochs,"):
         run(epoch=1)
     with pytest.raises(TypeError, match="unexpected argument 'convs'"):
         run(convs="separable")
