@@ -49,8 +49,8 @@ class _Axis:
 def correlate(inputs: Any, weights: Any, geometry: Geometry, output_sizes: Sequence[Any]) -> Any:
     """Moves weights over inputs, channel by channel and sample by sample.
 
-    One pass adds up the products with many weights, in registers. There are at least two passes:
-    what a loop needs, XLA computes once, and not again for each product.
+    One pass adds up the products with many weights, in registers. Unless there is a single weight,
+    there are at least two passes: what a loop needs, XLA computes once, and not for each product.
 
     Args:
         inputs: The inputs. Where the weights reach beyond their end, there are zeros.

@@ -4,6 +4,7 @@
 is transposed twice is no longer the loop that it was. A primitive names its transpose.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -51,8 +52,37 @@ def _transpose(
 
 
 def _batch(
-    which: int, others: Sequence[Any], axes: Sequence[int | None], **parameters: Any
+    which: int,
+    others: Sequence[Any],
+    axes: Sequence[int | None],
+    *,
+    functions: Functions,
+    shapes: Shapes,
 ) -> tuple[Any, int]:
-    import jax
+    """Computes a batch by functions of batches, which are derivatives of each other, too."""
+    import jax.numpy as jnp
 
-    return jax.vmap(partial(_compute, which, **parameters), axes)(*others), 0
+    (size,) = {
+        other.shape[axis] for other, axis in zip(others, axes, strict=True) if axis is not None
+    }
+    batches = [
+        jnp.broadcast_to(other, (size, *other.shape))
+        if axis is None
+        else jnp.moveaxis(other, axis, 0)
+        for other, axis in zip(others, axes, strict=True)
+    ]
+    mapped = tuple(_Mapped(function) for function in functions)
+    shapes = tuple((size, *shape) for shape in shapes)
+    return _primitive(which).bind(*batches, functions=mapped, shapes=shapes), 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mapped:
+    """A function of batches, equal to others of the same function."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, first: Any, second: Any, shape: Sequence[Any]) -> Any:
+        import jax
+
+        return jax.vmap(partial(self.function, shape=tuple(shape[1:])))(first, second)
