@@ -114,13 +114,7 @@ class Classes(Task):
         is_probability = outputs.min() >= 0 and np.allclose(outputs.sum(-1), 1, atol=1e-3)
         if self.is_of_logits and is_probability:
             return "must output logits. Received: probabilities. Remove the softmax from its end."
-        if getattr(self.loss, "from_logits", True) or is_probability:
-            return None
-        return (
-            "must output probabilities, because `loss` has from_logits=False. Received: "
-            f"outputs from {outputs.min():.4g} to {outputs.max():.4g}. Give the loss "
-            "`from_logits=True`, or end the net with a softmax."
-        )
+        return None if is_probability else _lacks_probabilities(self.loss, outputs, "softmax")
 
     def examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         count, size = len(self.names), math.prod(self.shape)
@@ -195,13 +189,8 @@ class Tags(Vectors):
         }
 
     def problem(self, outputs: np.ndarray) -> str | None:
-        if getattr(self.loss, "from_logits", True) or (outputs.min() >= 0 and outputs.max() <= 1):
-            return None
-        return (
-            "must output probabilities, because `loss` has from_logits=False. Received: "
-            f"outputs from {outputs.min():.4g} to {outputs.max():.4g}. Give the loss "
-            "`from_logits=True`, or end the net with a sigmoid."
-        )
+        is_probability = outputs.min() >= 0 and outputs.max() <= 1
+        return None if is_probability else _lacks_probabilities(self.loss, outputs, "sigmoid")
 
     def examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         labels = np.indices((4, *self.shape)).sum(0) % 2
@@ -281,3 +270,14 @@ def task_from_config(config: dict[str, Any]) -> Task:
     }
     fields = {name: value for name, value in config.items() if name != "kind"}
     return kind(**fields | changes)
+
+
+def _lacks_probabilities(loss: Any, outputs: np.ndarray, end: str) -> str | None:
+    """What is wrong with outputs that are no probabilities, unless the loss takes such ones."""
+    if getattr(loss, "from_logits", True):
+        return None
+    return (
+        "must output probabilities, because `loss` has from_logits=False. Received: outputs from "
+        f"{outputs.min():.4g} to {outputs.max():.4g}. Give the loss `from_logits=True`, or end the "
+        f"net with a {end}."
+    )
