@@ -55,7 +55,7 @@ def finalize(
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
+    model = parsed(content)
     for subgraph in model.subgraphs:
         ends = {*subgraph.inputs, *subgraph.outputs}
         for index, tensor in enumerate(subgraph.tensors):
@@ -87,6 +87,13 @@ def finalize(
     return stream.getvalue()
 
 
+def parsed(content: bytes) -> Any:
+    """Returns a file as a `ModelT` of the LiteRT schema."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
+
+
 class Operator(NamedTuple):
     """An operator of a LiteRT file: its kind, such as "CONV_2D", and its first output's name."""
 
@@ -100,9 +107,7 @@ def operators(content: bytes) -> list[Operator]:
     Args:
         content: The model. As the converter returns it, the tensors bear the paths of layers.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
+    model = parsed(content)
     names = operator_names(model)
     return [
         Operator(names[step.opcodeIndex], _output_name(graph, step))

@@ -244,13 +244,15 @@ def _content(conversion: Conversion, layers: Sequence[Layer], choice: Sequence[i
 def _path(conversion: Conversion, judge: Judge, layers: Sequence[Layer]) -> Iterator[list[int]]:
     """Yields choices from all layers in int8, without it, to all of them in float32."""
     exact = len(KINDS) - 1
-    for index, layer in enumerate(layers):
-        for kind in range(len(KINDS)):
-            content = _content(
-                conversion, layers, [kind if at == index else exact for at in range(len(layers))]
-            )
+    noise, size = judge.noise(conversion.floats), len(judge.file(conversion.floats))
+    for layer in layers:
+        for kind in range(exact):
+            choice = [kind if one is layer else exact for one in layers]
+            content = _content(conversion, layers, choice)
             layer.noise.append(judge.noise(content))
             layer.bytes.append(len(judge.file(content)))
+        layer.noise.append(noise)
+        layer.bytes.append(size)
     choice = [0] * len(layers)
     while any(kind < exact for kind in choice):
         index, kind = max(

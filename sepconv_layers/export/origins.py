@@ -33,8 +33,8 @@ class Origins:
     def layer(self, tensor: str) -> Any:
         """Returns the layer of the model that a tensor comes from, or `None` if it has none."""
         words = [word for path in tensor.split(";") for word in reversed(path.split("/"))]
-        if OUTPUT.fullmatch(tensor):
-            words = [self._name_of_output(tensor)]
+        if end := OUTPUT.fullmatch(tensor):
+            words = [self._name_of_output(end)]
         # The scope of a call of the layer "conv" may be "conv_1".
         for word in (*(CALL_NUMBER.sub("", word) for word in words), *words):
             if isinstance(self.layers.get(word), keras.Layer):
@@ -43,8 +43,8 @@ class Origins:
 
     def path(self, tensor: str) -> str:
         """Returns the layer as a path, such as "block/conv", which may end inside of a block."""
-        if OUTPUT.fullmatch(tensor):
-            return self._name_of_output(tensor)
+        if end := OUTPUT.fullmatch(tensor):
+            return self._name_of_output(end)
         first, *scopes = tensor.split(";")[-1].split("/")
         found = []
         for scope in scopes:  # of layers, and of operations inside of them
@@ -52,8 +52,6 @@ class Origins:
             found += [name] if name in self.names else []
         return "/".join(found) or (scopes or [first])[-1]
 
-    def _name_of_output(self, tensor: str) -> str:
-        found = OUTPUT.fullmatch(tensor)
-        assert found is not None
-        index = self.graph.outputs.index(sorted(self.graph.outputs)[int(found[1])])
+    def _name_of_output(self, end: re.Match) -> str:
+        index = self.graph.outputs.index(sorted(self.graph.outputs)[int(end[1])])
         return self.graph.folded.outputs[index]._keras_history.operation.name

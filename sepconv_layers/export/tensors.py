@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from sepconv_layers.export.flatbuffer import parsed
 from sepconv_layers.export.inputs import Arrays
-from sepconv_layers.export.quantizer import activations, parsed
+from sepconv_layers.export.quantizer import activations
 from sepconv_layers.export.runtimes import LITERT_THREADS, SIGNATURE, dequantize, quantize
 
 STORED = ("float32", "float16", "int16", "int8", "int4")  # types of constants
