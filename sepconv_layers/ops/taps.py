@@ -152,14 +152,17 @@ def sum_per_channel(values: Any, channel_axis: int) -> Any:
 
     XLA on a CPU runs such a sum one number at a time. Adding up a few slices is vectorized, with
     the computation of `values` fused into it. A product with ones adds up the rest. With one row of
-    ones it would be a loop again. With eight, a matrix-product library computes it.
+    ones it would be a loop again. With eight, a matrix-product library computes it. The batch is
+    never cut: several devices may hold parts of it.
     """
     axes = [axis for axis in range(len(values.shape)) if axis != channel_axis]
     if context.device() != "cpu":  # where a product might be rounded to TF32
         return keras.ops.sum(values, axes)
-    count, axis = max((_slices(values.shape[axis]), axis) for axis in axes)
-    first, *others = _split(values, count, axis)
-    values = sum(others, first)
+    slices = {axis: _slices(values.shape[axis]) for axis in axes if axis != 0}
+    if slices:
+        axis = max(slices, key=slices.__getitem__)  # of equal ones the first: its slices are long
+        first, *others = _split(values, slices[axis], axis)
+        values = sum(others, first)
     shape = keras.ops.shape(values)
     if channel_axis == 1:
         positions = math.prod(shape[2:])  # -1 would be ambiguous for an empty batch
