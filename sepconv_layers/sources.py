@@ -4,6 +4,7 @@ A source is a NumPy array in memory, or a `Samples`, which reads anything else a
 Data are a source or a structure of sources, as a model takes its inputs.
 """
 
+import copy
 import hashlib
 import math
 import mmap
@@ -164,20 +165,48 @@ class Batches(keras.utils.PyDataset):
         data: A structure of sources with the same number of samples.
         batch_size: Number of samples in a batch. The last one may have fewer.
         order: The indices of the samples; by default, all in turn.
+
+    Attributes:
+        pieces: The number of pieces in which each batch comes, one after the other.
     """
+
+    pieces = 1
 
     def __init__(self, data: Any, batch_size: int, order: np.ndarray | None = None) -> None:
         super().__init__()
         self.data, self.batch_size, self.order = data, batch_size, order
 
     def __len__(self) -> int:
-        count = count_of(self.data) if self.order is None else len(self.order)
-        return math.ceil(count / self.batch_size)
+        return self.pieces * math.ceil(self._count() / self.batch_size)
 
     def __getitem__(self, index: int) -> Any:
-        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        number, piece = divmod(index, self.pieces)
+        start = number * self.batch_size
+        size = min(self.batch_size, self._count() - start)
+        ends = [start + size * place // self.pieces for place in (piece, piece + 1)]
+        part = slice(*ends)
         batch = take(self.data, part if self.order is None else self.order[part])
         return _as_fit_takes(self.arranged(batch))
+
+    def _count(self) -> int:
+        return count_of(self.data) if self.order is None else len(self.order)
+
+    @property
+    def indices(self) -> np.ndarray:
+        """The indices of the samples in their order."""
+        return np.arange(self._count()) if self.order is None else self.order
+
+    def of(self, order: np.ndarray, batch_size: int) -> "Batches":
+        """The same data in another order and in batches of another size."""
+        other = copy.copy(self)
+        other.order, other.batch_size = order, batch_size
+        return other
+
+    def divided(self, pieces: int) -> "Batches":
+        """The same batches in pieces, whose sizes differ by one at most."""
+        other = copy.copy(self)
+        other.pieces = pieces
+        return other
 
     def arranged(self, batch: Any) -> Any:
         """What `fit` gets, from the samples of a batch."""
@@ -200,7 +229,8 @@ class Batches(keras.utils.PyDataset):
         count = len(self)
         dataset = tf.data.Dataset.from_generator(
             lambda: map(self.__getitem__, range(count)),
-            output_signature=keras.tree.map_structure(spec, self[0], self[count - 1]),
+            # The first piece of a batch is its smallest.
+            output_signature=keras.tree.map_structure(spec, self[0], self[count - self.pieces]),
         )
         known = tf.data.experimental.assert_cardinality(count)
         return dataset.apply(known).prefetch(tf.data.AUTOTUNE)

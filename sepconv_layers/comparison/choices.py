@@ -127,7 +127,12 @@ def search(
             lambda conv: build(conv, **best[conv].choices),
             data,
             convs=convs,
-            **arguments | {"output": setup.output and Path(setup.output) / BEST},
+            **arguments
+            | {
+                "output": setup.output and Path(setup.output) / BEST,
+                "distribution": setup.training.devices,
+                "progress": setup.training.progress,
+            },
         )
         every = [trial for conv in convs for trial in tried[conv] if trial.outcome != REPEATED]
         circumstances = setup.circumstances(seconds + found.wall_seconds)

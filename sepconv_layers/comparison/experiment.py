@@ -51,6 +51,7 @@ def compare(
     ema_momentum: float | None = None,
     infer_batch_sizes: Sequence[int] | None = None,
     jit_compile: bool | str = "auto",
+    distribution: Any = None,
     output: str | os.PathLike | None = None,
     task: str | None = None,
     dataset: str = "",
@@ -116,6 +117,12 @@ def compare(
             (`True`), which can take a minute for a large net, or not (`False`). By default both are
             timed, and the faster one counts for each net. TensorFlow also trains in that mode if
             there are enough steps to make up for the compilation.
+        distribution: The devices to train on: "auto" for all there are, a distribution of Keras on
+            JAX, or a strategy of TensorFlow with one process. By default, the one that the call
+            stands in, or one device. `batch_size` counts the samples of all devices together. All
+            else is done by one device, times included. Several processes on JAX
+            (`keras.distribution.initialize`) make the same call with the same data. The first one
+            reads and writes `output`, and all return the result.
         output: Directory for the results and for what resuming needs.
         task: The task in words, for the record; by default, "Classification", "Segmentation",
             "Several labels" or "Regression".
@@ -166,17 +173,17 @@ def compare(
         ema_momentum=ema_momentum,
         infer_batch_sizes=infer_batch_sizes,
         jit_compile=jit_compile,
+        distribution=distribution,
         output=output,
         task=task,
         dataset=dataset,
         command=command,
         progress=progress,
     )
-    models = untrained_models(build, convs, setup)
-    profiles = profiles_of(models, setup.parts)
-    times = times_of(build, convs, setup)
-
     with setup.directory() as directory:
+        models = untrained_models(build, convs, setup)
+        profiles = profiles_of(models, setup.parts)
+        times = times_of(build, convs, setup)
         trained = train_all(build, models, setup, times, directory)
         rows = {
             conv: Row(conv=conv, **row_fields(profiles[conv], net, times[conv]))
@@ -189,7 +196,7 @@ def compare(
             rows=list(rows.values()),
             models={conv: net.model for conv, net in trained.items()},
         )
-        if output is not None:
+        if setup.output is not None:
             _save(result, trained, directory)
     return result
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from sepconv_layers.comparison.devices import Devices
 from sepconv_layers.comparison.task import Task
 from sepconv_layers.sources import count_of, take
 
@@ -23,6 +24,7 @@ class Training:
 
     Attributes:
         task: What the nets learn. It is known by its own hash, not by this object's text.
+        devices: Where they are trained; known by its own `key`, too.
 
     The others are arguments of `compare`.
     """
@@ -38,6 +40,7 @@ class Training:
     classes: int
     progress: bool = False
     task: Task = dataclasses.field(repr=False)
+    devices: Devices = dataclasses.field(default_factory=Devices, repr=False)
 
     def say(self, text: str) -> None:
         """Prints a line of progress."""
@@ -52,6 +55,8 @@ class Training:
         """Value of `jit_compile` to train a net with, if `mode` is its fastest mode."""
         if keras.backend.backend() != "tensorflow":
             return "auto"
+        if self.devices.count > 1:  # Keras cannot compile a step of several replicas
+            return False
         is_worth_it = mode == "xla" and self.steps(x) >= STEPS_WORTH_XLA
         return is_worth_it and self._xla_compiles(take(x, slice(self.batch_size)))
 
@@ -76,7 +81,7 @@ class Training:
         sample = take(x, slice(1))
         if not model.built:  # the optimizer needs all its weights
             model(sample)
-        trainer = Trainer(model, self.task, *self.layers(sample))
+        trainer = Trainer(model, self.task, self.devices, *self.layers(sample))
         # A metric given by name creates its variables during tracing: TensorFlow then traces again.
         metrics = self.task.new_metrics()
         trainer.compile(
@@ -134,14 +139,30 @@ class Trainer(keras.Model):
         self,
         model: keras.Model,
         task: Task,
+        devices: Devices,
         augmentation: keras.layers.Layer | None,
         mixing: keras.layers.Layer | None,
     ) -> None:
         super().__init__(name="trainer")
         self.model = model
         self.task = task
+        self.devices = devices
         self.augmentation = augmentation
         self.mixing = mixing
+        self.keeps_metrics = False
+
+    @contextlib.contextmanager
+    def keeping_metrics(self) -> Iterator[None]:
+        """Within it, a batch is counted in the metrics with those before it."""
+        self.keeps_metrics = True
+        try:
+            yield
+        finally:
+            self.keeps_metrics = False
+
+    def reset_metrics(self) -> None:
+        if not self.keeps_metrics:
+            super().reset_metrics()
 
     def inputs_for(self, x: Any, y: np.ndarray) -> Any:
         """What `fit` gets as inputs, for inputs and labels in the form that the loss takes."""
@@ -172,7 +193,8 @@ class Trainer(keras.Model):
             sample_weight = (
                 weight if sample_weight is None else keras.ops.multiply(weight, sample_weight)
             )
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        return self.devices.weighed(loss, y) if training else loss
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
         y, y_pred = _targets(y, y_pred)

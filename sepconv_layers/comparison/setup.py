@@ -13,6 +13,7 @@ import keras
 from sepconv_layers import timing
 from sepconv_layers.comparison import checks
 from sepconv_layers.comparison.data import Part, Parts, check_data
+from sepconv_layers.comparison.devices import devices_for
 from sepconv_layers.comparison.labels import pieces
 from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.task import Task
@@ -43,12 +44,16 @@ class Setup:
 
     @contextlib.contextmanager
     def directory(self) -> Iterator[Path]:
-        """The directory of the results, or a temporary one."""
-        if self.output is not None:
-            yield Path(self.output)
-        else:
-            with tempfile.TemporaryDirectory() as directory:
-                yield Path(directory)
+        """The directory of the results, or a temporary one.
+
+        Within it, nothing is computed by several devices except trainings.
+        """
+        with self.training.devices.alone():
+            if self.output is not None:
+                yield Path(self.output)
+            else:
+                with tempfile.TemporaryDirectory() as directory:
+                    yield Path(directory)
 
     def circumstances(self, seconds: float) -> dict[str, Any]:
         """The fields of a `Record`: where, with what and for how long nets were trained."""
@@ -64,6 +69,7 @@ class Setup:
                 "batch_size": self.training.batch_size,
                 "seeds": self.seeds,
                 "training_samples": len(self.parts["train"][1]),
+                **self.training.devices.record(),
                 **_spent_on(task, self.parts),
             },
             "test_part": summary_of(self.parts["test"], task),
@@ -87,6 +93,7 @@ def prepare(
     metrics: Any,
     monitor: Any,
     class_weight: Any,
+    distribution: Any,
     **settings: Any,
 ) -> Setup:
     """Checks the arguments of `compare` that do not depend on the nets.
@@ -106,14 +113,18 @@ def prepare(
         metrics: The metrics.
         monitor: The metric that chooses the epoch.
         class_weight: The weights of the classes.
+        distribution: The devices.
         **settings: The settings of the training, as `checks.check_settings` takes them.
     """
     seeds, settings = checks.check_seeds(seeds), checks.check_settings(**settings)
     usual = 1, settings["batch_size"]
     batch_sizes = checks.check_sizes(usual if infer_batch_sizes is None else infer_batch_sizes)
     checks.check_jit_compile(jit_compile)
+    devices = devices_for(distribution)
+    output, progress = (output, progress) if devices.is_first else (None, False)
     checks.check_output(output, files)
     parts, labels, classes = check_data(data)
+    devices.check(settings["batch_size"], [len(part[1]) for part in parts.values()])
     what = choose_task(
         labels,
         parts,
@@ -124,8 +135,11 @@ def prepare(
         class_weight=class_weight,
         label_smoothing=settings["label_smoothing"],
     )
-    training = Training(**settings, classes=len(what.names), progress=progress, task=what)
-    checks.check_layers(training, parts)
+    training = Training(
+        **settings, classes=len(what.names), progress=progress, task=what, devices=devices
+    )
+    with devices.alone():
+        checks.check_layers(training, parts)
     words = {"task": what.TITLE if task is None else task, "dataset": dataset, "command": command}
     return Setup(training, seeds, parts, batch_sizes, jit_compile, output, words)
 

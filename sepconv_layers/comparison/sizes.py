@@ -94,13 +94,12 @@ def frontier(
         return build(*nets[name])
 
     parts, training = setup.parts, setup.training
-    models = experiment.untrained_models(build_net, list(nets), setup)
-    profiles = experiment.profiles_of(models, parts)
-    models, left_out = _within_limits(models, profiles, parts, limits)
-    times = experiment.times_of(build_net, models, setup)
-    peaks = _train_peaks({name: build_net(name) for name in models}, parts["train"], training)
-
     with setup.directory() as directory:
+        models = experiment.untrained_models(build_net, list(nets), setup)
+        profiles = experiment.profiles_of(models, parts)
+        models, left_out = _within_limits(models, profiles, parts, limits)
+        times = experiment.times_of(build_net, models, setup)
+        peaks = _train_peaks({name: build_net(name) for name in models}, parts["train"], training)
         trained = experiment.train_all(build_net, models, setup, times, directory)
         artifacts, notes = _artifacts(trained, parts, directory / ARTIFACTS, training)
         rows = [

@@ -17,6 +17,7 @@ import numpy as np
 from sepconv_layers.checkpoint import set_aside, set_seed, values
 from sepconv_layers.comparison import resume
 from sepconv_layers.comparison.data import Epoch, Part, Parts
+from sepconv_layers.comparison.devices import Devices
 from sepconv_layers.comparison.recipe import Trainer, Training
 from sepconv_layers.comparison.task import LOSS, Task, words
 from sepconv_layers.files import remove_leftovers, write
@@ -57,15 +58,62 @@ def run(
         The result of the run, and the seconds that were spent on it before this call.
     """
     result_path, state_path = (folder / f"seed-{seed}.{end}" for end in ("json", "state.npz"))
-    saved, task = model_path(folder, seed), training.task
+    saved, task, devices = model_path(folder, seed), training.task, training.devices
+    devices.share(result_path, saved, state_path)
     result = resume.load_result(result_path, saved, task)
     if result is not None:
         state_path.unlink(missing_ok=True)  # left behind if the process was killed right before
         training.say(f"  trained before: {words(task.monitor)} {result[task.monitor]:.4f}")
         return result, result["seconds"]
-    keras.utils.set_random_seed(seed)
-    model = build(conv)
-    trainer = training.trainer(model, parts["train"][0], jit_compile)
+
+    def new() -> Trainer:
+        keras.utils.set_random_seed(seed)
+        return training.trainer(build(conv), parts["train"][0], jit_compile)
+
+    with devices.together():
+        trainer = new()
+        with devices.synchronized(trainer.model):
+            history, best, earlier = _fit(trainer, conv, seed, parts, training, state_path, watch)
+    if devices.processes > 1:  # the variables are those of all processes together
+        trainer, training = new(), dataclasses.replace(training, devices=Devices())
+    model = trainer.model
+    model.set_weights(best)
+    measured = _evaluate(trainer, parts["test"], training)
+    if not math.isfinite(sum(measured.values())):
+        raise FloatingPointError(
+            f"The {conv} net with seed {seed} had a loss that is not finite on the test part. "
+            "Check the inputs for values that are not finite."
+        )
+    write(saved, model.save)
+    result = {
+        **measured,
+        "best": max(history, key=task.score),
+        "seconds": sum(epoch["seconds"] for epoch in history),
+        "artifact": _check_artifact(saved, model, parts["test"][0], task),
+        "history": history,
+    }
+    if not task.is_default:
+        result[resume.TALLY] = tally_of(model, parts["test"], task).tolist()
+    resume.save_result(result_path, saved, result)
+    state_path.unlink(missing_ok=True)  # another process may have removed it
+    return result, earlier
+
+
+def _fit(
+    trainer: Trainer,
+    conv: str,
+    seed: int,
+    parts: Parts,
+    training: Training,
+    state_path: Path,
+    watch: Callable[[Sequence[dict[str, float]]], None] | None,
+) -> tuple[list[dict[str, float]], list[np.ndarray], float]:
+    """Trains for the epochs that are left, and saves the state after each.
+
+    Returns:
+        The history, the weights of the best epoch, and the seconds spent before this call.
+    """
+    model, task = trainer.model, training.task
     # The first use builds parts that draw random numbers. They must not be those of an epoch.
     _evaluate(trainer, take(parts["val"], slice(training.batch_size)), training)
     history, best = resume.load_state(
@@ -91,26 +139,7 @@ def run(
                 best = values(model.weights)
         history.append(logs)
         resume.save_state(state_path, trainer.state, history, best)
-    model.set_weights(best)
-    measured = _evaluate(trainer, parts["test"], training)
-    if not math.isfinite(sum(measured.values())):
-        raise FloatingPointError(
-            f"The {conv} net with seed {seed} had a loss that is not finite on the test part. "
-            "Check the inputs for values that are not finite."
-        )
-    write(saved, model.save)
-    result = {
-        **measured,
-        "best": max(history, key=task.score),
-        "seconds": sum(epoch["seconds"] for epoch in history),
-        "artifact": _check_artifact(saved, model, parts["test"][0], task),
-        "history": history,
-    }
-    if not task.is_default:
-        result[resume.TALLY] = tally_of(model, parts["test"], task).tolist()
-    resume.save_result(result_path, saved, result)
-    state_path.unlink(missing_ok=True)  # another process may have removed it
-    return result, earlier
+    return history, best, earlier
 
 
 def model_path(folder: Path, seed: int) -> Path:
@@ -150,6 +179,7 @@ def key_of(model: keras.Model, training: Training, digest: str) -> str:
     )
     weights = [tuple(weight.shape) for weight in model.weights]  # a class may lack a config
     key = repr((settings, layers, weights, digest, keras.backend.backend()))
+    key += training.devices.key()
     if not training.task.is_default:  # which is as old as the other settings
         key += json.dumps(training.task.config(), sort_keys=True)
     return hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -187,14 +217,14 @@ def _train_epoch(
     if is_terminal:
         training.say(f"  {name} of {training.epochs}")
     started = time.perf_counter()
-    fitted = trainer.fit(
-        Epoch(parts["train"], training, order, trainer.inputs_for).dataset(),
-        shuffle=False,
-        validation_data=Epoch(parts["val"], training).dataset(),
+    found = training.devices.fit(
+        trainer,
+        Epoch(parts["train"], training, order, trainer.inputs_for),
+        Epoch(parts["val"], training),
         verbose=int(is_terminal and training.progress),
         callbacks=trainer.averaging(),
     )
-    logs = {key: round(float(values[0]), 6) for key, values in fitted.history.items()}
+    logs = {key: round(float(value), 6) for key, value in found.items()}
     logs["seconds"] = round(time.perf_counter() - started, 3)
     if not is_terminal:
         training.say(
@@ -206,7 +236,7 @@ def _train_epoch(
 
 def _evaluate(trainer: Trainer, part: Part, training: Training) -> dict[str, float]:
     """The metrics, the monitored one first, or NaN if the loss is not finite."""
-    logs = trainer.evaluate(Epoch(part, training).dataset(), verbose=0, return_dict=True)
+    logs = training.devices.evaluate(trainer, Epoch(part, training))
     is_finite = math.isfinite(logs[LOSS])
     names = training.task.measured
     return {name: round(float(logs[name]), 6) if is_finite else math.nan for name in names}

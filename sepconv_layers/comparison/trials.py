@@ -203,6 +203,7 @@ class Family:
 
     def _study(self) -> Any:
         """The study of this family with these settings and nets, new or from the journal."""
+        self.setup.training.devices.share(self.directory / JOURNAL)
         storage = self._storage(self.directory / JOURNAL)
         key = repr((self.space.record(), self.limits, self.stop_early, self.setup.seeds[0]))
         name = f"{self.conv}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

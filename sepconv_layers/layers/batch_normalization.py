@@ -8,7 +8,11 @@ import keras
 
 from sepconv_layers.layers.stateful import Stateful
 from sepconv_layers.ops import context
-from sepconv_layers.ops.normalization import batch_norm
+from sepconv_layers.ops.normalization import (
+    batch_norm,
+    moments_over_replicas,
+    sum_over_replicas,
+)
 
 
 @keras.saving.register_keras_serializable("sepconv_layers")
@@ -23,6 +27,10 @@ class BatchNormalization(Stateful, keras.layers.BatchNormalization):
 
     Args:
         *args: As for `keras.layers.BatchNormalization`.
+        synchronized: Whether to normalize by the statistics of all replicas together: those of a
+            `tf.distribute.Strategy`, or the processes of `torch.distributed`. On JAX, a batch over
+            several devices is one array, so they always are. Otherwise each replica normalizes its
+            share by itself and, on PyTorch, has moving statistics of its own.
         **kwargs: As for `keras.layers.BatchNormalization`.
 
     Input shape:
@@ -45,6 +53,10 @@ class BatchNormalization(Stateful, keras.layers.BatchNormalization):
     Reference:
         [Ioffe and Szegedy, "Batch Normalization", 2015](https://arxiv.org/abs/1502.03167).
     """
+
+    def __init__(self, *args: Any, synchronized: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.synchronized = synchronized  # which Keras takes on TensorFlow alone
 
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None, is_applied: bool = False
@@ -84,7 +96,11 @@ class BatchNormalization(Stateful, keras.layers.BatchNormalization):
 
     def _moments(self, inputs: Any, mask: Any) -> Any:
         moving = (self.moving_mean, self.moving_variance)
-        return self._or_kept(super()._moments(inputs, mask), moving, inputs, mask)
+        if self.synchronized:
+            values = moments_over_replicas(inputs, self._reduction_axes, mask)
+        else:
+            values = super()._moments(inputs, mask)
+        return self._or_kept(values, moving, inputs, mask)
 
     def _or_kept(
         self, values: Sequence[Any], kept: Sequence[Any], inputs: Any, mask: Any
@@ -102,10 +118,7 @@ class BatchNormalization(Stateful, keras.layers.BatchNormalization):
         else:
             count = keras.ops.sum(keras.ops.cast(mask, "float32"))
         if self.synchronized:
-            import tensorflow as tf
-
-            if replica := tf.distribute.get_replica_context():
-                count = replica.all_reduce(tf.distribute.ReduceOp.SUM, count)
+            count = sum_over_replicas(count)
         return [
             keras.ops.where(count > 0, now, keras.ops.cast(before, now.dtype))
             for now, before in zip(values, kept, strict=True)

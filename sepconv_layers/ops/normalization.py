@@ -1,6 +1,7 @@
 """Batch normalization in training, with the fused kernels of the backends."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -61,3 +62,34 @@ def _with_xla(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, 
         return to_inputs, to_gamma, to_beta
 
     return with_gradients(normalize, gradients)(inputs, gamma, beta), *moments(inputs)
+
+
+def moments_over_replicas(inputs: Any, axes: Sequence[int], mask: Any) -> tuple[Any, Any]:
+    """Mean and variance of each channel over all replicas.
+
+    Args:
+        inputs: The inputs of this replica. Their number may differ between replicas.
+        axes: All axes but that of the channels.
+        mask: What counts, as a boolean tensor without the last axis; or `None` for everything.
+    """
+    ops = keras.ops
+    weights = ops.ones_like(inputs)
+    if mask is not None:
+        weights *= ops.cast(ops.expand_dims(mask, axis=-1), inputs.dtype)
+    count = ops.maximum(sum_over_replicas(ops.sum(weights, axes, keepdims=True)), 1)
+    mean = sum_over_replicas(ops.sum(inputs * weights, axes, keepdims=True)) / count
+    squares = weights * ops.square(inputs - mean)
+    variance = sum_over_replicas(ops.sum(squares, axes, keepdims=True)) / count
+    return ops.squeeze(mean, axes), ops.squeeze(variance, axes)
+
+
+def sum_over_replicas(values: Any) -> Any:
+    """The sum of a tensor over all replicas that compute the same; gradients pass through it."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        replica = tf.distribute.get_replica_context()
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, values) if replica else values
+    if keras.backend.backend() == "torch":
+        return on_torch.sum_over_processes(values)
+    return values

@@ -410,6 +410,34 @@ def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any,
     return outputs.permute(0, 2, 3, 1).reshape(inputs.shape), mean.detach(), variance
 
 
+def sum_over_processes(values: Any) -> Any:
+    """The sum over the processes of `torch.distributed`, if they are started."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    return _sum_over_processes().apply(values)
+
+
+@functools.cache
+def _sum_over_processes() -> Any:
+    """A sum that gradients pass through: `torch.distributed.nn` has one, which is deprecated."""
+    import torch
+
+    class Sum(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, values: Any) -> Any:
+            total = values.clone()
+            torch.distributed.all_reduce(total)
+            return total
+
+        @staticmethod
+        def backward(ctx: Any, upstream: Any) -> Any:
+            return Sum.apply(upstream.contiguous())
+
+    return Sum
+
+
 def can_skip_layer_call(layer: keras.layers.Layer, dtype: str) -> bool:
     """Whether `layer.call` can run without `layer.__call__`, on inputs that another layer checked.
 
