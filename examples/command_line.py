@@ -1,21 +1,28 @@
 """The command lines of the examples: shared options, and messages in place of tracebacks."""
 
 import argparse
+import atexit
 import contextlib
 import functools
 import math
+import os
 import re
 import shlex
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from examples.artifacts import add_export
 from examples.nets import CHOICES, LIMITS, NARROW
 from examples.sources import printable, shortened
 
+JOB = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # that Keras reads, for all processes together
 INTERRUPTED = 130  # the exit status that shells report for a command that Ctrl-C ended
 
 
@@ -147,6 +154,12 @@ def training_parser(
             help=f"for --sizes and --search: most {words}",
         )
     add_budget(parser, epochs, batch_size)
+    parser.add_argument(
+        "--distribute",
+        action=_Distribute,
+        help="train on all devices; with JAX also in several processes, which run the same command "
+        f"with Keras's variables: {JOB}, ..._NUM_PROCESSES, ..._PROCESS_ID",
+    )
     add_export(parser, default=export)
     add_output(parser, default=f"runs/{example}/DATASET")
     return parser
@@ -224,7 +237,8 @@ def compare_options(
         "batch_size": arguments.batch_size or batch_size,
         "seeds": arguments.seeds,
         "jit_compile": arguments.jit_compile,
-        "output": arguments.output or default_output(example, dataset),
+        "distribution": arguments.distribute,
+        "output": output_folder(arguments, example, dataset),
         "dataset": dataset,
         "command": command(f"examples.{example}.train", argv),
     }
@@ -250,6 +264,42 @@ def positive_number(kind: Callable) -> Callable:
 def add_output(parser: argparse.ArgumentParser, default: str) -> None:
     """Adds `--output`, whose folder is created at once, so that an error precedes the training."""
     parser.add_argument("--output", type=_folder, metavar="FOLDER", help=f"default: {default}")
+
+
+class _Distribute(argparse.Action):
+    """Joins the processes that Keras's variables name, before anything is computed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, nargs=0, **kwargs)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *args: Any
+    ) -> None:
+        namespace.distribute = "auto"
+        if JOB not in os.environ:
+            return
+        if keras.backend.backend() != "jax":
+            parser.error(f"{JOB} needs the JAX backend: set KERAS_BACKEND=jax")
+        keras.distribution.initialize()
+        if not _is_first_process():  # the first one prints and writes
+            sys.stdout = Path(os.devnull).open("w")
+
+
+def _is_first_process() -> bool:
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    return jax.process_index() == 0
+
+
+def output_folder(arguments: argparse.Namespace, example: str, name: str) -> Path:
+    """Returns the folder for results; a temporary one in all processes but the first."""
+    if arguments.distribute and not _is_first_process():
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+    return arguments.output or default_output(example, name)
 
 
 def default_output(example: str, name: str) -> Path:

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = ["write", "write_text"]
 
 PREFIX = ".partial-"  # of staging folders
 STAGING_NAME = re.compile(re.escape(PREFIX) + r"\w{8}")  # `tempfile` adds eight characters
+SECONDS_BETWEEN_TRIES = 0.2  # to get a lock
 LOCK, NEW, OLD = "lock", "new", "old"  # in a staging folder: a file and two folders
 
 
@@ -88,6 +90,33 @@ def regular_below(folder: Path) -> None:
     for path in folder.rglob("*"):
         if not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path} is not a file")
+
+
+@contextlib.contextmanager
+def locked(path: Path, when_waiting: Callable[[], Any]) -> Iterator[None]:
+    """Keeps other processes from what a lock file stands for. Waits while another one has it.
+
+    The system gives the lock back when its process ends, however that ends.
+
+    Args:
+        path: The lock file, which stays.
+        when_waiting: Called once if another process has the lock.
+    """
+    with open(path, "a+b") as lock:
+        is_waiting = False
+        while True:
+            try:
+                _acquire(lock.fileno())
+            except BlockingIOError:
+                if not is_waiting:
+                    when_waiting()
+                is_waiting = True
+                time.sleep(SECONDS_BETWEEN_TRIES)
+                continue
+            except OSError:  # a file system without locks
+                pass
+            break
+        yield
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
         parser.error("--search needs one split of the data, not --speaker-independent")
     with command_line.user_errors(parser):
         speakers = data.fsdd_speakers()
-    output = arguments.output or command_line.default_output("audio", SPEAKERS)
+    output = command_line.output_folder(arguments, "audio", SPEAKERS)
     folders = {speaker: output / f"fold-{speaker}" for speaker in speakers}
 
     def train_fold(speaker: str, folder: Path) -> Any:

@@ -47,6 +47,10 @@ class Training:
         if self.progress:
             print(text, flush=True)
 
+    def say_waiting(self) -> None:
+        """Says that another process has what this one needs."""
+        self.say("  another process trains this at the moment; waiting for it")
+
     def steps(self, x: Any) -> int:
         """Number of training steps with these inputs."""
         return self.epochs * math.ceil(count_of(x) / self.batch_size)

@@ -20,7 +20,7 @@ from sepconv_layers.comparison.data import Epoch, Part, Parts
 from sepconv_layers.comparison.devices import Devices
 from sepconv_layers.comparison.recipe import Trainer, Training
 from sepconv_layers.comparison.task import LOSS, Task, words
-from sepconv_layers.files import remove_leftovers, write
+from sepconv_layers.files import locked, remove_leftovers, write
 from sepconv_layers.sources import Batches, take
 
 CHECKED_SAMPLES = 256
@@ -43,6 +43,8 @@ def run(
 ) -> tuple[dict[str, Any], float]:
     """Trains one net with one seed, or resumes that training.
 
+    Another process that trains the same net in the same folder waits, and finds it trained.
+
     Args:
         build: Returns the net.
         conv: Its name.
@@ -57,6 +59,21 @@ def run(
     Returns:
         The result of the run, and the seconds that were spent on it before this call.
     """
+    with locked(folder / f".seed-{seed}.lock", training.say_waiting):
+        return _run(build, conv, seed, parts, training, folder, jit_compile, watch)
+
+
+def _run(
+    build: Callable[[str], keras.Model],
+    conv: str,
+    seed: int,
+    parts: Parts,
+    training: Training,
+    folder: Path,
+    jit_compile: bool | str,
+    watch: Callable[[Sequence[dict[str, float]]], None] | None,
+) -> tuple[dict[str, Any], float]:
+    """`run`, in a folder that no other process uses."""
     result_path, state_path = (folder / f"seed-{seed}.{end}" for end in ("json", "state.npz"))
     saved, task, devices = model_path(folder, seed), training.task, training.devices
     devices.share(result_path, saved, state_path)

@@ -41,6 +41,7 @@ from sepconv_layers.comparison.task import ACCURACY, SIGNS, Task
 from sepconv_layers.comparison.training import key_of, run, runs_folder
 from sepconv_layers.cost import profile
 from sepconv_layers.extras import require
+from sepconv_layers.files import locked
 from sepconv_layers.sources import digest_of, shapes_of
 
 JOURNAL = "journal.log"
@@ -94,7 +95,8 @@ class Family:
         Returns:
             All trials, with those of nets that were tried before.
         """
-        with self._quiet():
+        lock = self.directory / f".{self.conv}.lock"
+        with self._quiet(), locked(lock, self.setup.training.say_waiting):
             study = self._study()
             before = self._told(study)
             trials: list[Trial] = []

@@ -102,9 +102,9 @@ class MeshDevices(Devices):
             size = int(self._of_first(np.array(len(content))))
             if size:
                 held = np.frombuffer(content, "uint8") if self.is_first else np.zeros(size, "uint8")
-                received = self._of_first(held).tobytes()
+                received = self._of_first(held)
                 if not self.is_first:
-                    write(path, lambda beside, received=received: beside.write_bytes(received))
+                    write(path, received.tofile)
 
     def _divided(self, batches: Batches) -> tuple[Batches, Batches]:
         """The samples of this process in all batches that can be divided, and the rest."""
