@@ -97,6 +97,7 @@ def training_parser(
     datasets: Iterable[str],
     default: str,
     own_data: tuple[str, str],
+    cache: str,
     searched: Iterable[str],
     epochs: str,
     batch_size: int | str = 64,
@@ -110,13 +111,14 @@ def training_parser(
         datasets: The names of its public data sets.
         default: The data set that is used by default.
         own_data: The metavar and the help of `--data`.
+        cache: The help of `--cache`: what is done without it.
         searched: The names of what `--search` tries.
         epochs: The default of `--epochs`, in words.
         batch_size: The default of `--batch-size`. In words if it depends on the data set.
         export: The default of `--export`.
     """
     parser = new_parser(f"examples.{example}.train", description)
-    add_source(parser, datasets, default, own_data)
+    add_source(parser, datasets, default, own_data, cache)
     positive = positive_number(int)
     nets = parser.add_mutually_exclusive_group()
     nets.add_argument(
@@ -157,12 +159,14 @@ def add_source(
     datasets: Iterable[str],
     default: str,
     own_data: tuple[str, str],
+    cache: str,
 ) -> None:
-    """Adds `--dataset` and `--data`; the arguments are those of `training_parser`."""
+    """Adds `--dataset`, `--data` and `--cache`; arguments are those of `training_parser`."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", choices=datasets, help=f"public data; default: {default}")
     metavar, own = own_data
     source.add_argument("--data", metavar=metavar, help=f"your own data: {own}")
+    parser.add_argument("--cache", metavar="FOLDER", help=f"where prepared data are kept; {cache}")
 
 
 def add_budget(

@@ -12,16 +12,18 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["write", "write_text"]
+__all__ = ["locked", "write", "write_text"]
 
 PREFIX = ".partial-"  # of staging folders
 STAGING_NAME = re.compile(re.escape(PREFIX) + r"\w{8}")  # `tempfile` adds eight characters
 LOCK, NEW, OLD = "lock", "new", "old"  # in a staging folder: a file and two folders
+POLL_SECONDS = 0.2  # between two looks at a lock
 
 
 def write(path: Path, writer: Callable[[Path], Any]) -> None:
@@ -90,6 +92,34 @@ def regular_below(folder: Path) -> None:
             raise ValueError(f"{path} is not a file")
 
 
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[], Any] = lambda: None) -> Iterator[None]:
+    """Context that one process at a time can be in. The others wait.
+
+    The end of a process, however it comes, ends its lock. On a file system without locks nobody
+    waits.
+
+    Args:
+        path: The file that is locked, in an existing folder. It is there only while it is needed.
+        waiting: Called once, before waiting for another process.
+
+    Raises:
+        OSError: If the file cannot be made.
+    """
+    is_told = False
+    while (lock := _lock_of(path)) is None:
+        if not is_told:
+            waiting()
+            is_told = True
+        time.sleep(POLL_SECONDS)
+    with lock:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                path.unlink()
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes the staging folders of dead processes, and restores what they had moved away."""
     for staging in folder.glob(f"{PREFIX}*"):
@@ -133,6 +163,22 @@ def _lock(staging: Path) -> BinaryIO | None:
     except BlockingIOError:
         is_ours = False
     except OSError:  # a file system without locks, where leftovers stay
+        is_ours = True
+    if is_ours:
+        return lock
+    lock.close()
+    return None
+
+
+def _lock_of(path: Path) -> BinaryIO | None:
+    """Locks a file, which is made if it is missing; returns `None` if another process has it."""
+    lock = open(path, "a+b")
+    try:
+        _acquire(lock.fileno())
+        is_ours = os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):  # locked, or removed by who had it
+        is_ours = False
+    except OSError:  # a file system without locks
         is_ours = True
     if is_ours:
         return lock
