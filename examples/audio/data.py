@@ -160,7 +160,8 @@ def _mini(held_out: str | None, seed: int) -> tuple[list[Clip], int, str]:
         for i, (word, voice) in enumerate(rows):
             file = io.BytesIO()
             piece = waveform[i * length : (i + 1) * length]
-            soundfile.write(file, piece, rate, format="WAV", subtype="FLOAT")
+            # In other formats, floats come with the time, and so each run would differ.
+            soundfile.write(file, piece, rate, format="AU", subtype="FLOAT")
             clips.append(Clip(f"{part} {i} ({voice})", word, part, file.getvalue()))
     return (
         clips,
