@@ -31,7 +31,9 @@ def without_traceback(main: Callable) -> Callable:
                 print("\nInterrupted. To continue, run the same command again.", file=sys.stderr)
                 raise SystemExit(INTERRUPTED) from None
             if not isinstance(error, FloatingPointError | ImportError | OSError | ValueError):
-                raise
+                if (said := _in_callback(error)) is None:
+                    raise
+                error = said
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from error
 
@@ -48,6 +50,16 @@ def _is_interrupt(error: BaseException | None) -> bool:
     name = KeyboardInterrupt.__name__
     is_interrupt = isinstance(error, KeyboardInterrupt) or f"{name}:" in str(error)
     return is_interrupt or _is_interrupt(error.__cause__ or error.__context__)
+
+
+def _in_callback(error: BaseException) -> ValueError | None:
+    """Returns a `ValueError` of data that are read while a net trains.
+
+    TensorFlow turns it into an error of its own, whose text holds it.
+    """
+    is_tensorflow = type(error).__module__.startswith("tensorflow.")
+    found = re.search(r"ValueError: (.+)", str(error)) if is_tensorflow else None
+    return ValueError(found[1]) if found else None
 
 
 @contextlib.contextmanager
@@ -97,9 +109,9 @@ def training_parser(
     datasets: Iterable[str],
     default: str,
     own_data: tuple[str, str],
-    cache: str,
     searched: Iterable[str],
     epochs: str,
+    cache: str | None = None,
     batch_size: int | str = 64,
     export: str = "none",
 ) -> argparse.ArgumentParser:
@@ -111,9 +123,9 @@ def training_parser(
         datasets: The names of its public data sets.
         default: The data set that is used by default.
         own_data: The metavar and the help of `--data`.
-        cache: The help of `--cache`: what is done without it.
         searched: The names of what `--search` tries.
         epochs: The default of `--epochs`, in words.
+        cache: What `--cache` keeps, and the default, in words. Without, there is no such option.
         batch_size: The default of `--batch-size`. In words if it depends on the data set.
         export: The default of `--export`.
     """
@@ -159,14 +171,15 @@ def add_source(
     datasets: Iterable[str],
     default: str,
     own_data: tuple[str, str],
-    cache: str,
+    cache: str | None = None,
 ) -> None:
     """Adds `--dataset`, `--data` and `--cache`; arguments are those of `training_parser`."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", choices=datasets, help=f"public data; default: {default}")
     metavar, own = own_data
     source.add_argument("--data", metavar=metavar, help=f"your own data: {own}")
-    parser.add_argument("--cache", metavar="FOLDER", help=f"where prepared data are kept; {cache}")
+    if cache is not None:
+        parser.add_argument("--cache", metavar="FOLDER", help=f"folder of {cache}")
 
 
 def add_budget(

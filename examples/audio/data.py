@@ -43,7 +43,7 @@ UNKNOWN, SILENCE = "unknown", "silence"
 DEFAULT = "mini"
 TARGETS = ("bed", "cat", "happy")  # of the subset; the full set has Google's ten
 TEN = "yes no up down left right on off stop go".split()
-CACHE = "default: in the cache folder of the user"
+CACHE = "spectrograms, for all runs; default: in the cache folder of the user"
 LONGEST = 3600  # seconds of a clip
 
 

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 
-
 PIECE = 2**12  # texts that are read at a time
 
 

@@ -42,7 +42,7 @@ OPTIONS: dict[str, Any] = {  # of `train` and `convert`
     "datasets": data.SOURCES,
     "default": data.DEFAULT,
     "own_data": ("PATH", "a file of texts and labels, or a folder with one for each part"),
-    "cache": "default: none, so that each run computes the tokens",
+    "cache": "tokens, for all runs; default: none",
     "epochs": "4 for imdb, 6 for docstrings, 14 for trec, else 8",
     "batch_size": "32 for trec, else 64",
 }

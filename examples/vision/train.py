@@ -48,7 +48,8 @@ OPTIONS: dict[str, Any] = {  # of `train` and `convert`
     "datasets": data.SOURCES,
     "default": data.DEFAULT,
     "own_data": ("PATH", "a folder of images, or a .npz file"),
-    "cache": "default: none, so that large data are decoded in each epoch",
+    "cache": "decoded image files, for all runs; default: none, and large sets are decoded "
+    "in each epoch",
     "epochs": "10 to 20, by data set",
 }
 MIRRORED = ("cifar10", "fashion_mnist")  # a mirror image has the same class

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
     arguments = parser.parse_args(argv)
     with command_line.user_errors(parser, file="--data"):
         name = arguments.dataset or data.DEFAULT
-        dataset = data.load(name, file=arguments.data, limit=arguments.limit, cache=arguments.cache)
+        dataset = data.load(name, file=arguments.data, limit=arguments.limit)
     input_shape, classes = dataset.train[0].shape[1:], len(dataset.classes)
     print(dataset.summary("volumes", f" of shape {input_shape}, {classes} classes"))
     net = partial(build, input_shape=input_shape, classes=classes)
@@ -109,7 +109,6 @@ def make_parser() -> argparse.ArgumentParser:
         datasets=data.SOURCES,
         default=data.DEFAULT,
         own_data=("FILE", "a .npz file of volumes"),
-        cache="default: none, so that compressed data must fit into memory",
         searched=SPACE,
         epochs="8 for solids, else 15",
         batch_size=BATCH_SIZE,
