@@ -14,7 +14,7 @@ from typing import Any
 
 from examples.artifacts import add_export
 from examples.nets import CHOICES, LIMITS, NARROW
-from examples.sources import printable, shortened
+from examples.sources import VANISHED, printable, shortened
 
 INTERRUPTED = 130  # the exit status that shells report for a command that Ctrl-C ended
 
@@ -57,8 +57,9 @@ def _in_callback(error: BaseException) -> ValueError | None:
 
     TensorFlow turns it into an error of its own, whose text holds it.
     """
-    is_tensorflow = type(error).__module__.startswith("tensorflow.")
-    found = re.search(r"ValueError: (.+)", str(error)) if is_tensorflow else None
+    if not type(error).__module__.startswith("tensorflow."):
+        return None
+    found = re.search(f"ValueError: (.* {VANISHED} .*)", str(error))
     return ValueError(found[1]) if found else None
 
 

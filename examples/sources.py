@@ -110,6 +110,7 @@ def printable(name: str) -> str:
 
 # Untrusted files: nothing is opened that may never end, or unpacked that may not fit into memory
 
+VANISHED = "cannot be read any more"  # of a file that could be read before the training
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 HARMLESS = 2**28  # bytes
 LOCAL_HEADER = 30  # bytes before the name of a file in a zip archive

@@ -17,7 +17,7 @@ import numpy as np
 from examples import cache
 from examples.arrays import Source
 from examples.folders import expect_classes, files_by_class, part_folders
-from examples.sources import Part, expect, expect_file, printable, require
+from examples.sources import VANISHED, Part, expect, expect_file, printable, require
 
 LARGEST_DEFAULT_SIZE = 96
 FORM = 1  # version of the files in the cache
@@ -130,7 +130,7 @@ class Images:
         for i, found in enumerate(cache.in_parallel(self.decoded, files)):
             if isinstance(found, Exception):
                 raise ValueError(
-                    f"{files[i]} cannot be read any more ({found}). Run the same command again: "
+                    f"{files[i]} {VANISHED} ({found}). Run the same command again: "
                     "it goes on, or starts again without the image."
                 )
             images[i] = found
