@@ -173,12 +173,13 @@ def decode(
     _warn_of({images.files[i]: error for i, error in errors.items()})
     decoded, start = {}, 0
     for part, (files, labels) in parts.items():
-        places = np.arange(start, start := start + len(files))
-        kept = np.array([place not in errors for place in places], bool)
-        whole = not digest and kept.all()  # a part of an array is no copy
-        part_of = slice(places[0], start) if whole and len(places) else places[kept]
-        found = source[part_of] if whole else cache.ordered(source, part_of, digest)
+        places, start = np.arange(start, start + len(files)), start + len(files)
+        kept = ~np.isin(places, list(errors))
         _check_all_classes(labels[kept], classes, f"The {part} part")
+        if digest or not kept.all():
+            found = cache.ordered(source, places[kept], digest)
+        else:  # neighbors in an array are no copy
+            found = source[places[0] : start]
         decoded[part] = found, labels[kept]
     return decoded
 
