@@ -204,13 +204,14 @@ def test_batch_norm_momentum(tmp_path, monkeypatch):
     assert all(0 <= accuracy <= 1 for accuracy in record["val_accuracy"][0.9])
 
 
-@pytest.mark.parametrize("kind", streaming.EXAMPLES)
-def test_streaming(tmp_path, monkeypatch, kind):
+def test_streaming(tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "SECONDS", 0.01)
     monkeypatch.setattr(streaming, "BATCH_SIZE", 8)
     place, cache = str(tmp_path / "record"), str(tmp_path / "cache")
     with without_timing():
-        record = streaming.main([kind, "--count", "48", "--cache", cache, "--output", place])
+        record = streaming.main(
+            ["recordings", "--count", "48", "--cache", cache, "--output", place]
+        )
     (saved,) = (tmp_path / "record").iterdir()
     assert json.loads(saved.read_text("utf-8")) == record and record["samples"] == 48
     assert record["input_per_step"] > 0 and len(list((tmp_path / "cache").iterdir())) == 1
