@@ -20,7 +20,7 @@ import keras
 
 from examples.artifacts import add_export
 from examples.nets import CHOICES, LIMITS, NARROW
-from examples.sources import printable, shortened
+from examples.sources import VANISHED, printable, shortened
 
 JOB = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # that Keras reads, for all processes together
 INTERRUPTED = 130  # the exit status that shells report for a command that Ctrl-C ended
@@ -38,7 +38,9 @@ def without_traceback(main: Callable) -> Callable:
                 print("\nInterrupted. To continue, run the same command again.", file=sys.stderr)
                 raise SystemExit(INTERRUPTED) from None
             if not isinstance(error, FloatingPointError | ImportError | OSError | ValueError):
-                raise
+                if (said := _in_callback(error)) is None:
+                    raise
+                error = said
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from error
 
@@ -55,6 +57,17 @@ def _is_interrupt(error: BaseException | None) -> bool:
     name = KeyboardInterrupt.__name__
     is_interrupt = isinstance(error, KeyboardInterrupt) or f"{name}:" in str(error)
     return is_interrupt or _is_interrupt(error.__cause__ or error.__context__)
+
+
+def _in_callback(error: BaseException) -> ValueError | None:
+    """Returns a `ValueError` of data that are read while a net trains.
+
+    TensorFlow turns it into an error of its own, whose text holds it.
+    """
+    if not type(error).__module__.startswith("tensorflow."):
+        return None
+    found = re.search(f"ValueError: (.* {VANISHED} .*)", str(error))
+    return ValueError(found[1]) if found else None
 
 
 @contextlib.contextmanager
@@ -106,6 +119,7 @@ def training_parser(
     own_data: tuple[str, str],
     searched: Iterable[str],
     epochs: str,
+    cache: str | None = None,
     batch_size: int | str = 64,
     export: str = "none",
 ) -> argparse.ArgumentParser:
@@ -119,11 +133,12 @@ def training_parser(
         own_data: The metavar and the help of `--data`.
         searched: The names of what `--search` tries.
         epochs: The default of `--epochs`, in words.
+        cache: What `--cache` keeps, and the default, in words. Without, there is no such option.
         batch_size: The default of `--batch-size`. In words if it depends on the data set.
         export: The default of `--export`.
     """
     parser = new_parser(f"examples.{example}.train", description)
-    add_source(parser, datasets, default, own_data)
+    add_source(parser, datasets, default, own_data, cache)
     positive = positive_number(int)
     nets = parser.add_mutually_exclusive_group()
     nets.add_argument(
@@ -170,12 +185,15 @@ def add_source(
     datasets: Iterable[str],
     default: str,
     own_data: tuple[str, str],
+    cache: str | None = None,
 ) -> None:
-    """Adds `--dataset` and `--data`; the arguments are those of `training_parser`."""
+    """Adds `--dataset`, `--data` and `--cache`; arguments are those of `training_parser`."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", choices=datasets, help=f"public data; default: {default}")
     metavar, own = own_data
     source.add_argument("--data", metavar=metavar, help=f"your own data: {own}")
+    if cache is not None:
+        parser.add_argument("--cache", metavar="FOLDER", help=f"folder of {cache}")
 
 
 def add_budget(

@@ -24,6 +24,7 @@ import numpy as np
 
 from examples import command_line
 from examples.nets import NARROW, Experiment, widest_within
+from examples.prediction import outputs_of
 from sepconv_layers import compare, convert, files, profile, tables, timing
 
 ORIGINAL, CONVERTED, ADAPTED, SEPARABLE = "original", "converted", "adapted", "separable"
@@ -278,8 +279,7 @@ class Trials:
     def _point(self, kind: str, share: float, models: list[keras.Model], epochs: int) -> Point:
         x, y = self.part("test")
         accuracies = [
-            float(np.mean(model.predict(x, batch_size=256, verbose=0).argmax(-1) == y))
-            for model in models
+            float(np.mean(outputs_of(model, x, batch_size=256).argmax(-1) == y)) for model in models
         ]
         cost = profile(models[0], x.shape[1:])
         point = Point(kind, share, int(cost.macs), int(cost.params), epochs, accuracies)

@@ -4,11 +4,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from examples.command_line import new_parser, positive_number
 from examples.sources import existing, expect, expect_file, reading
 from sepconv_layers import Comparison
+
+BATCHES = 16  # that are read at a time
 
 
 def prediction_parser(
@@ -27,6 +30,20 @@ def prediction_parser(
     top = f"number of {classes} to print; default: 3"
     parser.add_argument("--top", type=positive_number(int), default=3, help=top)
     return parser
+
+
+def outputs_of(model: keras.Model, samples: np.ndarray, batch_size: int = 32) -> np.ndarray:
+    """Returns the outputs of a model for samples, of which some are in memory at a time.
+
+    Args:
+        model: The model.
+        samples: An array, or what is read by index.
+        batch_size: The number of samples in a batch.
+    """
+    piece = BATCHES * batch_size
+    pieces = (samples[start : start + piece] for start in range(0, len(samples), piece))
+    outputs = [model.predict(some, batch_size=batch_size, verbose=0) for some in pieces]
+    return np.concatenate(outputs)
 
 
 def net_of_run(folder: Path, pattern: str, artifact: str | None = None) -> Path:

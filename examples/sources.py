@@ -6,8 +6,10 @@ import gzip
 import importlib
 import json
 import lzma
+import math
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -108,8 +110,10 @@ def printable(name: str) -> str:
 
 # Untrusted files: nothing is opened that may never end, or unpacked that may not fit into memory
 
+VANISHED = "cannot be read any more"  # of a file that could be read before the training
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 HARMLESS = 2**28  # bytes
+LOCAL_HEADER = 30  # bytes before the name of a file in a zip archive
 PACKING = 500  # largest compression ratio of real data; zeros, as in a zip bomb, reach 1000
 SHOWN = 200  # characters of a reason in a message
 try:
@@ -256,18 +260,42 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def map_npz(path: Path, name: str) -> tuple[np.memmap, int]:
+    """Maps an array of a `.npz` file into memory, if it is not compressed.
+
+    Returns:
+        The array, read-only, and its checksum, which is not compared with what it holds.
+    """
+    with reading(expect_file(path)), zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        info = archive.getinfo(f"{name}.npy")
+        is_stored = info.compress_type == zipfile.ZIP_STORED
+        expect(is_stored, f"{path} must hold {name!r} without compression", "a compressed array")
+        file.seek(info.header_offset)
+        lengths = struct.unpack("<HH", file.read(LOCAL_HEADER)[-4:])  # of name and extra field
+        start = info.header_offset + LOCAL_HEADER + sum(lengths)
+        file.seek(start)
+        shape, is_fortran, dtype = _npy_header(file)
+        size = file.tell() - start + math.prod(shape) * dtype.itemsize
+        expected = f"{path} must hold all of {name!r}, {size:,} bytes of numbers"
+        expect(not dtype.hasobject and size <= info.file_size, expected, f"{info.file_size:,}")
+        order = "F" if is_fortran else "C"
+        return np.memmap(path, dtype, "r", file.tell(), shape, order), info.CRC
+
+
 def _claimed_bytes(file) -> int:
     """Returns the number of bytes of an array, according to the header of its file."""
+    shape, _, dtype = _npy_header(file)
+    return 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
+
+
+def _npy_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Returns the shape, whether the order is that of Fortran, and the type of an array."""
     version = np.lib.format.read_magic(file)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }[version]
-    shape, _, dtype = read(file)
-    count = 1
-    for size in shape:
-        count *= size  # a Python integer, which does not overflow
-    return 0 if dtype.hasobject else count * dtype.itemsize
+    return read(file)
 
 
 # Splits

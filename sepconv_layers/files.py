@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["write", "write_text"]
+__all__ = ["locked", "write", "write_text"]
 
 PREFIX = ".partial-"  # of staging folders
 STAGING_NAME = re.compile(re.escape(PREFIX) + r"\w{8}")  # `tempfile` adds eight characters
-SECONDS_BETWEEN_TRIES = 0.2  # to get a lock
 LOCK, NEW, OLD = "lock", "new", "old"  # in a staging folder: a file and two folders
+POLL_SECONDS = 0.2  # between two looks at a lock
 
 
 def write(path: Path, writer: Callable[[Path], Any]) -> None:
@@ -93,30 +93,31 @@ def regular_below(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, when_waiting: Callable[[], Any]) -> Iterator[None]:
-    """Keeps other processes from what a lock file stands for. Waits while another one has it.
+def locked(path: Path, waiting: Callable[[], Any] = lambda: None) -> Iterator[None]:
+    """Context that one process at a time can be in. The others wait.
 
-    The system gives the lock back when its process ends, however that ends.
+    The end of a process, however it comes, ends its lock. On a file system without locks nobody
+    waits.
 
     Args:
-        path: The lock file, which stays.
-        when_waiting: Called once if another process has the lock.
+        path: The file that is locked, in an existing folder. It is there only while it is needed.
+        waiting: Called once, before waiting for another process.
+
+    Raises:
+        OSError: If the file cannot be made.
     """
-    with open(path, "a+b") as lock:
-        is_waiting = False
-        while True:
-            try:
-                _acquire(lock.fileno())
-            except BlockingIOError:
-                if not is_waiting:
-                    when_waiting()
-                is_waiting = True
-                time.sleep(SECONDS_BETWEEN_TRIES)
-                continue
-            except OSError:  # a file system without locks
-                pass
-            break
-        yield
+    is_told = False
+    while (lock := _lock_of(path)) is None:
+        if not is_told:
+            waiting()
+            is_told = True
+        time.sleep(POLL_SECONDS)
+    with lock:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                path.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -162,6 +163,22 @@ def _lock(staging: Path) -> BinaryIO | None:
     except BlockingIOError:
         is_ours = False
     except OSError:  # a file system without locks, where leftovers stay
+        is_ours = True
+    if is_ours:
+        return lock
+    lock.close()
+    return None
+
+
+def _lock_of(path: Path) -> BinaryIO | None:
+    """Locks a file, which is made if it is missing; returns `None` if another process has it."""
+    lock = open(path, "a+b")
+    try:
+        _acquire(lock.fileno())
+        is_ours = os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):  # locked, or removed by who had it
+        is_ours = False
+    except OSError:  # a file system without locks
         is_ours = True
     if is_ours:
         return lock

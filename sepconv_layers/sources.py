@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
+__all__ = ["Ordered"]
+
 PIECE_BYTES = 2**24  # to read at a time where all samples are read in turn
 PROBED = 2  # samples that show how a data set is read
 LIBRARIES = {"torch", "grain"}  # whose data sets take the index of one sample
@@ -154,6 +156,54 @@ class Samples:
         # Files in the HDF5 format are read in rising order only, and no sample twice.
         rising, places = np.unique(index, return_inverse=True)
         return take(self._read(rising), places)
+
+
+class Ordered:
+    """Samples of an array or data set in another order, or some of them. Nothing is copied.
+
+    A random split or a shuffled part of a file that is larger than memory is an order of indices.
+
+    Args:
+        data: An array, such as a memory-mapped file, or whatever else has a `shape`, a `dtype` and
+            `[indices]`.
+        order: The indices of the samples.
+        digest: Returns what changes when the samples do, so that they need not be read to tell. By
+            default, all of them are read for that.
+
+    Raises:
+        ValueError: If the data cannot be read by index, or an index is not that of a sample.
+
+    Example:
+        >>> import numpy as np
+        >>> from sepconv_layers.sources import Ordered
+        >>> part = Ordered(np.arange(10.0), [7, 3, 5])
+        >>> part[:2], part.shape
+        (array([7., 3.]), (3,))
+    """
+
+    def __init__(self, data: Any, order: Any, digest: Callable[[], Any] | None = None) -> None:
+        self.order, self.digest = np.asarray(order), digest
+        self._source = _source_of(data, "The `data` argument")
+        is_order = self.order.ndim == 1 and self.order.dtype.kind in "iu"
+        if not is_order or not len(self.order):
+            raise ValueError(
+                "The `order` argument must be the indices of samples, at least one. Received: "
+                f"dtype={self.order.dtype}, shape={self.order.shape}."
+            )
+        low, high = self.order.min(), self.order.max()
+        if low < 0 or high >= len(self._source):
+            raise ValueError(
+                f"The `order` argument must be indices of the {len(self._source)} samples. "
+                f"Received: indices from {low} to {high}."
+            )
+        self.shape = (len(self.order), *data.shape[1:])
+        self.dtype = data.dtype
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        return self._source[self.order[index]]
 
 
 class Batches(keras.utils.PyDataset):

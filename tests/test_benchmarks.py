@@ -15,9 +15,11 @@ from benchmarks import (
     mobilenet,
     nets,
     scaling,
+    streaming,
 )
 from sepconv_layers import timing
 from tests.backends import BACKEND, SHORT
+from tests.test_comparison import without_timing
 
 BLOCKS = ((8, 2), (12, 1))
 MODES = timing.MODES[BACKEND]
@@ -200,3 +202,16 @@ def test_batch_norm_momentum(tmp_path, monkeypatch):
     record = batch_norm_momentum.main(["--seeds", "1", "--steps", "1", "2", "--output", str(path)])
     assert json.loads(path.read_text("utf-8"))["steps"] == record["steps"] == [1, 2]
     assert all(0 <= accuracy <= 1 for accuracy in record["val_accuracy"][0.9])
+
+
+def test_streaming(tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "SECONDS", 0.01)
+    monkeypatch.setattr(streaming, "BATCH_SIZE", 8)
+    place, cache = str(tmp_path / "record"), str(tmp_path / "cache")
+    with without_timing():
+        record = streaming.main(
+            ["recordings", "--count", "48", "--cache", cache, "--output", place]
+        )
+    (saved,) = (tmp_path / "record").iterdir()
+    assert json.loads(saved.read_text("utf-8")) == record and record["samples"] == 48
+    assert record["input_per_step"] > 0 and len(list((tmp_path / "cache").iterdir())) == 1

@@ -160,6 +160,21 @@ def test_what_computes_by_sample_is_read_one_by_one():
     np.testing.assert_array_equal(sources_of(Scaled(), "`data`")[:], expected)
 
 
+@pytest.mark.parametrize("form", ["array", "npy"])
+def test_samples_in_an_order_are_those_of_an_array_in_it(form, tmp_path):
+    array = X if form == "array" else in_file("npy", tmp_path)
+    order = np.random.default_rng(2).permutation(N)[:20]
+    found = sources.Ordered(array, order)
+    assert (len(found), found.shape, found.dtype) == (20, (20, *SHAPE), X.dtype)
+    for index in (slice(3, 8), np.array([5, 1, 5])):
+        np.testing.assert_array_equal(found[index], X[order][index])
+    assert digest_of(sources_of(found, "`data`")) == digest_of(X[order])
+    assert digest_of(sources.Ordered(array, order, lambda: 1)) != digest_of(X[order])
+    for bad in ([], [0.5], [[0]], [N], [-1]):
+        with pytest.raises(ValueError, match="`order`"):
+            sources.Ordered(array, bad)
+
+
 def test_samples_may_be_structures():
     pairs = OneByOne(change=lambda sample: {"a": sample, "b": sample.sum()})
     found = sources_of(pairs, "`data`")

@@ -18,6 +18,7 @@ from benchmarks import (
     nets,
     readme,
     scaling,
+    streaming,
 )
 from examples import demo
 from examples.audio import convert as audio_convert
@@ -53,6 +54,7 @@ PARSERS = {
     "examples.vision.train": train.make_parser(),
     "examples.volumes.train": volumes.make_parser(),
     "benchmarks.batch_norm_momentum": batch_norm_momentum.make_parser(),
+    "benchmarks.streaming": streaming.make_parser(),
     **{
         f"benchmarks.{benchmark.NAME}": harness.make_parser(benchmark)
         for benchmark in (compile_time, examples, layers, lowerings, nets, scaling)

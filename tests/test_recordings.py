@@ -19,7 +19,7 @@ import pytest
 import soundfile
 
 from examples import nets
-from examples.audio import data, predict, reading, splits, train
+from examples.audio import data, features, predict, reading, splits, train
 from examples.audio.reading import Clip
 
 RATE = 8_000
@@ -310,7 +310,7 @@ def test_a_quiet_recording_has_the_scale_of_the_data_set(tmp_path):
     dataset = data.load(folder=folder)
     assert dataset.scale == 2**15
     every = np.concatenate([part[0] for part in (dataset.train, dataset.val, dataset.test)])
-    assert every.max(axis=(1, 2)).min() < np.log(data.FLOOR) + 1
+    assert every.max(axis=(1, 2)).min() < np.log(features.FLOOR) + 1
 
 
 @pytest.mark.parametrize("factor", [0.02, 3.0, 30.0])

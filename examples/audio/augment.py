@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from examples.audio.features import FLOOR
+from examples.audio.spectrograms import background_of
 from examples.augmentation import Augmentation
 
 COSINES = 3  # from slow to fast, that make up a random frequency response
@@ -169,7 +170,7 @@ def augmentation(spectrograms: np.ndarray, vary_speakers: bool = False) -> keras
         spectrograms: Those of the training part.
         vary_speakers: Whether to also vary rate, vocal tract, level and microphone.
     """
-    noise = Noise(np.quantile(spectrograms, 0.1, axis=(0, 1)))
+    noise = Noise(background_of(spectrograms))
     if vary_speakers:
         layers = [Warp(), Equalize(), noise, SpecAugment()]
     else:

@@ -18,7 +18,6 @@ that leaves a part without some word, or far from its share of the clips, some c
 are held out.
 """
 
-import contextlib
 import dataclasses
 import glob
 import hashlib
@@ -26,34 +25,33 @@ import io
 import json
 import os
 import re
-import sys
-import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from examples import sources
-from examples.audio import micro_features, reading, splits
-from examples.audio.features import FLOOR, Settings, log_mel
+from examples.audio import micro_features, reading, spectrograms, splits
+from examples.audio.features import Settings
 from examples.audio.reading import Clip, Source, fit_length
-from examples.audio.splits import LISTS, NAMED, NOISE_FOLDER
-from examples.sources import existing, expect, expect_file, read_npz, require, tar_files
-from sepconv_layers import files
+from examples.audio.spectrograms import sound_of
+from examples.audio.splits import LISTS, NOISE_FOLDER
+from examples.cache import checked_folder
+from examples.sources import existing, expect, require, tar_files
 
 UNKNOWN, SILENCE = "unknown", "silence"
 DEFAULT = "mini"
 TARGETS = ("bed", "cat", "happy")  # of the subset; the full set has Google's ten
 TEN = "yes no up down left right on off stop go".split()
+CACHE = "spectrograms, for all runs; default: in the cache folder of the user"
 LONGEST = 3600  # seconds of a clip
-FORM = 3  # version of the files in the cache
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset(sources.Dataset):
     """Spectrograms `(n, frames, bands)` and labels `(n,)`, by part, and their sources.
+
+    Spectrograms that are large together are no arrays, but read by index.
 
     Attributes:
         settings: How the spectrograms were computed.
@@ -68,7 +66,7 @@ class Dataset(sources.Dataset):
     def waveforms(self, count: int) -> np.ndarray:
         """Returns the first recordings of the test part, `(count, samples)`."""
         clips = self.clips[:count]
-        sounds = [_sound(clip, self.settings) for clip in clips]
+        sounds = [sound_of(clip, self.settings) for clip in clips]
         return np.stack([fit_length(x.divided(self.scale), self.settings.samples) for x in sounds])
 
 
@@ -93,7 +91,8 @@ def load(
         limit: The maximum number of training clips, with the words in proportion.
         seconds: Length of a clip. Shorter ones are padded on both sides, longer ones are cropped.
         front_end: What computes spectrograms, "librosa" or "micro": `micro_features`, at 16 kHz.
-        cache: Folder for spectrograms. By default one for all runs of this user.
+        cache: Folder for spectrograms. By default one for all runs of this user. Those of more than
+            128 MiB are mapped into memory and read by index.
         seed: Seed of the split and of the order.
 
     Returns:
@@ -120,8 +119,7 @@ def load(
     words = sorted({clip.word for clip in clips})
     is_micro = front_end == "micro"
     settings = micro_features.settings(seconds) if is_micro else Settings(sample_rate, seconds)
-    folder = Path(cache) if cache else _cache_folder()
-    spectrograms, kept, scale = _cached(clips, settings, folder)
+    stored, kept, places, scale = spectrograms.of_clips(clips, settings, checked_folder(cache))
     parts = {}
     rng = np.random.default_rng(seed)
     for part in ("train", "val", "test"):
@@ -135,7 +133,7 @@ def load(
             expected = f"`limit` must be at least the number of words, {len(words)}"
             expect(limit >= len(words), expected, limit)
             order = rng.permutation(order[sources.in_proportion(labels[order])[:limit]])
-        parts[part] = spectrograms[index[order]], labels[order]
+        parts[part] = stored.ordered(places[index[order]]), labels[order]
     return Dataset(
         name,
         **parts,
@@ -146,132 +144,6 @@ def load(
         clips=[kept[i] for i in index[order]],
         scale=scale,
     )
-
-
-# Cached spectrograms
-
-
-def _cache_folder() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "sepconv_layers" / "audio"
-
-
-def _cached(
-    clips: Sequence[Clip], settings: Settings, folder: Path
-) -> tuple[np.ndarray, list[Clip], int]:
-    """Returns the spectrograms of all readable clips, these clips, and their scale.
-
-    The spectrograms come from the cache if it has them. A clip may be listed several times, but it
-    is computed, cached and reported once.
-    """
-    every, clips = clips, list(dict.fromkeys(clips))
-    path = folder / f"{_key(clips, settings)}.npz"
-    arrays = _kept(path, len(clips), settings) if os.path.lexists(path) else None
-    if arrays is None:
-        arrays = _compute(clips, settings)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write(path, lambda beside: np.savez_compressed(beside, **arrays))
-        except OSError as error:  # without a cache, the next run is only slower
-            warnings.warn(
-                f"The spectrograms are not cached for the next run: {error}.", stacklevel=3
-            )
-    if skipped := arrays["skipped"].tolist():
-        more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-        named = "; ".join(skipped[:NAMED])
-        recordings = "recordings" if len(skipped) > 1 else "recording"
-        warnings.warn(f"Skipped {len(skipped)} {recordings}: {named}{more}.", stacklevel=3)
-    kept = [clip for clip, good in zip(clips, arrays["is_kept"], strict=True) if good]
-    place = {clip: i for i, clip in enumerate(kept)}
-    kept = [clip for clip in every if clip in place]
-    return arrays["spectrograms"][[place[clip] for clip in kept]], kept, int(arrays["scale"])
-
-
-def _key(clips: Sequence[Clip], settings: Settings) -> str:
-    """Returns a hash of everything that spectrograms depend on: contents and settings."""
-    key = hashlib.sha256(repr((FORM, settings, FLOOR)).encode())
-    digests: dict[Source, bytes] = {}
-    for clip in clips:
-        if clip.source not in digests:  # several clips may come from one recording
-            digests[clip.source] = _digest(clip.source)
-        key.update(digests[clip.source] + repr(clip.offset).encode())
-    return key.hexdigest()[:24]
-
-
-def _digest(source: Source) -> bytes:
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).digest()
-    try:
-        with expect_file(source).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except (OSError, ValueError):  # reported when it is decoded
-        return b"unreadable"
-
-
-def _kept(path: Path, clips: int, settings: Settings) -> dict[str, np.ndarray] | None:
-    """Returns the arrays in a cache, or None if it cannot be read or belongs to other data."""
-    shape = (settings.frames, settings.bands)
-    try:
-        arrays = read_npz(path, ("spectrograms", "is_kept", "skipped", "scale"))
-        is_kept = arrays["is_kept"]
-        right = is_kept.shape == (clips,) and is_kept.dtype == bool and arrays["scale"].ndim == 0
-        right &= arrays["spectrograms"].shape == (is_kept.sum(), *shape)
-        right &= arrays["spectrograms"].dtype == "float32"
-        expect(bool(right), f"{path} must hold spectrograms of {clips} clips", "others")
-    except ValueError:
-        how = "it is replaced"
-        if path.is_dir():  # a file cannot replace it, and it may be of value
-            aside = path.with_name(f"{path.name}.set-aside-{time.time_ns()}")
-            how = f"it is now {aside.name}"
-            with contextlib.suppress(OSError):
-                path.rename(aside)
-        warnings.warn(
-            f"{path} is not a readable cache: spectrograms are computed again, and {how}.",
-            stacklevel=4,
-        )
-        return None
-    return arrays
-
-
-def _sound(clip: Clip, settings: Settings) -> reading.Sound:
-    if clip.offset:
-        return reading.excerpt(clip.source, settings.sample_rate, clip.offset, settings.seconds)
-    return reading.middle(clip.source, settings.sample_rate, settings.samples)
-
-
-def _compute(clips: Sequence[Clip], settings: Settings) -> dict[str, np.ndarray]:
-    """Computes the arrays of a cache: spectrograms, their clips, the errors and the scale."""
-
-    def spectrogram(sound: reading.Sound, scale: int) -> np.ndarray:
-        waveform = fit_length(sound.divided(scale), settings.samples)
-        is_micro = settings.front_end == "micro"
-        return micro_features.log_mel(waveform) if is_micro else log_mel(waveform, settings)
-
-    spectrograms: dict[int, np.ndarray] = {}
-    peaks: dict[int, float] = {}
-    skipped = []
-    progress = keras.utils.Progbar(len(clips), unit_name="clip", verbose=sys.stdout.isatty())
-    for i, clip in enumerate(clips):
-        try:
-            sound = _sound(clip, settings)
-        except ValueError as error:
-            skipped.append(f"{clip.name}: {error}")
-            continue
-        spectrograms[i] = spectrogram(sound, 1)
-        if sound.peak is not None:
-            peaks[i] = sound.peak
-        progress.update(i + 1)
-    expect(bool(spectrograms), "There must be recordings that can be decoded", "none")
-    # The whole data set has one scale, because a quiet recording does not reveal its own.
-    scale = reading.scale_of({clips[i].name: peak for i, peak in peaks.items()})
-    if scale != 1:
-        spectrograms |= {i: spectrogram(_sound(clips[i], settings), scale) for i in peaks}
-    return {
-        "spectrograms": np.stack(list(spectrograms.values())),
-        "is_kept": np.isin(np.arange(len(clips)), list(spectrograms)),
-        "skipped": np.array(skipped, "str"),
-        "scale": np.array(scale),
-    }
 
 
 # Corpora
@@ -288,7 +160,8 @@ def _mini(held_out: str | None, seed: int) -> tuple[list[Clip], int, str]:
         for i, (word, voice) in enumerate(rows):
             file = io.BytesIO()
             piece = waveform[i * length : (i + 1) * length]
-            soundfile.write(file, piece, rate, format="WAV", subtype="FLOAT")
+            # In other formats, floats come with the time, and so each run would differ.
+            soundfile.write(file, piece, rate, format="AU", subtype="FLOAT")
             clips.append(Clip(f"{part} {i} ({voice})", word, part, file.getvalue()))
     return (
         clips,

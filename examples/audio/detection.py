@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = command_line.new_parser("examples.audio.detection", __doc__)
     parser.add_argument("model", help="the folder of a run, or a file in it")
     own = ("FOLDER", "a folder of recordings")
-    command_line.add_source(parser, data.SOURCES, data.DEFAULT, own)
+    command_line.add_source(parser, data.SOURCES, data.DEFAULT, own, data.CACHE)
     speaker = "the speaker of fsdd that a fold of --speaker-independent is tested on"
     parser.add_argument("--held-out", metavar="SPEAKER", help=speaker)
     positive = command_line.positive_number(float)
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> list[Errors]:
             held_out=arguments.held_out,
             seconds=clip.seconds,
             front_end=clip.front_end,
+            cache=arguments.cache,
         )
         if list(dataset.classes) != listener.classes or dataset.settings != clip:
             parser.error(

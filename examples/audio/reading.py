@@ -151,6 +151,16 @@ def header(source: Source) -> tuple[int, int]:
         return file.samplerate, file.frames
 
 
+def is_float(source: Source) -> bool:
+    """Returns whether a recording holds floats, whose scale is not known.
+
+    Raises:
+        ValueError: If it cannot be decoded.
+    """
+    with _opened(source) as file:
+        return file.subtype in FLOATS
+
+
 def fit_length(waveform: np.ndarray, samples: int) -> np.ndarray:
     """Pads a waveform on both sides with zeros, or crops it to its middle."""
     missing = samples - len(waveform)

@@ -8,8 +8,10 @@ import numpy as np
 
 from examples.artifacts import CALIBRATED
 from examples.audio.data import Dataset
+from examples.prediction import outputs_of
 from sepconv_layers import Comparison, export, quantize, streaming
 
+CLIPS = 1024  # that run in parallel
 KINDS = {"litert": "streaming", "int8": "int8-streaming"}  # of `--export` → of the record
 
 
@@ -32,7 +34,7 @@ def export_steps(found: Comparison, kinds: Sequence[str], dataset: Dataset, outp
     for row in found.rows:
         for kind in (kind for kind in KINDS if kind in kinds):
             model, quantized = found.models[row.conv], None
-            labels = model.predict(x, verbose=0).argmax(-1)
+            labels = outputs_of(model, x).argmax(-1)
             if kind == "int8":
                 model, quantized = quantize.aware(model, calibration=train[:CALIBRATED]), "int8"
             step = step_of(model)
@@ -40,7 +42,9 @@ def export_steps(found: Comparison, kinds: Sequence[str], dataset: Dataset, outp
             artifact = export.to_litert(
                 step.model, path, quantized, quantize_io=quantized is not None
             )
-            words = logits_in_steps(export.load(path), step, x).argmax(-1)
+            run, starts = export.load(path), range(0, len(x), CLIPS)
+            logits = [logits_in_steps(run, step, x[start : start + CLIPS]) for start in starts]
+            words = np.concatenate(logits).argmax(-1)
             row.artifacts[KINDS[kind]] = {
                 "bytes": artifact.bytes,
                 "max_difference": artifact.max_difference,

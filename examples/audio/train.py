@@ -32,7 +32,9 @@ import numpy as np
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.audio import augment, data, features, folds, steps
+from examples.audio.spectrograms import moments_of
 from examples.nets import Experiment, compare_nets
+from examples.prediction import outputs_of
 from examples.sources import printable
 from sepconv_layers import Comparison, Frontier, Search, files, models
 
@@ -46,6 +48,7 @@ OPTIONS: dict[str, Any] = {  # of `train` and `convert`
     "datasets": data.SOURCES,
     "default": data.DEFAULT,
     "own_data": ("FOLDER", "a folder of recordings"),
+    "cache": data.CACHE,
     "epochs": "5 for mini, 60 with --speaker-independent, else 20",
 }
 SPEAKERS = "fsdd_speakers"  # the name of results with whole speakers held out
@@ -64,15 +67,18 @@ def build(
     width: float = 1.0,
     mfcc: bool | None = None,
     causal: bool = False,
+    moments: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> keras.Model:
-    """Returns a net from log-mel spectrograms like these, which it normalizes, to logits."""
+    """Returns a net from log-mel spectrograms like these, which it normalizes, to logits.
+
+    Their `moments_of` need to be computed only once if they are passed.
+    """
     _, frames, bands = spectrograms.shape
     if mfcc is None:
         mfcc = net == "ds_cnn"
-    moments = spectrograms.reshape(-1, bands)
+    mean, variance = moments or moments_of(spectrograms)
     inputs = keras.Input((frames, bands), name="log_mel")
-    normalize = {"mean": moments.mean(0), "variance": moments.var(0) + 1e-3}
-    x = keras.layers.Normalization(**normalize)(inputs)
+    x = keras.layers.Normalization(mean=mean, variance=variance + 1e-3)(inputs)
     if mfcc:
         bands = features.COEFFICIENTS
         x = features.fixed_product(features.cosine_transform(x.shape[-1]), "mfcc")(x)
@@ -115,6 +121,7 @@ def prepare(
             limit=arguments.limit,
             seconds=arguments.seconds,
             front_end=arguments.front_end,
+            cache=arguments.cache,
         )
     name = SPEAKERS if held_out else dataset.name
     spectrograms, classes, settings = dataset.train[0], dataset.classes, dataset.settings
@@ -124,6 +131,7 @@ def prepare(
         build,
         net=arguments.net,
         spectrograms=spectrograms,
+        moments=moments_of(spectrograms),
         classes=len(classes),
         mfcc=arguments.mfcc,
         causal=arguments.causal,
@@ -240,16 +248,11 @@ def save_for_waveforms(
     files.write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
 
 
-def predicted(model: keras.Model, spectrograms: np.ndarray) -> np.ndarray:
-    """Returns the index of the most probable word of each clip."""
-    return model.predict(spectrograms, verbose=0).argmax(-1)
-
-
 def confusion_of(model: keras.Model, dataset: data.Dataset) -> list[list[int]]:
     """Returns the confusion matrix of the test part, `(word, predicted word)`."""
     x, y = dataset.test
     counts = np.zeros((len(dataset.classes),) * 2, int)
-    np.add.at(counts, (y, predicted(model, x)), 1)
+    np.add.at(counts, (y, outputs_of(model, x).argmax(-1)), 1)
     return counts.tolist()
 
 

@@ -3,6 +3,20 @@
 import keras
 import numpy as np
 
+PIECE = 2**12  # texts that are read at a time
+
+
+def occurrences(x: np.ndarray, vocabulary_size: int) -> np.ndarray:
+    """Returns how often each token occurs.
+
+    Args:
+        x: Token numbers `(texts, length)`, an array or what is read by index.
+        vocabulary_size: The number of different tokens.
+    """
+    starts = range(0, len(x), PIECE)
+    counts = (np.bincount(x[i : i + PIECE].ravel(), minlength=vocabulary_size) for i in starts)
+    return np.sum(list(counts), axis=0)
+
 
 def log_count_ratios(x: np.ndarray, y: np.ndarray, vocabulary_size: int) -> np.ndarray:
     """Returns the logarithm of how many times as frequent each token is in a class as outside it.
@@ -14,7 +28,7 @@ def log_count_ratios(x: np.ndarray, y: np.ndarray, vocabulary_size: int) -> np.n
     2012, multiply features by these ratios: https://aclanthology.org/P12-2018.
 
     Args:
-        x: Token numbers `(texts, length)`.
+        x: Token numbers `(texts, length)`, an array or what is read by index.
         y: Class numbers `(texts,)`.
         vocabulary_size: The number of different tokens.
 
@@ -23,8 +37,10 @@ def log_count_ratios(x: np.ndarray, y: np.ndarray, vocabulary_size: int) -> np.n
     """
     classes = int(y.max()) + 1
     has = np.zeros((vocabulary_size, classes))
-    for text, label in zip(x, y, strict=True):
-        has[np.unique(text), label] += 1
+    for start in range(0, len(x), PIECE):
+        part = slice(start, start + PIECE)
+        for text, label in zip(x[part], y[part], strict=True):
+            has[np.unique(text), label] += 1
     texts = np.bincount(y, minlength=classes)
     inside = (has + 1) / (texts + 2)
     outside = (has.sum(1, keepdims=True) - has + 1) / (texts.sum() - texts + 2)

@@ -6,12 +6,15 @@ which is learned from the training part. A vocabulary without pieces has shapes,
 unknown words by their case and ending, or by their digits.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from examples import cache
 from examples.sources import require
 
 text = require("tensorflow_text")
@@ -20,6 +23,7 @@ learner = require("tensorflow_text.tools.wordpiece_vocab.wordpiece_tokenizer_lea
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"  # tokens 0 and 1
 SHAPE = "[UNK:"  # prefix of the token of a shape
+FORM = 1  # version of the files in the cache
 BATCH = 1024
 FEWEST = 2  # occurrences of a token
 FEWEST_OF_SHAPE = 5
@@ -72,9 +76,37 @@ class Tokenizer(tf.Module):
             for whole in (lower(split), shapes(split))
         ]
 
-    def arrays(self, texts: np.ndarray) -> np.ndarray:
-        """Returns the tokens of all texts."""
-        return np.concatenate([self(batch).numpy() for batch in batches(texts)])
+    def arrays(self, texts: np.ndarray, folder: Path | None = None) -> np.ndarray:
+        """Returns the tokens of all texts.
+
+        Args:
+            texts: The texts.
+            folder: A cache, which computes them once for all runs. Those of more than 128 MiB are
+                mapped into memory and read by index, with or without a cache.
+        """
+        shape, dtype = (len(texts), self.max_length), "int32"
+
+        def make(add: cache.Add) -> None:
+            add(cache.SAMPLES, shape, dtype, self.pieces(texts))
+
+        def check(arrays: Mapping[str, np.ndarray]) -> bool:
+            found = arrays[cache.SAMPLES]
+            return found.shape == shape and found.dtype == dtype
+
+        if folder is None and cache.size_of(shape, dtype) <= cache.IN_MEMORY:
+            return np.concatenate(list(self.pieces(texts)))
+        digest = hashlib.sha256()
+        for one in texts:
+            digest.update(repr(one).encode())
+        form = FORM, text.__version__, self.vocabulary, self.max_length, self.head
+        key = cache.key_of(form, digest.hexdigest())
+        found = cache.stored(folder, key, make, check, what="tokens")
+        return found.ordered(np.arange(len(texts))) if found.digest else found.samples
+
+    def pieces(self, texts: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields the tokens of some texts at a time."""
+        for batch in batches(texts):
+            yield self(batch).numpy()
 
     def unknown(self, texts: np.ndarray) -> np.ndarray:
         """Returns the token that would replace each token if it were not in the vocabulary.

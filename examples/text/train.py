@@ -31,6 +31,7 @@ import tensorflow as tf
 from examples import command_line
 from examples.artifacts import CHECKED, export_all
 from examples.augmentation import Augmentation
+from examples.cache import checked_folder
 from examples.nets import Experiment, compare_nets
 from examples.text import data, ratios, tokens
 from sepconv_layers import Comparison, Frontier, Search, models, timing
@@ -41,6 +42,7 @@ OPTIONS: dict[str, Any] = {  # of `train` and `convert`
     "datasets": data.SOURCES,
     "default": data.DEFAULT,
     "own_data": ("PATH", "a file of texts and labels, or a folder with one for each part"),
+    "cache": "tokens, for all runs; default: none",
     "epochs": "4 for imdb, 6 for docstrings, 14 for trec, else 8",
     "batch_size": "32 for trec, else 64",
 }
@@ -195,6 +197,7 @@ def prepare(
     print(dataset.summary("texts", f", classes: {', '.join(dataset.classes)}"))
     settings = SETTINGS.get(dataset.name, Settings()) if arguments.data is None else Settings()
     with command_line.user_errors(parser):
+        folder = checked_folder(arguments.cache)
         tokenizer = make_tokenizer(
             dataset.train[0],
             arguments.vocabulary_size or settings.vocabulary_size,
@@ -206,12 +209,12 @@ def prepare(
     length, vocabulary_size = tokenizer.max_length, len(tokenizer.vocabulary)
     print(f"{vocabulary_size:,} tokens; texts are truncated to {length} tokens")
     parts = {
-        part: (tokenizer.arrays(texts), labels)
+        part: (tokenizer.arrays(texts, folder), labels)
         for part, (texts, labels) in (
             ("train", dataset.train), ("val", dataset.val), ("test", dataset.test)
         )
     }  # fmt: skip
-    counts = np.bincount(parts["train"][0].ravel(), minlength=vocabulary_size)
+    counts = ratios.occurrences(parts["train"][0], vocabulary_size)
     net = partial(
         build,
         length=length,
@@ -296,8 +299,9 @@ def make_tokenizer(
     """
     vocabulary = tokens.learn_vocabulary(texts, size, pieces)
     if length is None:
-        every = tokens.Tokenizer(vocabulary, longest).arrays(texts)
-        length = max(1, int(np.quantile(np.count_nonzero(every, axis=1), 0.95)))
+        pieces = tokens.Tokenizer(vocabulary, longest).pieces(texts)
+        counts = np.concatenate([np.count_nonzero(piece, axis=1) for piece in pieces])
+        length = max(1, int(np.quantile(counts, 0.95)))
     return tokens.Tokenizer(vocabulary, length, head)
 
 

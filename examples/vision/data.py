@@ -1,4 +1,4 @@
-"""Image classification data sets as NumPy arrays: three public ones, or your own images.
+"""Image classification data sets: three public ones, or your own images.
 
 `load("digits")` needs no download. "fashion_mnist" and "cifar10" are read from the folder that the
 environment variable SEPCONV_DATA names, if it holds them, and are otherwise downloaded by Keras:
@@ -26,6 +26,7 @@ import numpy as np
 
 from examples import sources
 from examples.arrays import Source, from_npz
+from examples.cache import checked_folder
 from examples.sources import (
     Part,
     download,
@@ -50,6 +51,8 @@ CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck".split(",")
 class Dataset(sources.Dataset):
     """Images `(n, height, width, channels)` and labels `(n,)`, by part.
 
+    Image files that are large together are no arrays, but read by index.
+
     Attributes:
         ranges: The values that became 0 and 255, for files with more than 8 bits.
     """
@@ -63,6 +66,7 @@ def load(
     folder: str | os.PathLike | None = None,
     limit: int | None = None,
     image_size: int | None = None,
+    cache: str | os.PathLike | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Loads a data set, splits it if needed and shuffles its training part.
@@ -77,6 +81,9 @@ def load(
             stays, except for image files that differ in size or have a side of more than 96
             pixels: those get the median of their shorter sides, rounded to a multiple of 8, at most
             96.
+        cache: Folder for decoded image files, which are then decoded once for all runs. Those of
+            more than 128 MiB are mapped into memory and read by index. Without a cache, they are
+            decoded batch by batch, whenever they are needed.
         seed: Seed of the split, of the choice for `limit` and of the order. The same seed and
             files give the same result on every machine.
 
@@ -116,7 +123,8 @@ def load(
     if is_files:
         ranges = image_files.ranges_of(file for file in parts["train"][0] if file in deep)
         scaling = image_files.scaling(ranges)
-        parts = image_files.decode(parts, classes, size or default_size, mode, ranges)
+        size = size or default_size
+        parts = image_files.decode(parts, classes, size, mode, ranges, checked_folder(cache))
     elif size is not None:
         parts = {part: (_resize(images, size), labels) for part, (images, labels) in parts.items()}
     parts = {part: (images, labels.astype("int64")) for part, (images, labels) in parts.items()}

@@ -5,18 +5,22 @@ X-rays or depth maps, often use a small part of the range of their type. They ar
 range of the training part, in all parts and in prediction.
 """
 
+import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
+from examples import cache
 from examples.arrays import Source
 from examples.folders import expect_classes, files_by_class, part_folders
-from examples.sources import Part, expect, expect_file, printable, require
+from examples.sources import VANISHED, Part, expect, expect_file, printable, require
 
 LARGEST_DEFAULT_SIZE = 96
+FORM = 1  # version of the files in the cache
 ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # of EXIF
 GRAY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # of Pillow
 DEEP = {"I": 65535.0, "F": 255.0}  # first letter of the mode of deep images: their usual white
@@ -49,7 +53,8 @@ def from_folder(root: Path) -> Source:
         labels = [label for label, name in enumerate(classes) for _ in by_class.get(name, ())]
         _check_all_classes(labels, classes, f"`folder` {roots[part]}")
         paths = [path.as_posix() for name in classes for path in by_class[name]]
-        parts[part] = np.array(paths), np.array(labels)
+        # Objects: an array of text has the length of the longest path for each.
+        parts[part] = np.array(paths, object), np.array(labels)
     return parts, classes, f"Own images, {printable(root.name)}"
 
 
@@ -101,27 +106,126 @@ def read_headers(
     return readable, size, "L" if gray else "RGB", deep
 
 
+class Images:
+    """Images in files, read by index: those of a batch are decoded in parallel.
+
+    Args:
+        files: The paths.
+        size: Height and width.
+        mode: "L" or "RGB".
+        ranges: Black and white of deep images.
+    """
+
+    def __init__(self, files: np.ndarray, size: tuple[int, int], mode: str, ranges: Ranges) -> None:
+        self.files, self.size, self.mode, self.ranges = files, size, mode, ranges
+        self.shape = (len(files), *size, 1 if mode == "L" else 3)
+        self.dtype = np.dtype("uint8")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        files = self.files[index]
+        images = np.empty((len(files), *self.shape[1:]), self.dtype)
+        for i, found in enumerate(cache.in_parallel(self.decoded, files)):
+            if isinstance(found, Exception):
+                raise ValueError(
+                    f"{files[i]} {VANISHED} ({found}). Run the same command again: "
+                    "it goes on, or starts again without the image."
+                )
+            images[i] = found
+        return images
+
+    def decoded(self, file: str) -> np.ndarray | Exception:
+        """Returns the pixels of a file `(height, width, channels)`, or why it cannot be decoded."""
+        try:
+            with open_image(file) as image:
+                found = pixels(image, self.mode, self.size, self.ranges)
+        except Exception as error:  # Pillow raises errors of many types
+            return error
+        return found.reshape(self.shape[1:])
+
+    def key(self) -> str:
+        """Returns a hash of all that the images depend on: settings, and the state of the files."""
+        root = os.path.commonpath([os.path.dirname(file) for file in self.files])
+        states = [(os.path.relpath(file, root), cache.state_of(file)) for file in self.files]
+        settings = self.size, self.mode, sorted(self.ranges.items())
+        return cache.key_of(FORM, require("PIL").__version__, *settings, states)
+
+
 def decode(
-    parts: dict[str, Part], classes: list[str], size: tuple[int, int], mode: str, ranges: Ranges
+    parts: dict[str, Part],
+    classes: list[str],
+    size: tuple[int, int],
+    mode: str,
+    ranges: Ranges,
+    folder: Path | None,
 ) -> dict[str, Part]:
-    """Reads the images at one size and with one number of channels."""
-    total = sum(len(files) for files, _ in parts.values())
-    progress = keras.utils.Progbar(total, unit_name="image", interval=0.5)
-    decoded, skipped = {}, {}
+    """Reads the images at one size and with one number of channels.
+
+    Those that fit into a small share of memory become arrays. Others come from a cache that is
+    mapped into memory. Without one, each is decoded now, to find out which ones are damaged, and
+    then again whenever it is needed.
+    """
+    images = Images(np.concatenate([files for files, _ in parts.values()]), size, mode, ranges)
+    errors: dict[int, str] = {}
+    source, digest = _source_of(images, errors, folder)
+    _warn_of({images.files[i]: error for i, error in errors.items()})
+    decoded, start = {}, 0
     for part, (files, labels) in parts.items():
-        images = np.empty((len(files), *size, 1 if mode == "L" else 3), "uint8")
-        for i, file in enumerate(files):
-            try:
-                with open_image(file) as image:
-                    images[i] = pixels(image, mode, size, ranges).reshape(images.shape[1:])
-            except Exception as error:  # as above; truncation is noticed only here
-                skipped[file] = error
-            progress.add(1)
-        decoded[part] = _without(skipped, files, images, labels)
-    _warn_of(skipped)
-    for part, (_, labels) in decoded.items():
-        _check_all_classes(labels, classes, f"The {part} part")
+        places, start = np.arange(start, start + len(files)), start + len(files)
+        kept = ~np.isin(places, list(errors))
+        _check_all_classes(labels[kept], classes, f"The {part} part")
+        if digest or not kept.all():
+            found = cache.ordered(source, places[kept], digest)
+        else:  # neighbors in an array are no copy
+            found = source[places[0] : start]
+        decoded[part] = found, labels[kept]
     return decoded
+
+
+def _source_of(images: Images, errors: dict[int, str], folder: Path | None) -> tuple[Any, str]:
+    """Returns the decoded images as a source, and its hash if it is not in memory.
+
+    Args:
+        images: The files.
+        errors: Gets the place of each file that cannot be decoded, and why.
+        folder: The cache, if there is one.
+    """
+
+    def decoded() -> Iterator[np.ndarray]:
+        progress = keras.utils.Progbar(len(images), unit_name="image", interval=0.5)
+        for i, found in enumerate(cache.in_parallel(images.decoded, images.files)):
+            if isinstance(found, Exception):
+                errors[i] = str(found)
+                found = np.zeros(images.shape[1:], images.dtype)
+            progress.add(1)
+            yield found
+
+    def make(add: cache.Add) -> None:
+        add(cache.SAMPLES, images.shape, images.dtype, decoded())
+        places, reasons = np.array(list(errors), int), np.array(list(errors.values()), "U")
+        add("places", places.shape, places.dtype, [places])
+        add("reasons", reasons.shape, reasons.dtype, [reasons])
+
+    def check(arrays: Mapping[str, np.ndarray]) -> bool:
+        found, places = arrays[cache.SAMPLES], arrays["places"]
+        right = places.shape == arrays["reasons"].shape and places.dtype.kind == "i"
+        return right and found.shape == images.shape and found.dtype == images.dtype
+
+    if folder is not None:
+        stored = cache.stored(folder, images.key(), make, check, ("places", "reasons"), "images")
+        others = stored.others
+        errors.update(zip(others["places"].tolist(), others["reasons"].tolist(), strict=True))
+        return stored.samples, stored.digest
+    if cache.size_of(images.shape, images.dtype) > cache.IN_MEMORY:
+        for _ in decoded():
+            continue
+        return images, images.key()
+    found = np.empty(images.shape, images.dtype)
+    for i, image in enumerate(decoded()):
+        found[i] = image
+    return found, ""
 
 
 def open_image(file: str | Path):

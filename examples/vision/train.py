@@ -48,6 +48,8 @@ OPTIONS: dict[str, Any] = {  # of `train` and `convert`
     "datasets": data.SOURCES,
     "default": data.DEFAULT,
     "own_data": ("PATH", "a folder of images, or a .npz file"),
+    "cache": "decoded image files, for all runs; default: none, and large sets are decoded "
+    "in each epoch",
     "epochs": "10 to 20, by data set",
 }
 MIRRORED = ("cifar10", "fashion_mnist")  # a mirror image has the same class
@@ -89,6 +91,7 @@ def prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> E
             folder=arguments.data,
             limit=arguments.limit,
             image_size=arguments.image_size,
+            cache=arguments.cache,
         )
     input_shape, classes = dataset.train[0].shape[1:], len(dataset.classes)
     print(dataset.summary("images", f" of shape {input_shape}, {classes} classes"))
