@@ -49,6 +49,9 @@ def compare(
     augmentation: keras.layers.Layer | None = None,
     mixing: keras.layers.Layer | None = None,
     ema_momentum: float | None = None,
+    optimizer: Callable[..., keras.optimizers.Optimizer] | None = None,
+    callbacks: Callable[[str, int], Sequence[keras.callbacks.Callback]] | None = None,
+    initial_weights: Mapping[str, str | os.PathLike] | None = None,
     infer_batch_sizes: Sequence[int] | None = None,
     jit_compile: bool | str = "auto",
     distribution: Any = None,
@@ -61,8 +64,8 @@ def compare(
     """Trains and measures twins under one budget.
 
     All nets are trained by AdamW with a short warm-up and cosine decay, the same regularization
-    and the same seeds. Test accuracy is measured with the weights of the epoch that was best on
-    the validation part.
+    and the same seeds, in the precision that `keras.config.set_dtype_policy` sets. Test accuracy is
+    measured with the weights of the epoch that was best on the validation part.
 
     With `output`, an interrupted comparison resumes after its last complete epoch when it is called
     again, and a comparison with more seeds trains only the new ones. Each combination of net, data
@@ -112,6 +115,16 @@ def compare(
             average of their weights, and this is how much of it stays in each step, in `[0, 1)`. It
             spans about `1 / (1 - ema_momentum)` steps and starts at the weights of the first one,
             so this must be much less than all steps: 0.99 to 0.999 in long trainings.
+        optimizer: Returns a new optimizer for `learning_rate`, a schedule, and `weight_decay`, and
+            with `ema_momentum` also for `use_ema` and `ema_momentum`: a class of
+            `keras.optimizers`, or one with further arguments by `functools.partial`. By default,
+            AdamW.
+        callbacks: `callbacks(conv, seed)` returns new callbacks for a training, such as
+            `keras.callbacks.TensorBoard`, whose folder may depend on both. Those that end a
+            training early, such as `keras.callbacks.EarlyStopping`, end each by itself, and `notes`
+            say when. After an interruption they see the logs of all epochs again.
+        initial_weights: Name of a net to a file of weights to start from, `.keras` or
+            `.weights.h5`, for every seed.
         infer_batch_sizes: Batch sizes for timing inference; by default 1 and `batch_size`.
         jit_compile: How to time the nets where the backend offers a choice: compiled by XLA
             (`True`), which can take a minute for a large net, or not (`False`). By default both are
@@ -171,6 +184,9 @@ def compare(
         augmentation=augmentation,
         mixing=mixing,
         ema_momentum=ema_momentum,
+        optimizer=optimizer,
+        callbacks=callbacks,
+        initial_weights=initial_weights,
         infer_batch_sizes=infer_batch_sizes,
         jit_compile=jit_compile,
         distribution=distribution,
@@ -195,6 +211,7 @@ def compare(
             **_gains(rows),
             rows=list(rows.values()),
             models={conv: net.model for conv, net in trained.items()},
+            notes=early_ends(trained, setup.training.epochs),
         )
         if setup.output is not None:
             _save(result, trained, directory)
@@ -263,6 +280,7 @@ def untrained_models(
     for conv in convs:
         keras.utils.set_random_seed(0)  # a net may hold a seed that it drew
         models[conv] = checks.check_build(build, conv, setup.parts, setup.training.task)
+        setup.training.own.start(models[conv], conv)
     return models
 
 
@@ -306,6 +324,19 @@ def train_all(
         model = keras.models.load_model(model_path(folder, best))
         trained[conv] = TrainedNet(runs, best, model, folder, earlier, training.task)
     return trained
+
+
+def early_ends(trained: Mapping[str, TrainedNet], epochs: int) -> list[str]:
+    """A sentence on each net whose trainings callbacks have ended early."""
+    notes = []
+    for conv, net in trained.items():
+        done = [len(run["history"]) for run in net.runs.values()]
+        if min(done) < epochs:
+            listed = ", ".join(map(str, done))
+            notes.append(
+                f"Callbacks ended the trainings of {conv} after {listed} of {epochs} epochs."
+            )
+    return notes
 
 
 def row_fields(costs: Profile, net: TrainedNet, times: Mapping[str, Any]) -> dict[str, Any]:

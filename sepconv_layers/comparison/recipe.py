@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from sepconv_layers.comparison.devices import Devices
+from sepconv_layers.comparison.own import Own
 from sepconv_layers.comparison.task import Task
 from sepconv_layers.sources import count_of, take
 
@@ -25,6 +26,7 @@ class Training:
     Attributes:
         task: What the nets learn. It is known by its own hash, not by this object's text.
         devices: Where they are trained; known by its own `key`, too.
+        own: What users bring, which is known by its own `key`, too.
 
     The others are arguments of `compare`.
     """
@@ -41,6 +43,7 @@ class Training:
     progress: bool = False
     task: Task = dataclasses.field(repr=False)
     devices: Devices = dataclasses.field(default_factory=Devices, repr=False)
+    own: Own = dataclasses.field(default_factory=Own, repr=False)
 
     def say(self, text: str) -> None:
         """Prints a line of progress."""
@@ -75,23 +78,23 @@ class Training:
             warmup_steps=warm_up,
         )
         averaging = self.ema_momentum is not None
-        optimizer = AdamW(
-            schedule,
-            weight_decay=self.weight_decay,
-            use_ema=averaging,
-            ema_momentum=self.ema_momentum if averaging else 0.0,
+        averages = {"use_ema": True, "ema_momentum": self.ema_momentum} if averaging else {}
+        optimizer = self.own.new_optimizer(
+            learning_rate=schedule, weight_decay=self.weight_decay, **averages
         )
+        # Keras puts averages in place of the weights at the end of `fit`, which is one epoch here.
+        optimizer.finalize_variable_values = lambda variables: None
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         sample = take(x, slice(1))
         if not model.built:  # the optimizer needs all its weights
             model(sample)
-        trainer = Trainer(model, self.task, self.devices, *self.layers(sample))
+        trainer = Trainer(model, self.task, self.devices, averaging, *self.layers(sample))
         # A metric given by name creates its variables during tracing: TensorFlow then traces again.
         metrics = self.task.new_metrics()
         trainer.compile(
             optimizer, self.task.loss, weighted_metrics=metrics, jit_compile=jit_compile
         )
-        optimizer.build(trainer.trainable_variables)
+        trainer.optimizer.build(trainer.trainable_variables)  # with losses scaled, another one
         return trainer
 
     def layers(self, x: Any) -> list[keras.layers.Layer | None]:
@@ -123,16 +126,6 @@ class Training:
         return True
 
 
-class AdamW(keras.optimizers.AdamW):
-    """AdamW whose averages of the weights never replace the weights.
-
-    Keras replaces them at the end of each `fit`, which is one epoch here.
-    """
-
-    def finalize_variable_values(self, var_list: Any) -> None:
-        pass
-
-
 class Trainer(keras.Model):
     """A model with its augmentation in front, trained on inputs and labels mixed with others.
 
@@ -144,6 +137,7 @@ class Trainer(keras.Model):
         model: keras.Model,
         task: Task,
         devices: Devices,
+        is_averaging: bool,
         augmentation: keras.layers.Layer | None,
         mixing: keras.layers.Layer | None,
     ) -> None:
@@ -151,6 +145,7 @@ class Trainer(keras.Model):
         self.model = model
         self.task = task
         self.devices = devices
+        self.is_averaging = is_averaging
         self.augmentation = augmentation
         self.mixing = mixing
         self.keeps_metrics = False
@@ -211,7 +206,7 @@ class Trainer(keras.Model):
 
     def averaging(self) -> list[keras.callbacks.Callback]:
         """What puts averaged weights in place of the weights for as long as a test takes."""
-        return [keras.callbacks.SwapEMAWeights()] if self.optimizer.use_ema else []
+        return [keras.callbacks.SwapEMAWeights()] if self.is_averaging else []
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

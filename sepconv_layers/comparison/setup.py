@@ -15,6 +15,7 @@ from sepconv_layers.comparison import checks
 from sepconv_layers.comparison.data import Part, Parts, check_data
 from sepconv_layers.comparison.devices import devices_for
 from sepconv_layers.comparison.labels import pieces
+from sepconv_layers.comparison.own import check_own
 from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.task import Task
 from sepconv_layers.comparison.task_choice import choose_task
@@ -70,6 +71,8 @@ class Setup:
                 "seeds": self.seeds,
                 "training_samples": len(self.parts["train"][1]),
                 **self.training.devices.record(),
+                **self.training.own.record(),
+                **_precision(),
                 **_spent_on(task, self.parts),
             },
             "test_part": summary_of(self.parts["test"], task),
@@ -94,6 +97,9 @@ def prepare(
     monitor: Any,
     class_weight: Any,
     distribution: Any,
+    optimizer: Any,
+    callbacks: Any,
+    initial_weights: Any,
     **settings: Any,
 ) -> Setup:
     """Checks the arguments of `compare` that do not depend on the nets.
@@ -114,6 +120,9 @@ def prepare(
         monitor: The metric that chooses the epoch.
         class_weight: The weights of the classes.
         distribution: The devices.
+        optimizer: The optimizer.
+        callbacks: The callbacks.
+        initial_weights: The weights to start from.
         **settings: The settings of the training, as `checks.check_settings` takes them.
     """
     seeds, settings = checks.check_seeds(seeds), checks.check_settings(**settings)
@@ -121,6 +130,7 @@ def prepare(
     batch_sizes = checks.check_sizes(usual if infer_batch_sizes is None else infer_batch_sizes)
     checks.check_jit_compile(jit_compile)
     devices = devices_for(distribution)
+    own = check_own(optimizer, callbacks, initial_weights)
     output, progress = (output, progress) if devices.is_first else (None, False)
     checks.check_output(output, files)
     parts, labels, classes = check_data(data)
@@ -136,12 +146,23 @@ def prepare(
         label_smoothing=settings["label_smoothing"],
     )
     training = Training(
-        **settings, classes=len(what.names), progress=progress, task=what, devices=devices
+        **settings,
+        classes=len(what.names),
+        progress=progress,
+        task=what,
+        devices=devices,
+        own=own,
     )
     with devices.alone():
         checks.check_layers(training, parts)
     words = {"task": what.TITLE if task is None else task, "dataset": dataset, "command": command}
     return Setup(training, seeds, parts, batch_sizes, jit_compile, output, words)
+
+
+def _precision() -> dict[str, str]:
+    """The policy of Keras for the types of layers, if it is not the usual one."""
+    policy = keras.config.dtype_policy().name
+    return {} if policy == "float32" else {"dtype_policy": policy}
 
 
 def summary_of(part: Part, task: Task) -> dict[str, Any]:

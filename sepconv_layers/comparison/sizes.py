@@ -118,7 +118,7 @@ def frontier(
         result = Frontier(
             **setup.circumstances(seconds),
             rows=rows,
-            notes=[*left_out, *notes],
+            notes=[*left_out, *notes, *experiment.early_ends(trained, training.epochs)],
             predictions=_predictions(trained, parts["test"], training.task),
         )
         if setup.output is not None:

@@ -18,6 +18,7 @@ from sepconv_layers.checkpoint import set_aside, set_seed, values
 from sepconv_layers.comparison import resume
 from sepconv_layers.comparison.data import Epoch, Part, Parts
 from sepconv_layers.comparison.devices import Devices
+from sepconv_layers.comparison.own import Batchwise
 from sepconv_layers.comparison.recipe import Trainer, Training
 from sepconv_layers.comparison.task import LOSS, Task, words
 from sepconv_layers.files import locked, remove_leftovers, write
@@ -85,7 +86,9 @@ def _run(
 
     def new() -> Trainer:
         keras.utils.set_random_seed(seed)
-        return training.trainer(build(conv), parts["train"][0], jit_compile)
+        trainer = training.trainer(build(conv), parts["train"][0], jit_compile)
+        training.own.start(trainer.model, conv)
+        return trainer
 
     with devices.together():
         trainer = new()
@@ -137,13 +140,24 @@ def _fit(
         state_path, trainer.state, model.weights, training.epochs, task
     )
     earlier = sum(epoch["seconds"] for epoch in history)
+    callbacks = keras.callbacks.CallbackList(
+        training.own.new_callbacks(conv, seed), model=trainer, epochs=training.epochs
+    )
+    callbacks.on_train_begin()
+    trainer.stop_training = False
+    for epoch, logs in enumerate(history):  # which they saw before an interruption
+        callbacks.on_epoch_begin(epoch)
+        callbacks.on_epoch_end(epoch, logs)
     for epoch in range(len(history), training.epochs):
+        if trainer.stop_training:
+            break
+        callbacks.on_epoch_begin(epoch)
         if watch is not None:
             watch(history)
         # Each epoch sets its own seed and order, so it is the same after an interruption.
         set_seed((seed, epoch))
         order = np.random.default_rng((seed, epoch)).permutation(len(parts["train"][1]))
-        logs = _train_epoch(trainer, parts, order, training, f"epoch {epoch + 1}")
+        logs = _train_epoch(trainer, parts, order, training, f"epoch {epoch + 1}", callbacks)
         if not math.isfinite(logs["loss"] + logs["val_loss"]):
             raise FloatingPointError(
                 f"The {conv} net with seed {seed} had a training loss of {logs['loss']} and a "
@@ -156,6 +170,9 @@ def _fit(
                 best = values(model.weights)
         history.append(logs)
         resume.save_state(state_path, trainer.state, history, best)
+        trainer.stop_training = False
+        callbacks.on_epoch_end(epoch, logs)
+    callbacks.on_train_end()
     return history, best, earlier
 
 
@@ -168,7 +185,7 @@ def runs_folder(
     directory: Path, conv: str, model: keras.Model, training: Training, digest: str
 ) -> Path:
     """The folder of all runs that differ only in the seed."""
-    folder = directory / RUNS / f"{conv}-{key_of(model, training, digest)}"
+    folder = directory / RUNS / f"{conv}-{key_of(conv, model, training, digest)}"
     if not folder.exists() and list(folder.parent.glob(f"{conv}-{'?' * 12}")):
         training.say(
             f"Earlier runs of the {conv} net had a different net, data or settings. They are kept, "
@@ -181,7 +198,7 @@ def runs_folder(
     return folder
 
 
-def key_of(model: keras.Model, training: Training, digest: str) -> str:
+def key_of(conv: str, model: keras.Model, training: Training, digest: str) -> str:
     """A short hash of all that a run depends on, except the seed."""
     settings = dataclasses.replace(training, augmentation=None, mixing=None, progress=True)
     net, *layers_at_random = (
@@ -196,7 +213,7 @@ def key_of(model: keras.Model, training: Training, digest: str) -> str:
     )
     weights = [tuple(weight.shape) for weight in model.weights]  # a class may lack a config
     key = repr((settings, layers, weights, digest, keras.backend.backend()))
-    key += training.devices.key()
+    key += training.devices.key() + training.own.key(conv)
     if not training.task.is_default:  # which is as old as the other settings
         key += json.dumps(training.task.config(), sort_keys=True)
     return hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -228,7 +245,12 @@ def tally_of(model: keras.Model, part: Part, task: Task, batch_size: int = 256) 
 
 
 def _train_epoch(
-    trainer: Trainer, parts: Parts, order: np.ndarray, training: Training, name: str
+    trainer: Trainer,
+    parts: Parts,
+    order: np.ndarray,
+    training: Training,
+    name: str,
+    callbacks: keras.callbacks.CallbackList,
 ) -> dict[str, float]:
     task, is_terminal = training.task, sys.stdout.isatty()
     if is_terminal:
@@ -239,7 +261,7 @@ def _train_epoch(
         Epoch(parts["train"], training, order, trainer.inputs_for),
         Epoch(parts["val"], training),
         verbose=int(is_terminal and training.progress),
-        callbacks=trainer.averaging(),
+        callbacks=[*trainer.averaging(), Batchwise(callbacks)],
     )
     logs = {key: round(float(value), 6) for key, value in found.items()}
     logs["seconds"] = round(time.perf_counter() - started, 3)

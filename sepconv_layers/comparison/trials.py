@@ -193,7 +193,7 @@ class Family:
         return self.build(self.conv, **choices)
 
     def _key(self, model: keras.Model) -> str:
-        return key_of(model, self.setup.training, self.digest)
+        return key_of(self.conv, model, self.setup.training, self.digest)
 
     def _is_hopeless(self, trials: Sequence[Trial]) -> bool:
         """Whether all nets were tried, or none of the last suggestions led to a training."""
