@@ -14,6 +14,7 @@ import pytest
 
 from sepconv_layers.checkpoint import values
 from sepconv_layers.comparison import Comparison, resume
+from sepconv_layers.comparison.recipe import Training
 from sepconv_layers.comparison.setup import summary_of
 from sepconv_layers.comparison.task_choice import classification
 from tests.backends import BACKEND, the_same_everywhere
@@ -187,15 +188,23 @@ def test_a_kill_before_the_state_is_removed_leaves_nothing_for_good(stages, tmp_
     assert not state.exists()
 
 
-def test_two_processes_of_one_comparison_do_not_disturb_each_other(stages, tmp_path):
-    others = []
+class Waits(Exception):
+    """Instead of waiting."""
 
-    def run_all():  # at once, where another process would take its time
-        if not others:
-            others.append(compare_toy(output=tmp_path, **ONE))
 
-    with within_epoch(2, run_all):
+def test_two_processes_of_one_comparison_wait_for_each_other(stages, tmp_path):
+    tried = []
+
+    def run_all():  # at once, where another process would wait
+        if not tried:
+            tried.append(True)
+            with pytest.raises(Waits):
+                compare_toy(output=tmp_path, **ONE)
+
+    waits = mock.patch.object(Training, "say_waiting", side_effect=Waits)
+    with waits, within_epoch(2, run_all):
         result = compare_toy(output=tmp_path, **ONE)
+    assert tried
     if BACKEND != "torch":  # whose random numbers both have in common here, in one process
         assert runs_in(tmp_path) == runs_in(stages["finished"])
     with no_training():

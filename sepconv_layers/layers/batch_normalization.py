@@ -1,5 +1,6 @@
 """Batch normalization that is cheap even next to a separable convolution."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,6 +54,8 @@ class BatchNormalization(Stateful, keras.layers.BatchNormalization):
     Reference:
         [Ioffe and Szegedy, "Batch Normalization", 2015](https://arxiv.org/abs/1502.03167).
     """
+
+    __signature__ = inspect.signature(keras.layers.BatchNormalization)
 
     def __init__(self, *args: Any, synchronized: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -414,9 +414,8 @@ def sum_over_processes(values: Any) -> Any:
     """The sum over the processes of `torch.distributed`, if they are started."""
     import torch
 
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    return _sum_over_processes().apply(values)
+    is_alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    return values if is_alone else _sum_over_processes().apply(values)
 
 
 @functools.cache
