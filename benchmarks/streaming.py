@@ -91,11 +91,10 @@ def measure(kind: str, folder: Path, options: Sequence[str]) -> dict:
     prepared, loaded = time.perf_counter() - started, mebibytes("VmHWM")
     settings = {"epochs": 1, "seeds": 1, "batch_size": BATCH_SIZE, "jit_compile": False}
     build = partial(experiment.build, width=1.0)
-    compare(
-        build, experiment.data, convs="separable", **settings, progress=False, **experiment.training
-    )
+    data, recipe = experiment.data, experiment.training
+    compare(build, data, convs="separable", **settings, progress=False, **recipe)
     peak = mebibytes("VmHWM")
-    x, y = experiment.data.train
+    x, y = data.train
     model = build("separable")
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     batch = x[:BATCH_SIZE], y[:BATCH_SIZE]
@@ -104,7 +103,7 @@ def measure(kind: str, folder: Path, options: Sequence[str]) -> dict:
     step = per_second(lambda: model.train_on_batch(*batch), BATCH_SIZE)
     reading = per_second(lambda: x[order[(start := next(starts)) : start + BATCH_SIZE]], BATCH_SIZE)
     return {
-        "samples": sum(len(labels) for _, labels in vars_of(experiment.data)),
+        "samples": sum(len(labels) for _, labels in (data.train, data.val, data.test)),
         "shape": list(x.shape[1:]),
         "seconds_to_prepare": round(prepared, 1),
         "peak_mib_of_imports": round(imports),
@@ -113,10 +112,6 @@ def measure(kind: str, folder: Path, options: Sequence[str]) -> dict:
         "samples_per_second": {"step": round(step), "input": round(reading)},
         "input_per_step": round(reading / step, 2),
     }
-
-
-def vars_of(data) -> tuple:
-    return data.train, data.val, data.test
 
 
 def make_parser() -> argparse.ArgumentParser:

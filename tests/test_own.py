@@ -64,7 +64,8 @@ class Seen(keras.callbacks.Callback):
 
 def test_callbacks_see_one_training_and_may_end_it():
     calls = []
-    found = run(callbacks=lambda conv, seed: [Seen(calls, last=1)])
+    last = {("separable", 0): 1}  # no other net or seed is asked for
+    found = run(callbacks=lambda conv, seed: [Seen(calls, last=last[conv, seed])])
     batches = ["batch 0", "batch 1"]
     assert calls == ["begin", *batches, "epoch 0", *batches, "epoch 1", "end"]
     assert found.notes == ["Callbacks ended the trainings of separable after 2 of 6 epochs."]
@@ -143,3 +144,5 @@ def test_weights_of_another_net_are_refused_before_any_training(tmp_path):
     keras.Sequential([keras.Input((2,)), layers.Dense(2)]).save(path)
     with no_training(), pytest.raises(ValueError, match="weights of the separable net"):
         run(initial_weights={"separable": path})
+    with no_training(), pytest.raises(ValueError, match="names of nets: separable.*standard"):
+        run(initial_weights={"standard": path})

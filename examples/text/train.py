@@ -299,8 +299,8 @@ def make_tokenizer(
     """
     vocabulary = tokens.learn_vocabulary(texts, size, pieces)
     if length is None:
-        pieces = tokens.Tokenizer(vocabulary, longest).pieces(texts)
-        counts = np.concatenate([np.count_nonzero(piece, axis=1) for piece in pieces])
+        batches = tokens.Tokenizer(vocabulary, longest).pieces(texts)
+        counts = np.concatenate([np.count_nonzero(batch, axis=1) for batch in batches])
         length = max(1, int(np.quantile(counts, 0.95)))
     return tokens.Tokenizer(vocabulary, length, head)
 

@@ -110,6 +110,7 @@ def search(
         )
     arguments = arguments_of_compare("search", settings)
     setup = prepare(data, Search.NAMES, **arguments)
+    setup.training.own.check_nets(convs)
 
     with setup.directory() as directory:
         folder = directory / TRIALS
@@ -135,7 +136,7 @@ def search(
             },
         )
         every = [trial for conv in convs for trial in tried[conv] if trial.outcome != REPEATED]
-        circumstances = setup.circumstances(seconds + found.wall_seconds)
+        circumstances = setup.circumstances(seconds + found.wall_seconds, convs[0])
         circumstances["budget"]["trials"] = trials
         result = Search(
             **circumstances,

@@ -207,7 +207,7 @@ def compare(
         }
         seconds = time.perf_counter() - started + sum(net.earlier for net in trained.values())
         result = Comparison(
-            **setup.circumstances(seconds),
+            **setup.circumstances(seconds, convs[0]),
             **_gains(rows),
             rows=list(rows.values()),
             models={conv: net.model for conv, net in trained.items()},
@@ -276,6 +276,7 @@ def untrained_models(
     build: Callable[[str], keras.Model], convs: Sequence[str], setup: Setup
 ) -> dict[str, keras.Model]:
     """A checked, untrained model of each net."""
+    setup.training.own.check_nets(convs)
     models = {}
     for conv in convs:
         keras.utils.set_random_seed(0)  # a net may hold a seed that it drew

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,26 @@ class Own:
         optimizer: Returns a new optimizer.
         callbacks: Returns new callbacks for the name of a net and a seed.
         initial_weights: Name of a net to a file.
+        seed: The first seed, whose callbacks stand for those of all.
     """
 
     optimizer: Optimizer | None = None
     callbacks: Callbacks | None = None
     initial_weights: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    seed: int = 0
+
+    def check_nets(self, convs: Sequence[str]) -> None:
+        """Checks that callbacks and weights are those of these nets."""
+        unknown = sorted(set(self.initial_weights) - set(convs))
+        if unknown:
+            raise ValueError(
+                f"`initial_weights` must have names of nets: {', '.join(convs)}. Received: "
+                f"{', '.join(unknown)}."
+            )
+        for conv in convs if self.callbacks is not None else ():
+            made = _called("callbacks", partial(self.new_callbacks, conv, self.seed))
+            if not all(isinstance(each, keras.callbacks.Callback) for each in made):
+                raise _bad("callbacks", f"a function that returned {made!r}")
 
     def key(self, conv: str) -> str:
         """What the result of a net depends on, to be hashed; nothing by default."""
@@ -41,21 +57,22 @@ class Own:
                 self.new_optimizer(learning_rate=1.0, weight_decay=0.0)
             )
         if self.callbacks is not None:
-            found["callbacks"] = [_settings(each) for each in self.new_callbacks(conv, 0)]
+            found["callbacks"] = [_settings(each) for each in self.new_callbacks(conv, self.seed)]
         if conv in self.initial_weights:
             content = self.initial_weights[conv].read_bytes()
             found["weights"] = hashlib.sha256(content).hexdigest()
         # Keras numbers names in each process.
         return NAME.sub("", json.dumps(found, sort_keys=True, default=repr)) if found else ""
 
-    def record(self) -> dict[str, Any]:
-        """The fields of a record; none by default."""
+    def record(self, conv: str) -> dict[str, Any]:
+        """The fields of a record; none by default. The callbacks are those of a net."""
         found: dict[str, Any] = {}
         if self.optimizer is not None:
             optimizer = self.new_optimizer(learning_rate=1.0, weight_decay=0.0)
             found["optimizer"] = type(optimizer).__name__
         if self.callbacks is not None:
-            found["callbacks"] = [type(each).__name__ for each in self.new_callbacks("", 0)]
+            made = self.new_callbacks(conv, self.seed)
+            found["callbacks"] = [type(each).__name__ for each in made]
         if self.initial_weights:
             found["initial_weights"] = {
                 conv: path.name for conv, path in self.initial_weights.items()
@@ -105,19 +122,17 @@ class Batchwise(keras.callbacks.Callback):
                 setattr(self, f"on_{name}_{end}", getattr(callbacks, f"on_{name}_{end}"))
 
 
-def check_own(optimizer: Any, callbacks: Any, initial_weights: Any) -> Own:
-    """Returns the arguments of these names, checked."""
-    own = Own(optimizer, callbacks, _check_weights(initial_weights))
+def check_own(optimizer: Any, callbacks: Any, initial_weights: Any, seed: int) -> Own:
+    """Returns the arguments of these names. What depends on the nets is not checked yet."""
+    own = Own(optimizer, callbacks, _check_weights(initial_weights), seed)
     if optimizer is not None:
         made = _called("optimizer", lambda: own.new_optimizer(learning_rate=0.1, weight_decay=0.1))
         if not isinstance(made, keras.optimizers.Optimizer) or made is own.new_optimizer(
             learning_rate=0.1, weight_decay=0.1
         ):
             raise _bad("optimizer", f"a function that returned {made!r}")
-    if callbacks is not None:
-        made = _called("callbacks", lambda: own.new_callbacks("separable", 0))
-        if not all(isinstance(each, keras.callbacks.Callback) for each in made):
-            raise _bad("callbacks", f"a function that returned {made!r}")
+    if callbacks is not None and not callable(callbacks):
+        raise _bad("callbacks", repr(callbacks))
     return own
 
 

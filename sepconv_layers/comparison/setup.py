@@ -56,8 +56,13 @@ class Setup:
                 with tempfile.TemporaryDirectory() as directory:
                     yield Path(directory)
 
-    def circumstances(self, seconds: float) -> dict[str, Any]:
-        """The fields of a `Record`: where, with what and for how long nets were trained."""
+    def circumstances(self, seconds: float, conv: str) -> dict[str, Any]:
+        """The fields of a `Record`: where, with what and for how long nets were trained.
+
+        Args:
+            seconds: The time that all trainings took.
+            conv: The name of a net, for what each of them has of its own.
+        """
         task = self.training.task
         return {
             **self.words,
@@ -71,7 +76,7 @@ class Setup:
                 "seeds": self.seeds,
                 "training_samples": len(self.parts["train"][1]),
                 **self.training.devices.record(),
-                **self.training.own.record(),
+                **self.training.own.record(conv),
                 **_precision(),
                 **_spent_on(task, self.parts),
             },
@@ -130,7 +135,7 @@ def prepare(
     batch_sizes = checks.check_sizes(usual if infer_batch_sizes is None else infer_batch_sizes)
     checks.check_jit_compile(jit_compile)
     devices = devices_for(distribution)
-    own = check_own(optimizer, callbacks, initial_weights)
+    own = check_own(optimizer, callbacks, initial_weights, seeds[0])
     output, progress = (output, progress) if devices.is_first else (None, False)
     checks.check_output(output, files)
     parts, labels, classes = check_data(data)

@@ -116,7 +116,7 @@ def frontier(
             row.artifacts.update(artifacts.get(row.name, {}))
         seconds = time.perf_counter() - started + sum(net.earlier for net in trained.values())
         result = Frontier(
-            **setup.circumstances(seconds),
+            **setup.circumstances(seconds, rows[0].name),
             rows=rows,
             notes=[*left_out, *notes, *experiment.early_ends(trained, training.epochs)],
             predictions=_predictions(trained, parts["test"], training.task),

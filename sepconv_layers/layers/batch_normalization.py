@@ -55,6 +55,7 @@ class BatchNormalization(Stateful, keras.layers.BatchNormalization):
         [Ioffe and Szegedy, "Batch Normalization", 2015](https://arxiv.org/abs/1502.03167).
     """
 
+    # What `*args` stands for.
     __signature__ = inspect.signature(keras.layers.BatchNormalization)
 
     def __init__(self, *args: Any, synchronized: bool = False, **kwargs: Any) -> None:

@@ -25,7 +25,8 @@ class Devices:
 
     def key(self) -> str:
         """What the results depend on, to be hashed; nothing on one device."""
-        return "" if (self.count, self.processes) == (1, 1) else repr(self.record())
+        found = self.record()
+        return repr(found) if found else ""
 
     def record(self) -> dict[str, int]:
         """The fields of a record; none on one device."""
