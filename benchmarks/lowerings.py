@@ -5,7 +5,7 @@
 Uses shapes from which the table in `ops` was made, and others. Times a forward pass, and one with
 both gradients. Takes 20 minutes on two cores. A GPU needs larger batches:
 
-    python -m benchmarks.lowerings --backends jax torch --batches 64
+    python -m benchmarks.lowerings --backends jax torch --batches 64 --dtypes float32 bfloat16
 """
 
 import argparse
@@ -23,7 +23,7 @@ from sepconv_layers import ops, tables, timing
 NAME = "lowerings"
 LOWERINGS = {
     1: ("native", "taps", "auto"),
-    2: ("native", "taps", "auto"),
+    2: ("native", "triton", "taps", "auto"),
     3: ("native", "taps", "planes", "auto"),
 }
 # Rank to input shapes with the kernel sizes to apply to them.
@@ -39,12 +39,25 @@ HELD_OUT = {
 }
 STRIDES = (1, 2)
 HALF = "bfloat16"
+FORCED = {
+    "native": "tab:orange",
+    "triton": "tab:red",
+    "taps": "tab:blue",
+    "planes": "tab:green",
+}
+
+
+def lowerings(rank: int) -> list[str]:
+    """What to compare: Triton's kernels only where there are any."""
+    has_triton = keras.backend.backend() == "torch" and not timing.device().startswith("cpu")
+    return [name for name in LOWERINGS[rank] if name != "triton" or has_triton]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=(1, 2, 3))
     parser.add_argument("--scale", type=int, default=1, help="divide sizes and channels by this")
     parser.add_argument("--batches", type=int, default=1, help="multiply batches by this")
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", HALF), default=["float32"])
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple]:
@@ -52,10 +65,11 @@ def cells(arguments: argparse.Namespace) -> list[tuple]:
     for mode, rank in itertools.product(timing.MODES[keras.backend.backend()], arguments.ranks):
         for origin, shapes in (("table", TABLE), ("held out", HELD_OUT)):
             for (shape, kernels), strides in itertools.product(shapes[rank], STRIDES):
-                for kernel in kernels:
-                    listed.append((mode, origin, shape, kernel, strides, "float32"))
-        shape, kernels = TABLE[rank][0]
-        listed.append((mode, "table", shape, kernels[0], 1, HALF))
+                for kernel, dtype in itertools.product(kernels, arguments.dtypes):
+                    listed.append((mode, origin, shape, kernel, strides, dtype))
+        if HALF not in arguments.dtypes:
+            shape, kernels = TABLE[rank][0]
+            listed.append((mode, "table", shape, kernels[0], 1, HALF))
     return listed
 
 
@@ -82,7 +96,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
         return run
 
     calls = {}
-    for name in LOWERINGS[rank]:
+    for name in lowerings(rank):
         run = function(name)
         calls[name, "forward"] = harness.forward(run, mode, *arrays)
         calls[name, "both"] = harness.with_gradients(run, mode, *arrays, upstream=upstream)
@@ -91,7 +105,7 @@ def measure(cell: tuple, arguments: argparse.Namespace) -> list[dict]:
     place = {"backend": keras.backend.backend(), "mode": mode, "origin": origin, "rank": rank}
     what = {"shape": [batch, *spatial, channels], "kernel": kernel_size, "strides": strides}
     times = {
-        f"{kind}_ms": {name: medians.get((name, kind)) for name in LOWERINGS[rank]}
+        f"{kind}_ms": {name: medians.get((name, kind)) for name in lowerings(rank)}
         for kind in ("forward", "both")
     }
     return [{**place, **what, "dtype": dtype, **times}]
@@ -106,10 +120,11 @@ def loss(row: dict, kind: str) -> float | None:
 
 def table(rows: list[dict]) -> str:
     lines = []
+    names = [name for name in FORCED if any(_has(row, "forward_ms", name) for row in rows)]
     for backend, mode, rank in dict.fromkeys((r["backend"], r["mode"], r["rank"]) for r in rows):
         here = [r for r in rows if (r["backend"], r["mode"], r["rank"]) == (backend, mode, rank)]
         cells = [f"{backend}, {mode}", f"{rank}D"]
-        for name in ("native", "taps", "planes"):
+        for name in names:
             cells.append(
                 " / ".join(
                     harness.times(
@@ -132,7 +147,7 @@ def table(rows: list[dict]) -> str:
     header = [
         "backend, mode",
         "rank",
-        *(f"{name} ÷ auto, forward / with gradients" for name in ("native", "taps", "planes")),
+        *(f"{name} ÷ auto, forward / with gradients" for name in names),
         "worst auto ÷ best, shapes of the table",
         "worst auto ÷ best, other shapes",
     ]
@@ -152,11 +167,7 @@ def draw(figure: Any, rows: list[dict]) -> None:
     figure.set_size_inches(4 * len(places), 4)
     for axes, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
         here = [row for row in rows if (row["backend"], row["mode"]) == place]
-        for name, color in (
-            ("native", "tab:orange"),
-            ("taps", "tab:blue"),
-            ("planes", "tab:green"),
-        ):
+        for name, color in FORCED.items():
             points = [
                 (row["both_ms"]["auto"], row["both_ms"][name])
                 for row in here

@@ -59,6 +59,7 @@ from sepconv_layers.layers import (
     SqueezeExcite3D,
 )
 from sepconv_layers.models import load_keras_application
+from sepconv_layers.torch_compile import single_graph
 from sepconv_layers.twins import separable_twin, standard_twin
 
 __version__ = "0.1.0"
@@ -120,6 +121,7 @@ __all__ = [
     "quantize",
     "search",
     "separable_twin",
+    "single_graph",
     "sources",
     "standard_twin",
     "streaming",

@@ -36,6 +36,7 @@ IMPORTS: dict[str, set[str]] = {
     "class_table": {"layers"},
     "graph_edit": {"layers"},
     "cost": {"arguments", "class_table", "extras", "files", "tables"},
+    "torch_compile": set(),
     "twins": {"blocks", "class_table", "graph_edit", "layers"},
     "convert": {
         *("arguments", "blocks", "checkpoint", "class_table", "cost", "extras", "files"),

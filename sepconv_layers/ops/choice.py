@@ -14,7 +14,7 @@ import keras
 from sepconv_layers.ops import context
 from sepconv_layers.ops.geometry import Geometry
 
-LOWERINGS = ("native", "taps", "planes", "portable")
+LOWERINGS = ("native", "triton", "taps", "planes", "portable")
 
 
 class Where(NamedTuple):
@@ -48,7 +48,7 @@ TABLE: dict[Where, str] = {
     Where("torch", "cpu", False, 2): "native",
     Where("torch", "cpu", False, 3): "native",
     Where("torch", "gpu", False, 1): "native",
-    Where("torch", "gpu", False, 2): "native",
+    Where("torch", "gpu", False, 2): "triton",
     Where("torch", "gpu", False, 3): "native",
 }
 
@@ -86,6 +86,18 @@ MAX_TORCH_COLUMNS, MIN_VALUES_OF_STRIPS = 3, 2**17
 # has fast float32 gradients on channels-last memory up to that many taps.
 MAX_CUDNN_TAPS = 25
 
+# Depthwise on PyTorch and a GPU, `benchmarks.lowerings --batches 128`, half precision: up to that
+# many taps, Triton's kernels are faster in training and with strides, and otherwise on maps of at
+# least that many columns.
+MAX_TRITON_TAPS, MIN_TRITON_COLUMNS = 9, 28
+
+# In Triton's kernels, same benchmark: all loops over the kernel are unrolled. A thread loads as
+# many bytes as the hardware can at once, and holds a patch of outputs, in rows and columns, that
+# leaves room in its registers for the kernel. Most nets have maps of seven times a power of two.
+MAX_UNROLLED_TRITON_TAPS, BYTES_OF_LOAD, PROGRAMS_PER_PROCESSOR = 49, 16, 8
+PATCH, PATCH_OF_LARGE_KERNEL, PATCH_WITH_STRIDES, PATCH_OF_GRADIENT = (7, 2), (2, 4), (2, 2), (4, 2)
+MAX_CHANNELS_OF_PROGRAM = {1: 128, 2: 64}  # by the strides
+
 # Pointwise on PyTorch and a CPU, `benchmarks.nets`: a convolution is faster than a matrix product
 # from that many positions on.
 MIN_POSITIONS_OF_TORCH_CONV = 8192
@@ -105,8 +117,10 @@ def lowering(name: str) -> Iterator[None]:
 
     Args:
         name: `"auto"` (the fastest one, by a measured table), `"native"` (the backend's own
-            kernel), `"taps"` (a sum of shifted products, for fusing compilers), `"planes"` (3D as a
-            sum of 2D) or `"portable"` (only what LiteRT and ONNX have as built-in operators).
+            kernel), `"triton"` (kernels of this package, for channels-last images with PyTorch on
+            a GPU; elsewhere as `"native"`), `"taps"` (a sum of shifted products, for fusing
+            compilers), `"planes"` (3D as a sum of 2D) or `"portable"` (only what LiteRT and ONNX
+            have as built-in operators).
 
     Raises:
         ValueError: If there is no lowering of that name.
@@ -150,7 +164,19 @@ def choose(geometry: Geometry, inputs: Any, kernel: Any) -> str:
     name = TABLE.get(where, "planes" if where.backend == "tensorflow" else "native")
     if max(geometry.strides) > 1 and math.prod(geometry.kernel_size) <= MAX_UNROLLED_TAPS:
         name = TABLE.get(where._replace(strided=True), name)
+    if name == "triton" and not _is_better_in_triton(geometry, inputs, kernel):
+        return "native"
     return name
+
+
+def _is_better_in_triton(geometry: Geometry, inputs: Any, kernel: Any) -> bool:
+    import torch
+
+    if inputs.element_size() > 2 or math.prod(geometry.kernel_size) > MAX_TRITON_TAPS:
+        return False
+    trains = torch.is_grad_enabled() and (inputs.requires_grad or kernel.requires_grad)
+    columns = inputs.shape[geometry.spatial_axes[-1]]
+    return trains or max(geometry.strides) > 1 or columns >= MIN_TRITON_COLUMNS
 
 
 def _is_tiny(geometry: Geometry, inputs: Any, kernel: Any) -> bool:

@@ -10,7 +10,7 @@ import keras
 forced: contextvars.ContextVar[str] = contextvars.ContextVar("lowering", default="auto")
 
 
-def _constant_to_dynamo(function: Any) -> Any:
+def constant_to_dynamo(function: Any) -> Any:
     """Makes PyTorch's compiler call a function while it traces, instead of tracing it.
 
     Same as `torch.compiler.assume_constant_result`, without an import of PyTorch.
@@ -19,13 +19,13 @@ def _constant_to_dynamo(function: Any) -> Any:
     return function
 
 
-@_constant_to_dynamo  # which does not support context variables
+@constant_to_dynamo  # which does not support context variables
 def forced_lowering() -> str:
     """The name of the lowering that the user forces, or `"auto"`."""
     return forced.get()
 
 
-@_constant_to_dynamo
+@constant_to_dynamo
 def device() -> str:
     """The type of device that the backend puts tensors on by default.
 

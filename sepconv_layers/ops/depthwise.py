@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from sepconv_layers.ops import choice, context, native, on_tensorflow, on_torch, rewrites
+from sepconv_layers.ops import choice, context, native, on_tensorflow, on_torch, on_triton, rewrites
 from sepconv_layers.ops.geometry import Convolve, Geometry
 from sepconv_layers.ops.taps import taps
 
@@ -28,6 +28,14 @@ def _native(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     return native.depthwise_conv(inputs, kernel, geometry)
 
 
+def _triton(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    """The kernels of this package for PyTorch on a GPU, where there is one."""
+    is_torch = keras.backend.backend() == "torch"
+    if is_torch and on_triton.supports(inputs, kernel, geometry):
+        return on_triton.depthwise(inputs, kernel, geometry)
+    return _native(inputs, kernel, geometry)
+
+
 def _planes(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
     """A 3D convolution as a sum of 2D ones by the backend's own kernel."""
     if geometry.rank == 3 and geometry.data_format == "channels_first":
@@ -42,6 +50,7 @@ def _planes(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
 
 LOWERINGS: dict[str, Convolve] = {
     "native": _native,
+    "triton": _triton,
     "taps": taps,
     "planes": _planes,
     # 2D depthwise convolutions, slices and additions: what LiteRT and ONNX have as built-in

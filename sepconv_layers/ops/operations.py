@@ -259,7 +259,8 @@ def _cached_operation(
 def _checked(
     operation: type[Conv], shapes: tuple, data_format: str, written: str, *arguments: Any
 ) -> tuple[Conv, Geometry]:
-    checked = operation(*arguments)
+    # A given name, because counting up names would make PyTorch compile each call anew.
+    checked = operation(*arguments, name="checked")  # type: ignore[misc]
     geometry, _ = checked._check(*map(_Shaped, shapes))
     return checked, geometry
 
