@@ -18,8 +18,6 @@ import triton.language as tl
 
 from sepconv_layers.ops import choice
 
-BYTES_PER_LOAD = 16  # of a thread: the widest there is
-
 
 @triton.constexpr_function
 def _index(position, output, stride, dilation, size):
