@@ -91,7 +91,7 @@ def export_all(
         for kind in kinds:
             artifact = writers[kind]()
             record = dataclasses.asdict(artifact)
-            left_out = ("path", "kind", "report")
+            left_out = ("path", "kind")
             record = {key: value for key, value in record.items() if key not in left_out}
             if kind != "hub":  # a hub model takes other inputs than the test part has
                 file = artifact.path / "model.tflite" if kind == "micro" else artifact.path

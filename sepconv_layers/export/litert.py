@@ -1,10 +1,12 @@
 """Exports models to LiteRT files for phones and microcontrollers, quantized or not."""
 
 import dataclasses
+import functools
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,10 +65,19 @@ class LitertArtifact(Artifact):
     """A LiteRT file, and how it ran.
 
     Attributes:
-        report: The noise of each tensor, a `QuantizationReport`; `None` for float32 and float16.
+        report: The noise of each tensor, a `QuantizationReport`, measured when it is first asked
+            for; `None` for float32 and float16.
     """
 
-    report: QuantizationReport | None = None
+    measure: dataclasses.InitVar[Callable[[], QuantizationReport] | None] = None
+
+    def __post_init__(self, measure: Callable[[], QuantizationReport] | None) -> None:
+        object.__setattr__(self, "_measure", measure)
+
+    @functools.cached_property
+    def report(self) -> QuantizationReport | None:
+        measure: Callable[[], QuantizationReport] | None = vars(self)["_measure"]
+        return measure() if measure else None
 
 
 def to_litert(
@@ -203,21 +214,28 @@ def to_litert(
             beside = Path(folder) / "float.tflite"
             beside.write_bytes(finish(conversion.floats))
             _warn_if_slower(artifact, latency_ms(load(beside), sample))
-    report = None
+    measure = None
     if quantize not in (None, "float16"):
         arrays = [array[:MEASURED] for array in sample]
-        report = _report(conversion, str(quantize), content, arrays, mix)
-    return LitertArtifact(**vars(artifact), report=report)
+        # Without the conversion itself, which holds the calibration.
+        floats, origins = conversion.floats, Origins(graph)
+        measure = partial(_report, floats, content, inputs, arrays, origins, str(quantize), mix)
+    return LitertArtifact(**vars(artifact), measure=measure)
 
 
 def _report(
-    conversion: Conversion, quantize: str, content: bytes, arrays: Arrays, mix: Mix | None
+    floats: bytes,
+    content: bytes,
+    inputs: Sequence[str],
+    arrays: Arrays,
+    origins: Origins,
+    quantize: str,
+    mix: Mix | None,
 ) -> QuantizationReport:
-    origins = Origins(conversion.graph)
     return QuantizationReport(
-        name=conversion.graph.model.name,
+        name=origins.graph.model.name,
         quantize=quantize,
-        layers=measured_noise(conversion.floats, content, conversion.inputs, arrays, origins),
+        layers=measured_noise(floats, content, inputs, arrays, origins),
         samples=len(arrays[0]),
         loss=None if mix is None else mix.loss.points,
         kinds={} if mix is None else mix.kinds,
