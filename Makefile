@@ -60,10 +60,10 @@ clean:  ## remove the environment, caches and everything that the other targets 
 .venv/.examples .venv/.docs .venv/.dev: .venv/.%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, found " + sys.version.split()[0] + "; name another with PYTHON=")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[$*]'
 	touch $@
 
 .venv/.torch: .venv/.dev
-	$(BIN)/python -m pip install --quiet '$(TORCH)' 2>/dev/null \
+	$(BIN)/python -m pip install --quiet --no-compile '$(TORCH)' 2>/dev/null \
 		|| echo 'pip finds no CPU build of PyTorch: tests that compare with PyTorch are skipped.'
 	touch $@

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sepconv_layers import compare
+from sepconv_layers.comparison.devices import choice
 from tests.backends import BACKEND
 
 ROOT = Path(__file__).parents[1]
@@ -116,3 +117,11 @@ def test_bad_input():
     data = {"train": part, "val": part, "test": part}
     with pytest.raises(ValueError, match="`distribution` must be 'auto'.*'both'"):
         compare(lambda conv: None, data, distribution="both")
+
+
+def test_pytorch_says_that_it_trains_on_one_of_several_gpus(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(choice.keras.backend, "backend", lambda: "torch")
+    with pytest.warns(UserWarning, match="one of 2 GPUs"):
+        assert choice.devices_for("auto").count == 1

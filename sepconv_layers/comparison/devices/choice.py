@@ -1,6 +1,7 @@
 """Which devices nets are trained on."""
 
 import os
+import warnings
 from typing import Any
 
 import keras
@@ -38,7 +39,10 @@ def devices_for(distribution: Any) -> Devices:
             f"distribution={distribution!r} within {around!r}."
         )
     if isinstance(distribution, str) and distribution == AUTO:
-        return Devices() if backend == "torch" else _wrapped(around or _of_all_devices())
+        if backend == "torch":
+            _warn_of_idle_devices()
+            return Devices()
+        return _wrapped(around or _of_all_devices())
     if not _is_distribution(distribution):
         raise ValueError(
             f"`distribution` must be 'auto' for all devices, or with the {backend} backend "
@@ -98,6 +102,17 @@ def _wrapped(distribution: Any) -> Devices:
     from sepconv_layers.comparison.devices.on_tensorflow import StrategyDevices
 
     return StrategyDevices(distribution)
+
+
+def _warn_of_idle_devices() -> None:
+    import torch
+
+    if (count := torch.cuda.device_count()) > 1:
+        warnings.warn(
+            f"distribution='auto' trains on one of {count} GPUs: with the PyTorch backend, nets "
+            "are trained on one device. Use the JAX or TensorFlow backend for all of them.",
+            stacklevel=2,
+        )
 
 
 def _refuse_processes_of_torch() -> None:
