@@ -3,8 +3,8 @@
     python -m benchmarks.readme
 
 A table stands between `<!-- results/RECORD -->` and `<!-- end -->`, where RECORD is the folder of a
-comparison, the file of a frontier or that of a benchmark. `<!-- results/* -->` is a table of all
-comparisons, `<!-- results/{FOLDER,...} -->` a short table of the listed ones, and
+comparison, or the file of a frontier, of a conversion or of a benchmark. `<!-- results/* -->` is a
+table of all comparisons, `<!-- results/{FOLDER,...} -->` a short table of the listed ones, and
 `<!-- results/*/frontier.json -->` a table of all frontiers.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import harness
+from examples import conversion
 from examples.summary import SHORT, margins
 from examples.summary import table as summary
 from sepconv_layers import Comparison, Frontier
@@ -26,7 +27,7 @@ READMES = (
     ROOT / "docs" / "guides" / "results.md",
 )
 EVERY = "results/*"
-FRONTIER = "frontier.json"
+FRONTIER, CONVERSION = "frontier.json", "conversion.json"
 LISTED = re.compile(r"results/\{(.*)\}")
 RECORDS = sorted(ROOT.glob("results/*-*.json"))  # those of benchmarks
 
@@ -46,6 +47,8 @@ def render(text: str) -> str:
             markdown = summary(map(Comparison.load, paths), SHORT)
         elif path.name == FRONTIER:
             markdown = Frontier.load(path).to_markdown()
+        elif path.name == CONVERSION:
+            markdown = conversion.markdown(json.loads(path.read_text("utf-8")))
         elif path.is_dir():
             markdown = Comparison.load(path).to_markdown()
         else:
