@@ -11,9 +11,11 @@ made smaller in four ways, to the same MACs:
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,7 @@ import numpy as np
 from examples import command_line
 from examples.nets import NARROW, Experiment, widest_within
 from examples.prediction import outputs_of
-from sepconv_layers import compare, convert, files, profile, tables, timing
+from sepconv_layers import compare, convert, export, files, profile, tables, timing
 
 ORIGINAL, CONVERTED, ADAPTED, SEPARABLE = "original", "converted", "adapted", "separable"
 COLORS = {
@@ -57,6 +59,7 @@ class Point:
         per_seed: Its test accuracies.
         infer_ms: The median time of a batch, beside all other nets in one process, each in its
             fastest mode.
+        litert_ms: The same of one sample in LiteRT; `None` where there is none.
     """
 
     kind: str
@@ -66,6 +69,7 @@ class Point:
     epochs: int
     per_seed: list[float]
     infer_ms: float = math.nan  # until all nets are there
+    litert_ms: float | None = None
 
     @property
     def accuracy(self) -> str:
@@ -210,9 +214,11 @@ class Trials:
                 found.append(self._from_scratch(kind, share, conv, width))
         print("\nTiming all nets", flush=True)
         batch = self.part("test")[0][: self.batch_size]
-        times = infer_ms(self.nets, batch, self.arguments.jit_compile)
+        in_keras = infer_ms(self.nets, batch, self.arguments.jit_compile)
+        in_litert = litert_ms(self.nets, batch[:1])
         return [
-            dataclasses.replace(point, infer_ms=ms) for point, ms in zip(found, times, strict=True)
+            dataclasses.replace(point, infer_ms=ms, litert_ms=ms_of_file)
+            for point, ms, ms_of_file in zip(found, in_keras, in_litert, strict=True)
         ]
 
     def _originals(self) -> Point:
@@ -339,6 +345,25 @@ def infer_ms(
     ]
 
 
+def litert_ms(models: Sequence[keras.Model], sample: np.ndarray) -> Sequence[float | None]:
+    """Returns the median time of a sample for each model's LiteRT file, in turns.
+
+    Args:
+        models: The models.
+        sample: A batch of one.
+    """
+    needed = importlib.util.find_spec("ai_edge_litert")
+    if keras.backend.backend() != "tensorflow" or needed is None:
+        return [None] * len(models)
+    calls = {}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for number, model in enumerate(models):
+            path = Path(folder) / f"{number}.tflite"
+            export.to_litert(model, path, sample=sample)
+            calls[number] = partial(export.load(path), sample)
+        return list(timing.medians(calls).values())
+
+
 def markdown(record: Mapping[str, Any]) -> str:
     """Returns the table of a record, conversion.json."""
     points = [Point(**point) for point in record["points"]]
@@ -349,6 +374,7 @@ def cells(points: Sequence[Point], batch_size: int) -> list[list[str]]:
     """Returns the header and a row for each net."""
     header = ["net", "MACs ÷", "MACs", "parameters", "epochs", "accuracy"]
     header += [f"inference ms, batch {batch_size}", "times as fast"]
+    header += ["LiteRT ms, one sample", "times as fast"]
     original = points[0]
     rows = [
         [
@@ -358,12 +384,19 @@ def cells(points: Sequence[Point], batch_size: int) -> list[list[str]]:
             f"{point.params:,}",
             str(point.epochs),
             point.accuracy,
-            f"{point.infer_ms:.2f}",
-            f"{original.infer_ms / point.infer_ms:.1f}",
+            *_times(original.infer_ms, point.infer_ms),
+            *_times(original.litert_ms, point.litert_ms),
         ]
         for point in points
     ]
     return [header, *rows]
+
+
+def _times(original: float | None, ms: float | None) -> list[str]:
+    """A time, and how many times as fast as the original net's it is."""
+    if original is None or ms is None:
+        return ["–", "–"]
+    return [f"{ms:.3g}", f"{original / ms:.1f}"]
 
 
 def _picture(points: Sequence[Point]) -> Any:

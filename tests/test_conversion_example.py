@@ -14,7 +14,8 @@ from examples.vision import train
 from sepconv_layers import profile, timing
 from tests.test_comparison import no_training, without_timing
 
-infer_ms = conversion.infer_ms  # the function itself, which most tests replace
+# The functions themselves, which most tests replace.
+infer_ms, litert_ms = conversion.infer_ms, conversion.litert_ms
 TINY = ["--epochs", "1", "--width", "0.25", "--limit", "60", "--no-jit-compile"]
 
 
@@ -22,7 +23,8 @@ TINY = ["--epochs", "1", "--width", "0.25", "--limit", "60", "--no-jit-compile"]
 def _quick(monkeypatch):
     monkeypatch.setattr(nets, "HALVINGS", 1)
     monkeypatch.setattr(train, "STAGES", train.STAGES[:1])
-    monkeypatch.setattr(conversion, "infer_ms", lambda models, *_: [1.0] * len(models))
+    for name in ("infer_ms", "litert_ms"):
+        monkeypatch.setattr(conversion, name, lambda models, *_: [1.0] * len(models))
     with without_timing():
         yield
 
@@ -78,6 +80,20 @@ def test_nets_take_turns_and_count_in_their_fastest_mode(monkeypatch):
     nets = [keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]) for _ in range(2)]
     assert infer_ms(nets, np.ones((2, 4), "float32")) == [2.0, 1.0]
     assert timed == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
+
+
+def test_files_take_turns_where_there_are_any(monkeypatch):
+    def medians(calls):
+        assert [call()[0].shape for call in calls.values()] == [(1, 3), (1, 2)]
+        return dict(zip(calls, [2.0, 1.0], strict=True))
+
+    monkeypatch.setattr(timing, "medians", medians)
+    nets = [keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)]) for units in (3, 2)]
+    sample = np.ones((1, 4), "float32")
+    if keras.backend.backend() == "tensorflow":
+        assert list(litert_ms(nets, sample)) == [2.0, 1.0]
+    monkeypatch.setattr(conversion.importlib.util, "find_spec", lambda name: None)
+    assert litert_ms(nets, sample) == [None, None]
 
 
 @pytest.mark.parametrize("macs", ["1", "0", "0.5,x", "-0.1"])
