@@ -1,9 +1,15 @@
 """Settings and fixtures of all tests, and of the examples in docstrings."""
 
 import gc
+import importlib.util
 import os
 
 import pytest
+
+# Doctests are looked for in modules, which this one is only with Triton.
+collect_ignore = ["sepconv_layers/ops/triton_kernels.py"]
+if importlib.util.find_spec("triton"):
+    collect_ignore.clear()
 
 # XLA compiles for longer than what it compiles runs: for these tests it need not optimize. In
 # `make fuzz` it does.

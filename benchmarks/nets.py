@@ -32,7 +32,7 @@ from benchmarks.mobilenet import (
     in_pytorch,
     stages,
 )
-from sepconv_layers import BatchNormalization, profile, tables, timing
+from sepconv_layers import BatchNormalization, profile, single_graph, tables, timing
 
 NAME = "nets"
 KINDS = {"infer": "inference", "train": "training step"}
@@ -44,6 +44,7 @@ COLORS = {
 }
 # JAX allocates the memory of each training step anew, page by page: huge pages are fewer.
 SETTINGS = {"jax": {"huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}}
+COMPILED = "compiled"  # by PyTorch
 BY_HAND = "PyTorch"  # prefix of places whose nets are not written in Keras
 
 
@@ -67,7 +68,7 @@ def measure(cell: tuple[str, str], arguments: argparse.Namespace) -> list[dict]:
 
 
 def _measure(kind: str, policy: str, arguments: argparse.Namespace) -> list[dict]:
-    rng, backend = np.random.default_rng(0), keras.backend.backend()
+    rng, backend, modes = np.random.default_rng(0), keras.backend.backend(), modes_here()
     shape = (arguments.batch_size, arguments.size, arguments.size, 3)
     x = rng.normal(size=shape).astype("float32")
     y = rng.integers(CLASSES, size=arguments.batch_size)
@@ -75,19 +76,21 @@ def _measure(kind: str, policy: str, arguments: argparse.Namespace) -> list[dict
     batch = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
     calls, macs = {}, {}
     for net, build in BUILDERS.items():
-        for mode in timing.MODES[backend]:
+        for mode, jit_compile in modes.items():
             model = build(arguments)
+            if mode == COMPILED:
+                single_graph(model)
             macs[net] = profile(model).macs
             model.compile(
                 keras.optimizers.SGD(0.01, momentum=0.9),
                 keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-                jit_compile=mode == "xla",
+                jit_compile=jit_compile,
             )
             if kind == "infer":
                 calls[net, mode] = partial(model.predict_on_batch, batch[0])
             else:
                 calls[net, mode] = partial(model.train_on_batch, *batch)
-    for mode in timing.MODES[backend]:
+    for mode in modes:
         calls["matrix products", mode] = matrix_products(arguments, kind, policy, mode)
         if kind == "train":  # in inference they are folded into the convolutions
             calls["normalizations", mode] = normalizations(arguments, policy, mode)
@@ -110,6 +113,13 @@ def _measure(kind: str, policy: str, arguments: argparse.Namespace) -> list[dict
         }
         for (net, mode), ms in timing.medians(calls, arguments.seconds, arguments.turns).items()
     ]
+
+
+def modes_here() -> dict[str, bool]:
+    """The modes of the backend; on a GPU also PyTorch's compiler, which takes long on a CPU."""
+    modes = timing.MODES[keras.backend.backend()]
+    has_compiler = keras.backend.backend() == "torch" and not timing.device().startswith("cpu")
+    return {**modes, COMPILED: True} if has_compiler else modes
 
 
 def matrix_products(

@@ -9,6 +9,7 @@ From the public functions down to the arithmetic. A file imports only from files
     normalization              batch normalization in training
     on_tensorflow              TensorFlow without XLA: oneDNN, missing kernels, slow gradients
     on_torch                   PyTorch: memory layouts, slow gradients, cheaper calls
+    on_triton, triton_kernels  PyTorch on a GPU: depthwise convolution of images
     taps                       XLA: depthwise convolution as a sum of taps, fast sums
     correlation                XLA: a loop over many taps
     choice                     which form runs where: the table, and every threshold
