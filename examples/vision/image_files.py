@@ -292,7 +292,7 @@ def pixels(image, mode: str, size: tuple[int, int], ranges: Ranges) -> np.ndarra
     """Returns the pixels of an image, resized, with values from 0 to 255."""
     Image, ImageOps = require("PIL.Image"), require("PIL.ImageOps")
     image.draft(None, (2 * size[1], 2 * size[0]))  # a large JPEG is decoded at a smaller scale
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)  # and otherwise copied
     if (kind := image.mode[0]) in DEEP:  # convert() would clip them at 255
         low, high = ranges.get(kind, (0.0, DEEP[kind]))
         share = (_deep_values(image) - low) / (high - low)
@@ -301,4 +301,5 @@ def pixels(image, mode: str, size: tuple[int, int], ranges: Ranges) -> np.ndarra
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return np.asarray(ImageOps.fit(image.convert(mode), size[::-1], Image.Resampling.BILINEAR))
+    image = image if image.mode == mode else image.convert(mode)
+    return np.asarray(ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR))
