@@ -12,7 +12,6 @@ epoch, as the examples do, and then measures training steps and the reading of b
 import argparse
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -135,9 +134,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
         if not folder.exists():
             write_samples(kind, folder, arguments.count)
         found = measure(kind, folder, options)
-    argv = sys.argv[1:] if argv is None else argv
-    record = {
-        "command": " ".join(["python -m benchmarks.streaming", *argv]),
+    command = ["python -m benchmarks.streaming", kind, f"--count {arguments.count}"]
+    record = {  # without the folders, which are nobody else's
+        "command": " ".join(command + ["--cache FOLDER"] * bool(arguments.cache)),
         "kind": kind,
         "cache": arguments.cache is not None,
         **found,
