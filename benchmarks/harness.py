@@ -238,6 +238,11 @@ def _wait_for_torch() -> None:
         torch.cuda.synchronize()
 
 
+def has_torch_on_gpu() -> bool:
+    """Whether PyTorch is the backend and computes on a GPU."""
+    return keras.backend.backend() == "torch" and not timing.device().startswith("cpu")
+
+
 def times(value: float | None) -> str:
     """A ratio as text."""
     return "–" if value is None else f"{value:.2f}×"

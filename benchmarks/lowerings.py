@@ -49,7 +49,7 @@ FORCED = {
 
 def lowerings(rank: int) -> list[str]:
     """What to compare: Triton's kernels only where there are any."""
-    has_triton = keras.backend.backend() == "torch" and not timing.device().startswith("cpu")
+    has_triton = harness.has_torch_on_gpu()
     return [name for name in LOWERINGS[rank] if name != "triton" or has_triton]
 
 

@@ -118,8 +118,7 @@ def _measure(kind: str, policy: str, arguments: argparse.Namespace) -> list[dict
 def modes_here() -> dict[str, bool]:
     """The modes of the backend; on a GPU also PyTorch's compiler, which takes long on a CPU."""
     modes = timing.MODES[keras.backend.backend()]
-    has_compiler = keras.backend.backend() == "torch" and not timing.device().startswith("cpu")
-    return {**modes, COMPILED: True} if has_compiler else modes
+    return {**modes, COMPILED: True} if harness.has_torch_on_gpu() else modes
 
 
 def matrix_products(

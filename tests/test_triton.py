@@ -72,9 +72,8 @@ def test_half_precision_is_summed_in_float32():
     outputs = on_triton.depthwise(inputs, kernel, geometry)
     exact = expected_outputs(inputs.double(), kernel.double(), geometry).detach()
     assert outputs.dtype == torch.bfloat16
-    assert (
-        float((outputs.detach() - exact).norm() / exact.norm()) < 2**-8
-    )  # rounded once; the interpreter cuts digits off
+    error = (outputs.detach() - exact).norm() / exact.norm()
+    assert float(error) < 2**-8  # one rounding, for which the interpreter cuts digits off
 
 
 def test_what_has_no_kernels_runs_as_before():

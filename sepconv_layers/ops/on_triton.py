@@ -12,6 +12,11 @@ from typing import Any, NamedTuple
 from sepconv_layers.ops import choice, context
 from sepconv_layers.ops.geometry import Geometry
 
+SCHEMA = (  # of all operators
+    "(Tensor first, Tensor second, SymInt[] size, SymInt[] strides, SymInt[] pads, "
+    "SymInt[] dilation) -> Tensor"
+)
+
 
 @context.constant_to_dynamo
 def is_ready() -> bool:
@@ -72,39 +77,12 @@ def _operators() -> _Operators:
 
     from sepconv_layers.ops import triton_kernels as kernels
 
-    def outputs(
-        inputs: Tensor,
-        kernel: Tensor,
-        size: list[int],
-        strides: list[int],
-        pads: list[int],
-        dilation: list[int],
-    ) -> Tensor:
-        with torch.cuda.device_of(inputs):
-            return kernels.convolve(inputs, kernel, size, strides, pads, dilation)
+    def on_its_device(function: Any) -> Any:
+        def run(first: Tensor, second: Tensor, *how: Any) -> Tensor:
+            with torch.cuda.device_of(first):
+                return function(first.contiguous(), second.contiguous(), *how)
 
-    def to_inputs(
-        upstream: Tensor,
-        kernel: Tensor,
-        size: list[int],
-        strides: list[int],
-        pads: list[int],
-        dilation: list[int],
-    ) -> Tensor:
-        with torch.cuda.device_of(upstream):
-            return kernels.input_gradient(upstream, kernel, size, strides, pads, dilation)
-
-    def to_kernel(
-        inputs: Tensor,
-        upstream: Tensor,
-        size: list[int],
-        strides: list[int],
-        pads: list[int],
-        dilation: list[int],
-    ) -> Tensor:
-        with torch.cuda.device_of(inputs):
-            how = (size, strides, pads, dilation)
-            return kernels.kernel_gradient(inputs, upstream, *how).to(inputs.dtype)
+        return run
 
     def image(images: Tensor, _: Tensor, size: list[int], *how: Any) -> Tensor:
         return images.new_empty((images.shape[0], *size, images.shape[-1]))
@@ -112,12 +90,16 @@ def _operators() -> _Operators:
     def weights(inputs: Tensor, _: Tensor, size: list[int], *how: Any) -> Tensor:
         return inputs.new_empty((*size, inputs.shape[-1]))
 
+    functions = (kernels.convolve, kernels.input_gradient, kernels.kernel_gradient)
     made = _Operators(
         *(
             torch.library.custom_op(
-                f"sepconv_layers::depthwise_{function.__name__}", function, mutates_args=()
+                f"sepconv_layers::depthwise_{name}",
+                on_its_device(function),
+                mutates_args=(),
+                schema=SCHEMA,
             )
-            for function in (outputs, to_inputs, to_kernel)
+            for name, function in zip(_Operators._fields, functions, strict=True)
         )
     )
 
@@ -139,13 +121,12 @@ def _operators() -> _Operators:
 
     def of_to_inputs(ctx: Any, upstream: Tensor) -> tuple:
         given, kernel = ctx.saved_tensors
-        to_given = made.outputs(upstream.contiguous(), kernel, size_of(given), *ctx.how)
-        to_kernel = made.to_kernel(upstream.contiguous(), given, list(kernel.shape[:2]), *ctx.how)
+        to_given = made.outputs(upstream, kernel, size_of(given), *ctx.how)
+        to_kernel = made.to_kernel(upstream, given, list(kernel.shape[:2]), *ctx.how)
         return to_given, to_kernel, None, None, None, None
 
     def of_to_kernel(ctx: Any, upstream: Tensor) -> tuple:
         inputs, given = ctx.saved_tensors
-        upstream = upstream.contiguous()
         to_inputs = made.to_inputs(given, upstream, size_of(inputs), *ctx.how)
         to_given = made.outputs(inputs, upstream, size_of(given), *ctx.how)
         return to_inputs, to_given, None, None, None, None

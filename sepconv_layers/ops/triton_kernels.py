@@ -26,6 +26,13 @@ def _index(position, output, stride, dilation, size):
     return index if rest == 0 and 0 <= index < size else -1
 
 
+@triton.constexpr_function
+def _flat(row, column, height, width, is_flipped):
+    """Index of an element in a kernel whose elements are listed, or listed backward."""
+    index = row * width + column
+    return height * width - 1 - index if is_flipped else index
+
+
 @triton.jit
 def _plus(sums, at: tl.constexpr, value):
     return sums[:at] + (sums[at] + value,) + sums[at + 1 :]
@@ -88,21 +95,15 @@ def _outputs(
                         _index(y, a, STRIDE, DILATION, SIZE) >= 0
                         and _index(x, b, STRIDE_W, DILATION_W, SIZE_W) >= 0
                     ):
-                        if IS_FLIPPED:
-                            weights = _weights(
-                                kernel,
-                                SIZE * SIZE_W - 1
-                                - _index(y, a, STRIDE, DILATION, SIZE) * SIZE_W
-                                - _index(x, b, STRIDE_W, DILATION_W, SIZE_W),
-                                channels, channel,
-                            )  # fmt: skip
-                        else:
-                            weights = _weights(
-                                kernel,
-                                _index(y, a, STRIDE, DILATION, SIZE) * SIZE_W
-                                + _index(x, b, STRIDE_W, DILATION_W, SIZE_W),
-                                channels, channel,
-                            )  # fmt: skip
+                        weights = _weights(
+                            kernel,
+                            _flat(
+                                _index(y, a, STRIDE, DILATION, SIZE),
+                                _index(x, b, STRIDE_W, DILATION_W, SIZE_W),
+                                SIZE, SIZE_W, IS_FLIPPED,
+                            ),
+                            channels, channel,
+                        )  # fmt: skip
                         sums = _plus(sums, a * COLUMNS + b, values * weights)
     for a in tl.static_range(ROWS):
         for b in tl.static_range(COLUMNS):
@@ -216,6 +217,12 @@ def _tile(values: Any, strides: Any, patch: tuple[int, int]) -> dict[str, int]:
     return {"BLOCK": block, "SPAN": span, "ROWS": patch[0], "COLUMNS": patch[1], "num_warps": 1}
 
 
+def _tiles(size: Any, how: dict[str, int]) -> tuple[int, int]:
+    """The numbers of tiles that cover rows and columns."""
+    columns = how.get("COLUMNS", 1) * how["SPAN"]
+    return triton.cdiv(size[0], how["ROWS"]), triton.cdiv(size[1], columns)
+
+
 def _is_small(size: Any) -> bool:
     return size[0] * size[1] <= choice.MAX_TRITON_TAPS
 
@@ -233,8 +240,7 @@ def convolve(
     outputs = inputs.new_empty((batch, *size, channels))
     patch = choice.PATCH if _is_small(kernel.shape) else choice.PATCH_OF_LARGE_KERNEL
     how = _tile(inputs, strides, choice.PATCH_WITH_STRIDES if max(strides) > 1 else patch)
-    down = triton.cdiv(size[0], how["ROWS"])
-    across = triton.cdiv(size[1], how["COLUMNS"] * how["SPAN"])
+    down, across = _tiles(size, how)
     grid = (batch * down * across, triton.cdiv(channels, how["BLOCK"]))
     _outputs[grid](
         inputs, kernel, outputs, height, width, channels, *size, down, across,
@@ -247,7 +253,6 @@ def input_gradient(
     upstream: Any, kernel: Any, size: Any, strides: Any, pads: Any, dilation: Any
 ) -> Any:
     """The gradient with respect to inputs of the spatial `size`."""
-    upstream = upstream.contiguous()
     if max(strides) == 1:
         shape = kernel.shape[:2]
         around = [(k - 1) * d - pad for k, d, pad in zip(shape, dilation, pads, strict=True)]
@@ -256,8 +261,8 @@ def input_gradient(
     outputs = upstream.new_empty((batch, *size, channels))
     how = _tile(upstream, strides, choice.PATCH_WITH_STRIDES)
     del how["COLUMNS"]  # it has one for each phase
-    down = triton.cdiv(triton.cdiv(size[0], strides[0]), how["ROWS"])
-    across = triton.cdiv(triton.cdiv(size[1], strides[1]), how["SPAN"])
+    phase = [triton.cdiv(n, stride) for n, stride in zip(size, strides, strict=True)]
+    down, across = _tiles(phase, how)
     grid = (batch * down * across, triton.cdiv(channels, how["BLOCK"]))
     _to_strided_inputs[grid](
         upstream, kernel, outputs, *size, channels, *out_size, down, across,
@@ -269,17 +274,15 @@ def input_gradient(
 def kernel_gradient(
     inputs: Any, upstream: Any, size: Any, strides: Any, pads: Any, dilation: Any
 ) -> Any:
-    """The gradient with respect to a kernel of that `size`, in float32."""
+    """The gradient with respect to a kernel of that `size`, summed in float32."""
     import torch
 
-    upstream = upstream.contiguous()
     batch, height, width, channels = inputs.shape
     out_size = upstream.shape[1:3]
     share = size[0] if _is_small(size) else 1
     patch = choice.PATCH_OF_GRADIENT if max(strides) == 1 else choice.PATCH_WITH_STRIDES
     how = _tile(inputs, (1,), patch) | {"SHARE": share}
-    down = triton.cdiv(out_size[0], how["ROWS"])
-    across = triton.cdiv(out_size[1], how["COLUMNS"] * how["SPAN"])
+    down, across = _tiles(out_size, how)
     tiles, blocks = batch * down * across, triton.cdiv(channels, how["BLOCK"])
     shares = triton.cdiv(size[0], share)
     most = choice.PROGRAMS_PER_PROCESSOR * _processors(inputs.device) // (blocks * shares)
@@ -289,7 +292,7 @@ def kernel_gradient(
         inputs, upstream, parts, height, width, channels, *out_size, down, across, tiles, programs,
         *_geometry(size, strides, pads, dilation), **how,
     )  # fmt: skip
-    return parts.sum(0)
+    return parts.sum(0).to(inputs.dtype)
 
 
 @functools.cache
