@@ -41,6 +41,9 @@ def single_graph(model: keras.Model) -> keras.Model:
     Returns:
         The same model.
 
+    Raises:
+        ValueError: If `model` is not a Keras model.
+
     Example:
         >>> import keras
         >>> from sepconv_layers import SeparableConvBlock2D, single_graph
@@ -49,6 +52,8 @@ def single_graph(model: keras.Model) -> keras.Model:
         >>> model.output_shape
         (None, 8, 8, 4)
     """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
     for layer in model._flatten_layers():
         if not isinstance(layer._call_signature, _Signature):
             object.__setattr__(layer, "_call_signature", _Signature(layer._call_signature))

@@ -60,3 +60,8 @@ def test_a_prepared_layer_still_checks_its_arguments():
     model = single_graph(make_model())
     with pytest.raises(TypeError, match="unexpected keyword argument"):
         model.layers[0](np.ones((1, 8, 9, 3), "float32"), wrong=1)
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ValueError, match="`model` must be a Keras model. Received: function"):
+        single_graph(make_model)
