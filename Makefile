@@ -16,7 +16,7 @@ TORCH := torch==2.13.0$(if $(filter Darwin,$(shell uname -s)),,+cpu)
 .PHONY: help demo test backends fuzz lint readme docs clean
 
 # Tests of what is the same on all backends, with the random cases of a short run.
-PORTABLE := ops groups edge_cases tracing torch_compile triton contract layers blocks normalization models graph_edit twins quantize
+PORTABLE := ops groups edge_cases tracing torch_compile triton several_kernels contract layers blocks normalization models graph_edit twins quantize
 on_backend = KERAS_BACKEND=$(1) TRITON_INTERPRET=1 SEPCONV_TEST_CONFIGURATIONS=10 $(BIN)/python -m pytest --numprocesses 2 \
 	--dist worksteal --timeout 600 $(PORTABLE:%=tests/test_%.py)
 

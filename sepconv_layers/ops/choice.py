@@ -72,6 +72,12 @@ SLICES_OF_SUM, ROWS_OF_ONES = (8, 7, 6, 5, 4, 3, 2), 8
 # channels with one kernel each are faster than oneDNN's fallback for several.
 REPEATED_MULTIPLIERS, MIN_REPEATED_CHANNELS = (2, 4), 16
 
+# Several depthwise kernels per channel before a pointwise step, `benchmarks.layers`, the layers
+# with depth multipliers of 2 and 3: from that many kernels on, and for inputs of that many values
+# for all of them, one kernel after the other is faster. By backend, the ranks where it is.
+MIN_KERNELS_APART, MIN_VALUES_APART = 3, 2**18
+RANKS_OF_KERNELS_APART = {"tensorflow": (1, 2, 3), "jax": (2,), "torch": (2,)}
+
 # Depthwise on TensorFlow with oneDNN, `benchmarks.layers`, kernels of sizes 5, 7 and 13, and 9 and
 # 13 in sequences: the gradient with respect to the kernel is slow above three columns. By rank, the
 # strides up to which pieces of the kernel are faster.
@@ -216,3 +222,40 @@ def repeats_channels(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
         and channels >= MIN_REPEATED_CHANNELS
         and runs_onednn(inputs, geometry)
     )
+
+
+def form_of_kernels(inputs: Any, kernel: Any, geometry: Geometry) -> str:
+    """How to compute a separable convolution with several depthwise kernels per channel.
+
+    Returns:
+        `"together"`: all kernels, then the pointwise step. `"concatenated"`: one kernel after the
+        other, then the pointwise step, for which LiteRT and ONNX Runtime take half the time.
+        `"summed"`: a depthwise and a pointwise step for each kernel.
+    """
+    multiplier = kernel.shape[-1]
+    if multiplier == 1:
+        return "together"
+    if context.forced_lowering() == "portable":
+        return "concatenated"
+    is_faster = (
+        context.forced_lowering() == "auto"
+        and multiplier >= MIN_KERNELS_APART
+        and geometry.rank in RANKS_OF_KERNELS_APART[keras.backend.backend()]
+        and _is_large(inputs, multiplier)
+        and _is_fast_on_cpu(inputs, geometry)
+    )
+    return "summed" if is_faster else "together"
+
+
+def _is_large(inputs: Any, multiplier: int) -> bool:
+    sizes = context.known_sizes(inputs.shape)
+    return None in sizes or math.prod(sizes) * multiplier >= MIN_VALUES_APART  # type: ignore
+
+
+def _is_fast_on_cpu(inputs: Any, geometry: Geometry) -> bool:
+    """Whether a depthwise convolution with one kernel per channel runs well on a CPU."""
+    if keras.backend.backend() != "jax":
+        return runs_onednn(inputs, geometry)
+    is_last = geometry.data_format == "channels_last"
+    is_float32 = keras.backend.standardize_dtype(inputs.dtype) == "float32"
+    return is_last and is_float32 and context.device() == "cpu"

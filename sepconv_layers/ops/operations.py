@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from sepconv_layers.ops import context, on_tensorflow, on_torch
+from sepconv_layers.ops import choice, context, on_tensorflow, on_torch, rewrites
 from sepconv_layers.ops.depthwise import depthwise
 from sepconv_layers.ops.geometry import (
     Geometry,
@@ -171,9 +172,24 @@ class SeparableConv(DepthwiseConv):
 
     def _compute(self, geometry: Geometry, inputs: Any, *kernels: Any, bias: Any = None) -> Any:
         depthwise_kernel, pointwise_kernel = kernels
-        outputs = super()._compute(geometry, inputs, depthwise_kernel)
         mixing = Geometry.of(1, geometry.rank, data_format=geometry.data_format)
-        return Conv._compute(self, mixing, outputs, pointwise_kernel, bias=bias)
+
+        def move(kernel: Any) -> Any:
+            return self._convolve(inputs, kernel, geometry)
+
+        def mix(outputs: Any, kernel: Any, bias: Any = None) -> Any:
+            return Conv._compute(self, mixing, outputs, kernel, bias=bias)
+
+        form = choice.form_of_kernels(inputs, depthwise_kernel, geometry)
+        if form == "together":
+            return mix(move(depthwise_kernel), pointwise_kernel, bias)
+        single, parts = rewrites.kernel_by_kernel(depthwise_kernel, pointwise_kernel)
+        outputs = [move(kernel) for kernel in single]
+        if form == "concatenated":
+            together = keras.ops.concatenate(outputs, geometry.channel_axis)
+            return mix(together, keras.ops.concatenate(parts, -2), bias)
+        mixed = [mix(outputs[0], parts[0], bias), *map(mix, outputs[1:], parts[1:])]
+        return functools.reduce(operator.add, mixed)
 
 
 class DepthwiseConvTranspose(DepthwiseConv):

@@ -49,6 +49,19 @@ def with_single_kernels(double: Callable[[Any], Any], inputs: Any, kernel: Any) 
     return inputs, keras.ops.reshape(kernel, (*kernel_size, channels * multiplier, 1))
 
 
+def kernel_by_kernel(kernel: Any, pointwise_kernel: Any) -> tuple[list[Any], list[Any]]:
+    """The kernels of a separable convolution, with one depthwise kernel per channel after another.
+
+    Returns:
+        Depthwise kernels with one kernel per channel, and for each one the part of the pointwise
+        kernel that mixes its outputs.
+    """
+    *_, channels, multiplier = context.fixed_sizes(kernel.shape)
+    *ones, _, filters = context.fixed_sizes(pointwise_kernel.shape)
+    rows = keras.ops.reshape(pointwise_kernel, (*ones, channels, multiplier, filters))
+    return keras.ops.split(kernel, multiplier, -1), keras.ops.unstack(rows, multiplier, -2)
+
+
 def group_by_group(
     convolve: Convolve, inputs: Any, kernel: Any, geometry: Geometry, groups: int
 ) -> Any:
