@@ -1,10 +1,11 @@
 """Accuracy against MACs of a trained standard net that is converted, and of nets made otherwise.
 
 The other examples train separable nets from scratch. Here the standard net is there already, and is
-made smaller in four ways, to the same MACs:
+made smaller in several ways, to the same MACs:
 
 - converted: its kernels become separable, fitted to data, without any training;
 - adapted: then it is trained to match the original net, for a share of the original epochs;
+- pruned: it loses channels instead, stays standard, and is adapted likewise;
 - separable: a separable net is trained from scratch, for as many epochs as both trainings together;
 - standard-narrow: so is a narrow standard net.
 """
@@ -29,17 +30,19 @@ from examples.nets import NARROW, Experiment, widest_within
 from examples.prediction import outputs_of
 from sepconv_layers import compare, convert, export, files, profile, tables, timing
 
-ORIGINAL, CONVERTED, ADAPTED, SEPARABLE = "original", "converted", "adapted", "separable"
+ORIGINAL, CONVERTED, ADAPTED, PRUNED = "original", "converted", "adapted", "pruned"
+SEPARABLE = "separable"
 COLORS = {
     ORIGINAL: "black",
     CONVERTED: "tab:red",
     ADAPTED: "tab:green",
+    PRUNED: "tab:purple",
     SEPARABLE: "tab:blue",
     NARROW: "tab:gray",
 }
 MACS = (0.5, 0.25, 0.125)  # shares of those of the original net
 CALIBRATED = 2048  # training samples that separable kernels are fitted to
-PRUNED = 1024  # training samples that choose channels, and that those left are fitted to
+CHOOSING = 1024  # training samples that choose channels, and that those left are fitted to
 WIDEST = 4  # times the width of the original net, of separable nets with the same MACs
 EPOCHS_SHARE = 1 / 3  # of the original epochs, to adapt a converted net
 # Of the distillation; chosen on the validation part of Fashion-MNIST at an eighth of the MACs.
@@ -203,7 +206,7 @@ class Trials:
         found = [self._originals()]
         for share in self.arguments.macs:
             print(f"\n{share:.3g} of the MACs", flush=True)
-            found += self._converted(share)
+            found += [*self._converted(share), self._pruned(share)]
             most = share * found[0].macs
             for kind, conv, widest in (
                 (SEPARABLE, "separable", WIDEST * self.width),
@@ -231,13 +234,20 @@ class Trials:
     def _converted(self, share: float) -> list[Point]:
         converted = [smaller(model, share, self._samples()) for model in self.originals]
         before = self._point(CONVERTED, share, converted, self.epochs)
-        for seed, student in zip(self._seeds(), converted, strict=True):
-            self._adapt(student, share, seed)
-        epochs = self.epochs + self.adapt_epochs
-        return [before, self._point(ADAPTED, share, converted, epochs)]
+        return [before, self._adapted(ADAPTED, share, converted)]
 
-    def _adapt(self, student: keras.Model, share: float, seed: int) -> None:
-        print(f"Adapting the converted net, seed {seed}", flush=True)
+    def _pruned(self, share: float) -> Point:
+        data = self._samples()[:CHOOSING]
+        pruned = [convert.prune_channels(net, macs=share, data=data)[0] for net in self.originals]
+        return self._adapted(PRUNED, share, pruned)
+
+    def _adapted(self, kind: str, share: float, students: Sequence[keras.Model]) -> Point:
+        for seed, student in zip(self._seeds(), students, strict=True):
+            self._adapt(kind, student, share, seed)
+        return self._point(kind, share, students, self.epochs + self.adapt_epochs)
+
+    def _adapt(self, kind: str, student: keras.Model, share: float, seed: int) -> None:
+        print(f"Adapting the smaller net, seed {seed}", flush=True)
         keras.utils.set_random_seed(seed)
         augmentation = self.experiment.training.get("augmentation")
         if augmentation is not None:  # of its own random state
@@ -252,13 +262,13 @@ class Trials:
             validation_data=self.part("val"),
             jit_compile=self._jit_compile(),
             seed=seed,
-            folder=self.folder / ADAPTED / f"{share:g}-seed-{seed}",
+            folder=self.folder / kind / f"{share:g}-seed-{seed}",
             verbose=0,
             **RECIPE,
         )
         for epoch, agreement in enumerate(history["val_agreement"], 1):
             print(f"  epoch {epoch} of {self.adapt_epochs}: agreement {agreement:.4f}")
-        files.write(self.folder / f"{ADAPTED}-{share:g}-seed-{seed}.keras", student.save)
+        files.write(self.folder / f"{kind}-{share:g}-seed-{seed}.keras", student.save)
 
     def _from_scratch(self, kind: str, share: float, conv: str, width: float) -> Point:
         epochs = self.epochs + self.adapt_epochs
@@ -282,7 +292,7 @@ class Trials:
         )
         return found.models[conv]
 
-    def _point(self, kind: str, share: float, models: list[keras.Model], epochs: int) -> Point:
+    def _point(self, kind: str, share: float, models: Sequence[keras.Model], epochs: int) -> Point:
         x, y = self.part("test")
         accuracies = [
             float(np.mean(outputs_of(model, x, batch_size=256).argmax(-1) == y)) for model in models
@@ -312,12 +322,12 @@ def smaller(model: keras.Model, share: float, samples: np.ndarray) -> keras.Mode
     Each step saves the same factor, where separable kernels alone can save that much.
     """
     most = share * profile(model, samples.shape[1:]).macs
-    pruned, _ = convert.prune_channels(model, macs=math.sqrt(share), data=samples[:PRUNED])
+    pruned, _ = convert.prune_channels(model, macs=math.sqrt(share), data=samples[:CHOOSING])
     least, _ = convert.to_separable(pruned, rank=1)
     if profile(least, samples.shape[1:]).macs <= most:
         return convert.to_separable(pruned, macs=most, data=samples)[0]
     separable, _ = convert.to_separable(pruned, rank=1, data=samples)
-    return convert.prune_channels(separable, macs=most, data=samples[:PRUNED])[0]
+    return convert.prune_channels(separable, macs=most, data=samples[:CHOOSING])[0]
 
 
 def infer_ms(
