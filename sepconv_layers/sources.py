@@ -88,7 +88,8 @@ def is_indexed(data: Any) -> bool:
     """Whether data are an array or a data set that has random access to its samples."""
     if isinstance(data, str | bytes) or getattr(data, "shape", None) == ():
         return False
-    return hasattr(data, "__len__") and hasattr(data, "__getitem__") and not comes_in_batches(data)
+    is_sized = hasattr(data, "__len__") or _is_array(data)
+    return is_sized and hasattr(data, "__getitem__") and not comes_in_batches(data)
 
 
 def is_by_sample(data: Any) -> bool:
@@ -143,12 +144,13 @@ class Samples:
     def __init__(self, data: Any, name: str) -> None:
         self.data, self.name = data, name
         self.digest: Callable[[], Any] | None = getattr(data, "digest", None)
-        if not len(data):
+        self._count = _count_of_source(data)
+        if not self._count:
             raise ValueError(f"{name} must have samples. Received: an empty {_kind(data)}.")
         self._read = _reader_of(data, name)
 
     def __len__(self) -> int:
-        return len(self.data)
+        return self._count
 
     def __getitem__(self, index: slice | np.ndarray) -> Any:
         if isinstance(index, slice):
@@ -317,7 +319,7 @@ def _reader_of(data: Any, name: str) -> Callable[[np.ndarray], Any]:
         return _of_file(data)
     if _is_array(data):
         return _of_array(data)
-    probe = np.arange(min(PROBED, len(data)))
+    probe = np.arange(min(PROBED, _count_of_source(data)))
     one_by_one, together = _one_by_one(data), _together(data)
     try:
         expected = keras.tree.flatten(one_by_one(probe))
@@ -359,7 +361,10 @@ def _of_array(data: Any) -> Callable[[np.ndarray], np.ndarray]:
     def read(rising: np.ndarray) -> np.ndarray:
         start, stop = (int(rising[0]), int(rising[-1]) + 1) if len(rising) else (0, 0)
         is_slice = len(rising) == stop - start
-        return array_of(data[start:stop] if is_slice else selection[rising])
+        found = array_of(data[start:stop] if is_slice else selection[rising])
+        # Files have a byte order. Backends take that of the machine, and digests its name.
+        own = found.dtype.newbyteorder("=")
+        return found.view(own) if found.dtype.isnative else found.astype(own)
 
     return read
 
@@ -402,6 +407,10 @@ def _as_fit_takes(batch: Any) -> Any:
 def _classes_of(data: Any) -> set[tuple[str, str]]:
     """The libraries and the names of a class and of its bases."""
     return {(cls.__module__.partition(".")[0], cls.__name__) for cls in type(data).__mro__}
+
+
+def _count_of_source(data: Any) -> int:
+    return data.shape[0] if _is_array(data) else len(data)  # arrays of zarr have no `len`
 
 
 def _is_array(data: Any) -> bool:

@@ -45,23 +45,6 @@ class OneByOne(Indices):
         return self.change(self.array[int(index)])
 
 
-class Orthogonal:
-    """An array that takes slices in brackets and indices in `oindex`, as those of zarr."""
-
-    shape, dtype = X.shape, X.dtype
-
-    def __len__(self):
-        return N
-
-    def __getitem__(self, index):
-        assert isinstance(index, slice)
-        return X[index]
-
-    @property
-    def oindex(self):
-        return X
-
-
 def torch_dataset(make=lambda index: X[index]):
     torch = pytest.importorskip("torch")
 
@@ -75,7 +58,16 @@ def torch_dataset(make=lambda index: X[index]):
     return Dataset()
 
 
+def grain_dataset(make=lambda index: X[index]):
+    grain = pytest.importorskip("grain")
+    return grain.MapDataset.range(N).map(make)
+
+
 def in_file(kind, folder, array=X):
+    if kind == "zarr":
+        zarr = pytest.importorskip("zarr")
+        chunks = (7, *array.shape[1:])
+        return zarr.create_array(folder / "x.zarr", data=array, chunks=chunks)
     if kind == "hdf5":
         h5py = pytest.importorskip("h5py")
         return h5py.File(folder / "x.h5", "w").create_dataset("x", data=array, chunks=True)
@@ -86,11 +78,12 @@ def in_file(kind, folder, array=X):
 FORMS = {
     "memory-mapped": lambda folder: in_file("npy", folder),
     "hdf5": lambda folder: in_file("hdf5", folder),
-    "zarr": lambda folder: Orthogonal(),
+    "zarr": lambda folder: in_file("zarr", folder),
     "tensor": lambda folder: keras.ops.convert_to_tensor(X),
     "indices": lambda folder: Indices(),
     "one by one": lambda folder: OneByOne(),
     "torch": lambda folder: torch_dataset(),
+    "grain": lambda folder: grain_dataset(),
 }
 forms = pytest.mark.parametrize("form", FORMS)
 
@@ -101,6 +94,12 @@ def test_samples_are_those_of_an_array_in_any_order(form, tmp_path):
     assert len(found) == N and shapes_of(found) == SHAPE
     for order in ORDERS:
         np.testing.assert_array_equal(take(found, order), X[order])
+    assert digest_of(found) == digest_of(X)
+
+
+def test_files_of_another_byte_order_are_read(tmp_path):
+    found = sources_of(in_file("hdf5", tmp_path, X.astype(">f4")), "`data`")
+    np.testing.assert_array_equal(take(found, ORDERS[0]), X[ORDERS[0]])
     assert digest_of(found) == digest_of(X)
 
 
