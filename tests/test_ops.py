@@ -293,7 +293,7 @@ def test_single_precision_matches_the_oracle(seed, operator):
 @pytest.mark.parametrize("operator", [ops.depthwise_conv, ops.conv])
 @pytest.mark.parametrize("strides", [(1, 2), (2, 1), (1, 3), (2, 2), (1, 1, 2), (1, 2, 3)])
 def test_one_channel_and_one_output_along_an_axis_match_the_oracle(strides, operator):
-    # Single precision and more than one sample: the kernels of PyTorch that once read elsewhere.
+    # Single precision and more than one sample: the kernels of oneDNN that may read elsewhere.
     mode = MODES[:2][-1]  # XLA has no kernels
     rank, rng = len(strides), np.random.default_rng(0)
     x = rng.normal(size=(2, *[3 if stride > 1 else 11 for stride in strides], 1))
@@ -304,6 +304,10 @@ def test_one_channel_and_one_output_along_an_axis_match_the_oracle(strides, oper
     # One channel in and eight out: depthwise and standard are the same.
     expected = oracle.depthwise_conv(x, kernel, strides, "valid", (1,) * rank)
     np.testing.assert_allclose(results[0], expected, atol=1e-4)
+    if BACKEND == "tensorflow":
+        signature = [(*(None,) * (rank + 1), 1), kernel.shape]
+        unknown = run_with_gradients(run, [x, kernel], upstream, "graph", "float32", signature)
+        np.testing.assert_allclose(unknown[0], expected, atol=1e-4)
     doubled = run_with_gradients(run, [x, kernel], upstream, mode, "float64")
     for result, same in zip(results, doubled, strict=True):
         np.testing.assert_allclose(result, same, atol=1e-3)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from sepconv_layers.ops import choice, context, native, rewrites
-from sepconv_layers.ops.geometry import Convolve, Geometry
+from sepconv_layers.ops.geometry import Convolve, Geometry, cut
 
 # Checks of inputs whose sizes are known only when a graph runs.
 
@@ -251,7 +251,40 @@ def standard(convolve: Convolve, inputs: Any, kernel: Any, geometry: Geometry) -
         return rewrites.polyphase(convolve, inputs, kernel, geometry)
     if _has_slow_gradients(inputs, kernel, geometry):
         return _with_gradients_in_2d(convolve, inputs, kernel, geometry)
+    if _may_be_misread(inputs, geometry):
+        return _with_two_outputs(inputs, kernel, geometry)
     return native.conv(inputs, kernel, geometry)
+
+
+def _may_be_misread(inputs: Any, geometry: Geometry) -> bool:
+    """Whether oneDNN may read numbers from elsewhere, at least up to TensorFlow 2.21.
+
+    With AVX-512 it does for images of one channel, where a stride leaves a single output along the
+    last axis only.
+    """
+    *others, last = geometry.strides
+    axis = geometry.spatial_axes[-1]
+    return (
+        last > 1
+        and min(others, default=last) == 1
+        and inputs.shape[geometry.channel_axis] == 1
+        and geometry.output_shape(inputs.shape, 1)[axis] in (1, None)
+        and choice.runs_onednn(inputs, geometry)
+    )
+
+
+def _with_two_outputs(inputs: Any, kernel: Any, geometry: Geometry) -> Any:
+    """Convolves with a second output along the last axis where there is one, and drops it again."""
+    import tensorflow as tf
+
+    inputs, geometry = geometry.pad(inputs)
+    axis, extent, stride = geometry.spatial_axes[-1], geometry.extent[-1], geometry.strides[-1]
+    size = keras.ops.shape(inputs)[axis]
+    widths = np.zeros((len(inputs.shape), 2), "int32")
+    widths[axis, 1] = 1
+    padded = tf.pad(inputs, widths * tf.maximum(extent + stride + 1 - size, 0))
+    outputs = native.conv(padded, kernel, geometry)
+    return cut(outputs, [axis], [0], [(size - extent - 1) // stride + 1])
 
 
 def _has_slow_gradients(inputs: Any, kernel: Any, geometry: Geometry) -> bool:
