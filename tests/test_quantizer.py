@@ -199,6 +199,28 @@ def test_the_converter_takes_what_the_quantizer_leaves_in_floats():
 
 
 @EXPORTS
+@pytest.mark.parametrize("make", ["a sum", "region_cnn"])
+def test_an_average_over_the_words_of_a_text_is_no_noise(make, tmp_path):
+    """The converter gives a mean the scale of what it is multiplied by, 48 times as wide."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 50, (64, 48))
+    x[np.arange(48) >= rng.integers(10, 48, (64, 1))] = 0  # padding
+    keras.utils.set_random_seed(0)
+    model = sl.models.region_cnn((48,), classes=3, vocabulary_size=50, embedding=16)
+    if make == "a sum":
+        tokens = keras.Input((48,), dtype="int32")
+        mask = keras.ops.cast(keras.ops.not_equal(tokens, 0), "float32")[..., None]
+        words = keras.layers.Embedding(50, 16)(tokens) * mask
+        number = keras.ops.sum(mask, axis=1)
+        pooled = [keras.ops.sum(words, axis=1) / number, keras.ops.max(words, axis=1)]
+        outputs = keras.layers.Dense(3)(keras.layers.Concatenate()(pooled))
+        model = keras.Model(tokens, outputs)
+    export.to_litert(model, tmp_path / "net.tflite", "int8", x)
+    (found,), expected = export.load(tmp_path / "net.tflite")(x), model.predict(x, verbose=0)
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+
+
+@EXPORTS
 def test_large_weights_are_in_the_file(tmp_path):
     model = keras.Sequential([keras.Input((600,)), keras.layers.Dense(600)])
     x = np.random.default_rng(0).normal(size=(20, 600)).astype("float32")

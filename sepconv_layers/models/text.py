@@ -24,6 +24,7 @@ SEP_CNN = (
 REGION_CNN = (7, 7)
 CONV: dict[str, Any] = {"separable": layers.DepthwiseConv1D, "standard": layers.Conv1D}
 PADDING = 0
+MOST_TOKENS = 2**20  # in texts of unknown length
 
 
 def sep_cnn(
@@ -204,6 +205,7 @@ def _classify(
 def _pool(x: Any, mask: Any) -> Any:
     """Average and maximum over the tokens. A negative maximum counts as zero, as padding does."""
     x = x * mask
-    number = keras.ops.maximum(keras.ops.sum(mask, axis=1), 1)
+    # Of means, whose range does not grow with the length: int8 has 256 values for each tensor.
+    share = keras.ops.maximum(keras.ops.mean(mask, axis=1), 1 / (x.shape[1] or MOST_TOKENS))
     largest = keras.ops.maximum(keras.ops.max(x, axis=1), 0)
-    return keras.ops.concatenate([keras.ops.sum(x, axis=1) / number, largest], -1)
+    return keras.ops.concatenate([keras.ops.mean(x, axis=1) / share, largest], -1)
