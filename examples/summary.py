@@ -1,6 +1,6 @@
 """Several comparisons, or frontiers, as one table."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from examples.nets import NARROW
 from sepconv_layers import Comparison, Frontier, tables
@@ -18,7 +18,8 @@ SHORT = ("data", *NETS, "MACs ÷", "inference", "training step")
 def cells(found: Iterable[Comparison]) -> list[list[str]]:
     """Returns the header, and a row for each comparison of twins."""
     header = ["data", *NETS]
-    header += ["parameters ÷", "MACs ÷", "inference", "training step", "int8 kB", "minutes"]
+    header += ["parameters ÷", "MACs ÷", "inference", "training step"]
+    header += ["int8 kB", "int8 accuracy", "flash kB", "arena KiB", "minutes"]
     return [header, *(_row(one) for one in found)]
 
 
@@ -27,7 +28,11 @@ def _row(one: Comparison) -> list[str]:
     separable, standard = rows["separable"], rows["standard"]
     # Without embeddings, whose parameters no convolution saves.
     params = [row.params - row.embedding_params for row in (standard, separable)]
-    int8 = [row.artifacts.get("int8", {}).get("bytes") for row in (separable, standard)]
+
+    def of_files(kind: str, key: str, text: Callable[[float], str]) -> str:
+        found = [row.artifacts.get(kind, {}).get(key) for row in (separable, standard)]
+        return " / ".join(map(text, found)) if all(found) else "–"
+
     return [
         f"{one.task}: {one.dataset}",
         separable.score_text(),
@@ -37,7 +42,10 @@ def _row(one: Comparison) -> list[str]:
         f"{one.mac_ratio:.1f}",
         f"{one.speedup['infer']:.1f}×",
         f"{one.speedup['train']:.1f}×",
-        " / ".join(f"{size / 1e3:,.0f}" for size in int8) if all(int8) else "–",
+        of_files("int8", "bytes", lambda size: f"{size / 1e3:,.0f}"),
+        of_files("int8", "accuracy", lambda accuracy: f"{accuracy:.4f}"),
+        of_files("micro", "flash_bytes", lambda size: f"{size / 1e3:,.0f}"),
+        of_files("micro", "arena_bytes", lambda size: f"{size / 1024:,.0f}"),
         f"{one.wall_seconds / 60:.0f}",
     ]
 
