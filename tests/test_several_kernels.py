@@ -28,10 +28,10 @@ def test_a_large_input_meets_one_kernel_after_the_other(monkeypatch, rank, mode)
         return forms[-1]
 
     monkeypatch.setattr(choice, "form_of_kernels", spied)
-    shapes = [(2, *(7,) * rank, 5), (*(3,) * rank, 5, 3), (*(1,) * rank, 15, 4)]
+    shapes = [(2, *(7,) * rank, 8), (*(3,) * rank, 8, 3), (*(1,) * rank, 24, 4)]
     x, kernel, mixing = (rng.normal(size=shape).astype("float32") for shape in shapes)
     how = ((2,) * rank, "same", (1,) * rank)
-    expected = oracle.depthwise_conv(x, kernel, *how) @ mixing.reshape(15, 4)
+    expected = oracle.depthwise_conv(x, kernel, *how) @ mixing.reshape(24, 4)
     upstream = rng.normal(size=expected.shape).astype("float32")
     separable = functools.partial(ops.separable_conv, strides=2, padding="same")
     run = functools.partial(run_with_gradients, mode=mode, dtype="float32")
@@ -56,7 +56,7 @@ def test_files_have_one_kernel_per_channel(tmp_path, name, quantize):
     from sepconv_layers.export import flatbuffer
 
     rank = int(name[-2])
-    x = np.random.default_rng(0).normal(size=(64, *(6,) * rank, 4)).astype("float32")
+    x = np.random.default_rng(0).normal(size=(64, *(6,) * rank, 8)).astype("float32")
     net = [keras.Input(x.shape[1:]), getattr(layers, name)(8, 3, depth_multiplier=3)]
     model = keras.Sequential([*net, keras.layers.Flatten(), keras.layers.Dense(3)])
     how = {} if quantize is None else {"quantize": quantize, "calibration": x}

@@ -73,9 +73,10 @@ SLICES_OF_SUM, ROWS_OF_ONES = (8, 7, 6, 5, 4, 3, 2), 8
 REPEATED_MULTIPLIERS, MIN_REPEATED_CHANNELS = (2, 4), 16
 
 # Several depthwise kernels per channel before a pointwise step, `benchmarks.layers`, the layers
-# with depth multipliers of 2 and 3: from that many kernels on, and for inputs of that many values
-# for all of them, one kernel after the other is faster. By backend, the ranks where it is.
-MIN_KERNELS_APART, MIN_VALUES_APART = 3, 2**18
+# with depth multipliers of 2 and 3: from that many channels and kernels on, and for inputs of that
+# many values for all kernels, one kernel after the other is faster. By backend, the ranks where it
+# is.
+MIN_CHANNELS_APART, MIN_KERNELS_APART, MIN_VALUES_APART = 8, 3, 2**18
 RANKS_OF_KERNELS_APART = {"tensorflow": (1, 2, 3), "jax": (2,), "torch": (2,)}
 
 # Depthwise on TensorFlow with oneDNN, `benchmarks.layers`, kernels of sizes 5, 7 and 13, and 9 and
@@ -232,8 +233,8 @@ def form_of_kernels(inputs: Any, kernel: Any, geometry: Geometry) -> str:
         other, then the pointwise step, for which LiteRT and ONNX Runtime take half the time.
         `"summed"`: a depthwise and a pointwise step for each kernel.
     """
-    multiplier = kernel.shape[-1]
-    if multiplier == 1:
+    *_, channels, multiplier = context.fixed_sizes(kernel.shape)
+    if multiplier == 1 or channels < MIN_CHANNELS_APART:
         return "together"
     if context.forced_lowering() == "portable":
         return "concatenated"
