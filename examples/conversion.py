@@ -43,6 +43,7 @@ COLORS = {
 MACS = (0.5, 0.25, 0.125)  # shares of those of the original net
 CALIBRATED = 2048  # training samples that separable kernels are fitted to
 CHOOSING = 1024  # training samples that choose channels, and that those left are fitted to
+SEPARABLE_SHARE = 1 / 3  # of the MACs that separable kernels leave; fewer channels save the rest
 WIDEST = 4  # times the width of the original net, of separable nets with the same MACs
 EPOCHS_SHARE = 1 / 3  # of the original epochs, to adapt a converted net
 # Of the distillation; chosen on the validation part of Fashion-MNIST at an eighth of the MACs.
@@ -319,14 +320,17 @@ class Trials:
 def smaller(model: keras.Model, share: float, samples: np.ndarray) -> keras.Model:
     """Returns a model with a share of the MACs: fewer channels first, then separable kernels.
 
-    Each step saves the same factor, where separable kernels alone can save that much.
+    Separable kernels save up to a factor of three, for which they need two or three kernels for
+    each channel: with more, passes over memory take the time that MACs save.
     """
     most = share * profile(model, samples.shape[1:]).macs
-    pruned, _ = convert.prune_channels(model, macs=math.sqrt(share), data=samples[:CHOOSING])
-    least, _ = convert.to_separable(pruned, rank=1)
+    if share < SEPARABLE_SHARE:
+        data = samples[:CHOOSING]
+        model, _ = convert.prune_channels(model, macs=share / SEPARABLE_SHARE, data=data)
+    least, _ = convert.to_separable(model, rank=1)
     if profile(least, samples.shape[1:]).macs <= most:
-        return convert.to_separable(pruned, macs=most, data=samples)[0]
-    separable, _ = convert.to_separable(pruned, rank=1, data=samples)
+        return convert.to_separable(model, macs=most, data=samples)[0]
+    separable, _ = convert.to_separable(model, rank=1, data=samples)
     return convert.prune_channels(separable, macs=most, data=samples[:CHOOSING])[0]
 
 
