@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -236,6 +237,15 @@ def _wait_for_torch() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def peak_bytes() -> int:
+    """Peak memory of this process."""
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux, `getrusage` includes the peak of the parent process
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def has_torch_on_gpu() -> bool:

@@ -10,12 +10,9 @@ on two cores.
 import argparse
 import json
 import os
-import re
-import resource
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -100,18 +97,9 @@ def peak(conv: str, point: dict[str, int]) -> float:
     tiny, _ = training_step(conv, {**point, "batch": 1, "resolution": point["kernel"], "width": 8})
     tiny()
     call, _ = training_step(conv, point)
-    before = _highest_bytes()
+    before = harness.peak_bytes()
     call()
-    return round((_highest_bytes() - before) / 1e6, 2)
-
-
-def _highest_bytes() -> int:
-    """Peak memory of this process."""
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux, `getrusage` includes the peak of the parent process
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return round((harness.peak_bytes() - before) / 1e6, 2)
 
 
 def exponent(rows: list[dict], key: str) -> float | None:

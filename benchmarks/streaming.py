@@ -6,7 +6,7 @@
 
 Writes images of 256 pixels a side, or recordings of a second, trains a separable net on them for an
 epoch, as the examples do, and then measures training steps and the reading of batches. Takes about
-6 minutes on two cores. Writes a record to `results/streaming/` and prints it. Linux only.
+6 minutes on two cores. Writes a record to `results/streaming/` and prints it.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from benchmarks import harness
 from examples import cache
 from examples.audio import train as audio
 from examples.sources import require
@@ -33,7 +34,6 @@ SIDE, QUALITY = 256, 90
 RATE = 16_000
 BATCH_SIZE = 64
 SECONDS = 20.0  # of each measurement
-STATUS = Path("/proc/self/status")
 
 
 def write_image(path: Path, seed: int) -> None:
@@ -65,12 +65,6 @@ def write_samples(kind: str, folder: Path, count: int) -> None:
         continue
 
 
-def mebibytes(field: str) -> float:
-    """A field of the status of this process, such as its peak memory, `VmHWM`."""
-    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
-    return int(lines[field].split()[0]) / 1024
-
-
 def per_second(call, samples: int) -> float:
     """Samples per second of a call that processes so many, after a first one."""
     call()
@@ -85,15 +79,15 @@ def measure(kind: str, folder: Path, options: Sequence[str]) -> dict:
     """Trains on a folder for an epoch, and measures memory and throughput."""
     example = EXAMPLES[kind]
     parser = example.make_parser()
-    imports = mebibytes("VmHWM")
+    imports = harness.peak_bytes()
     started = time.perf_counter()
     experiment = example.prepare(parser, parser.parse_args(["--data", str(folder), *options]))
-    prepared, loaded = time.perf_counter() - started, mebibytes("VmHWM")
+    prepared, loaded = time.perf_counter() - started, harness.peak_bytes()
     settings = {"epochs": 1, "seeds": 1, "batch_size": BATCH_SIZE, "jit_compile": False}
     build = partial(experiment.build, width=1.0)
     data, recipe = experiment.data, experiment.training
     compare(build, data, convs="separable", **settings, progress=False, **recipe)
-    peak = mebibytes("VmHWM")
+    peak = harness.peak_bytes()
     x, y = data.train
     model = build("separable")
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -106,9 +100,9 @@ def measure(kind: str, folder: Path, options: Sequence[str]) -> dict:
         "samples": sum(len(labels) for _, labels in (data.train, data.val, data.test)),
         "shape": list(x.shape[1:]),
         "seconds_to_prepare": round(prepared, 1),
-        "peak_mib_of_imports": round(imports),
-        "peak_mib_above_when_loaded": round(loaded - imports),
-        "peak_mib_above_when_trained": round(peak - imports),
+        "peak_mib_of_imports": round(imports / 2**20),
+        "peak_mib_above_when_loaded": round((loaded - imports) / 2**20),
+        "peak_mib_above_when_trained": round((peak - imports) / 2**20),
         "samples_per_second": {"step": round(step), "input": round(reading)},
         "input_per_step": round(reading / step, 2),
     }
