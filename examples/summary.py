@@ -12,6 +12,7 @@ MARGINS = {
     "train_step_ms": "training step",
     "int8_ms": "LiteRT int8 time",
 }
+NONE = "–"
 SHORT = ("data", *NETS, "MACs ÷", "inference", "training step")
 
 
@@ -31,13 +32,13 @@ def _row(one: Comparison) -> list[str]:
 
     def of_files(kind: str, key: str, text: Callable[[float], str]) -> str:
         found = [row.artifacts.get(kind, {}).get(key) for row in (separable, standard)]
-        return " / ".join(map(text, found)) if all(found) else "–"
+        return " / ".join(map(text, found)) if all(found) else NONE
 
     return [
         f"{one.task}: {one.dataset}",
         separable.score_text(),
         standard.score_text(),
-        rows[NARROW].score_text() if NARROW in rows else "–",
+        rows[NARROW].score_text() if NARROW in rows else NONE,
         f"{params[0] / params[1]:.1f}",
         f"{one.mac_ratio:.1f}",
         f"{one.speedup['infer']:.1f}×",
@@ -51,12 +52,14 @@ def _row(one: Comparison) -> list[str]:
 
 
 def table(found: Iterable[Comparison], columns: Collection[str] | None = None) -> str:
-    """Returns the table in Markdown with aligned columns: all of them, or the named ones."""
+    """Returns the table in Markdown: the named columns, or all, that hold something."""
     header, *body = cells(found)
-    if columns is not None:
-        at = [i for i, name in enumerate(header) if name in columns]
-        header, *body = ([row[i] for i in at] for row in (header, *body))
-    return tables.markdown([header, *body])
+    at = [
+        i
+        for i, name in enumerate(header)
+        if (columns is None or name in columns) and {row[i] for row in body} != {NONE}
+    ]
+    return tables.markdown([[row[i] for i in at] for row in (header, *body)])
 
 
 def margins(found: Iterable[Frontier]) -> str:
@@ -78,6 +81,6 @@ def _margins(one: Frontier) -> list[str]:
     return [
         f"{one.task}: {one.dataset}",
         f"{min(accuracies):.3f} to {max(accuracies):.3f}, {span}",
-        *(str(one.margin(cost) or "–") for cost in MARGINS),
+        *(str(one.margin(cost) or NONE) for cost in MARGINS),
         f"{one.wall_seconds / 60:.0f}",
     ]

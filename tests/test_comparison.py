@@ -22,6 +22,7 @@ import pytest
 from keras import layers
 from matplotlib.figure import Figure
 
+from examples import summary
 from sepconv_layers import Conv2D, SeparableConv2D, files, timing
 from sepconv_layers.comparison import Comparison, compare, recipe, speed
 from sepconv_layers.comparison.recipe import Training
@@ -406,6 +407,18 @@ def test_artifacts_and_notes_may_be_added(finished, tmp_path):
         lines = [line.strip("| ") for line in text.splitlines()]
         rows = [line for line in lines if line.startswith(CONVS)]
         assert len(rows) == 2 and all(row.split()[-1] == "12" for row in rows)
+
+
+def test_a_summary_has_the_columns_that_hold_something(finished):
+    result = Comparison.load(finished.directory)
+    assert "int8" not in summary.table([result]) and "arena" not in summary.table([result])
+    for row, size in zip(result.rows, (30_000, 60_000), strict=True):
+        row.artifacts["int8"] = {"bytes": size, "accuracy": 0.5}
+        row.artifacts["micro"] = {"flash_bytes": size, "arena_bytes": 2048}
+    header, _, row = summary.table([result]).splitlines()
+    assert "int8 accuracy | flash kB | arena KiB" in header
+    assert "| 30 / 60 | 0.5000 / 0.5000 | 30 / 60 | 2 / 2 |" in row
+    assert "arena" not in summary.table([result], summary.SHORT)
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
