@@ -230,7 +230,7 @@ def form_of_kernels(inputs: Any, kernel: Any, geometry: Geometry) -> str:
 
     Returns:
         `"together"`: all kernels, then the pointwise step. `"concatenated"`: one kernel after the
-        other, then the pointwise step, for which LiteRT and ONNX Runtime take half the time.
+        other, then the pointwise step, which is faster in LiteRT and ONNX Runtime.
         `"summed"`: a depthwise and a pointwise step for each kernel.
     """
     *_, channels, multiplier = context.fixed_sizes(kernel.shape)
