@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -244,6 +243,8 @@ def peak_bytes() -> int:
     status = Path("/proc/self/status")
     if status.exists():  # on Linux, `getrusage` includes the peak of the parent process
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))[1]) * 1024
+    import resource  # which Windows does not have
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

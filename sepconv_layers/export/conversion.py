@@ -82,9 +82,9 @@ class Conversion:
                 raise
             return self._by_converter(kind, quantize_io)
         ends = 0 if quantize_io else len(self.graph.specs) + len(self.graph.outputs)
-        if kind == "int8" and _overhead(found) > (0, ends):
+        if kind == "int8" and (overhead := _overhead(found)) > (0, ends):
             other = self._by_converter(kind, quantize_io)
-            if _overhead(other) < _overhead(found) and not self._is_noisier(other, found):
+            if _overhead(other) < overhead and not self._is_noisier(other, found):
                 return other
         return found
 
