@@ -7,8 +7,8 @@
         your own texts: a label and a text on each line
 
 The standard net is trained, converted to shares of its MACs and adapted by distillation. Nets with
-the same MACs that are trained from scratch stand beside it. Run the same command again to continue
-an interrupted run.
+the same MACs that are pruned or trained from scratch stand beside it. Run the same command again to
+continue an interrupted run.
 """
 
 from examples import conversion
