@@ -17,6 +17,7 @@ import numpy as np
 __all__ = ["Ordered"]
 
 PIECE_BYTES = 2**24  # to read at a time where all samples are read in turn
+AHEAD = 2  # batches that are read while the net trains
 PROBED = 2  # samples that show how a data set is read
 LIBRARIES = {"torch", "grain"}  # whose data sets take the index of one sample
 FORMS = (
@@ -285,7 +286,11 @@ class Batches(keras.utils.PyDataset):
             output_signature=keras.tree.map_structure(spec, self[0], self[count - self.pieces]),
         )
         known = tf.data.experimental.assert_cardinality(count)
-        return dataset.apply(known).prefetch(tf.data.AUTOTUNE)
+        options = tf.data.Options()
+        # Its thread sleeps for 10, 20, 40 ms and so on, and at least up to TensorFlow 2.21 the end
+        # of an epoch waits until it wakes up: almost for as long as the epoch took, in bad cases.
+        options.autotune.enabled = False
+        return dataset.apply(known).prefetch(AHEAD).with_options(options)
 
 
 def _source_of(leaf: Any, name: str) -> Any:

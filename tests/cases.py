@@ -98,6 +98,7 @@ OWN_VARIANTS = {
         {"filters": CHANNELS, "expansion": 2, "se_ratio": 0.25, "drop_path": 0.2},
         {"se_ratio": 0.5, "gate_activation": "hard_sigmoid"},
         {"expansion": 1},
+        {"filters": CHANNELS, "expansion": 2, "depthwise": "start"},
     ],
 }
 OWN_VARIANTS |= {twin: OWN_VARIANTS[separable] for separable, twin in BLOCKS.items()}

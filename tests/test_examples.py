@@ -73,7 +73,7 @@ def test_vision_compares_twins_on_digits(tmp_path, capsys):
 @pytest.mark.parametrize("width", [0.5, 1.0])
 def test_the_narrow_net_is_the_widest_that_is_as_cheap_as_the_separable_one(width):
     def net(conv, width):
-        return train.build(conv, (28, 28, 1), 10, width)
+        return train.mobilenet(conv, (28, 28, 1), 10, width)
 
     build = nets.net_builder(net, nets.CHOICES["all"], width)
     macs = {conv: profile(build(conv)).macs for conv in nets.CHOICES["all"]}
@@ -90,6 +90,17 @@ def test_vision_trains_one_net_on_a_folder_of_images(tmp_path, conv):
     record = json.loads((output / "results.json").read_text("utf-8"))
     assert record["dataset"] == "images" and record["mac_ratio"] is None
     assert [row["conv"] for row in record["rows"]] == [conv]
+
+
+@pytest.mark.usefixtures("shallow")
+def test_vision_trains_the_other_net(tmp_path):
+    argv = [*TINY, "--net", "separable_resnet", "--width", "0.2", "--output", str(tmp_path)]
+    with with_brief_timing():
+        comparison = train.main(argv)
+    for row in comparison.rows:
+        model = keras.saving.load_model(tmp_path / f"{row.conv}.keras")
+        assert any("separable_resnet" in layer.name for layer in model.layers)
+        assert profile(model).macs == row.macs
 
 
 @pytest.mark.usefixtures("shallow")
@@ -120,6 +131,10 @@ def test_vision_takes_an_npz_file(tmp_path):
             ["--depth-multiplier", "0"],
             "--depth-multiplier: must be positive and finite, received 0",
         ),
+        (
+            ["--depth-multiplier", "2", "--net", "separable_resnet"],
+            "--depth-multiplier is for mobilenet, not for separable_resnet",
+        ),
         (["--width", "inf"], "--width: must be positive and finite, received inf"),
         (["--width", "0"], "--width: must be positive and finite, received 0"),
     ],
@@ -130,10 +145,18 @@ def test_vision_says_what_is_wrong_with_an_argument(arguments, message, capsys):
     assert re.search(message, capsys.readouterr().err.replace("\n", " "))
 
 
+@pytest.mark.parametrize("net", ["mobilenet", "separable_resnet"])
+def test_only_sets_whose_mirror_images_have_their_class_are_augmented(net):
+    x = np.random.default_rng(0).uniform(0, 255, (4, 28, 28, 1)).astype("float32")
+    changed = train.augmentation("fashion_mnist", net)(x, training=True)
+    assert changed.shape == x.shape and np.abs(changed - x).max() > 0
+    assert train.augmentation("digits", net) is None
+
+
 @pytest.mark.parametrize("size", [8, 28, 32, 64, 96])
 def test_vision_nets_see_the_whole_of_any_image_size(size):
     for conv in nets.TWINS:
-        model = train.build(conv, (size, size, 3), 5, width=0.25)
+        model = train.mobilenet(conv, (size, size, 3), 5, width=0.25)
         feature_map = model.layers[-3].output.shape[1:3]
         assert 2 <= min(feature_map) and max(feature_map) <= 8
         logits = model.predict(np.zeros((2, size, size, 3), "uint8"), verbose=0)
@@ -142,7 +165,7 @@ def test_vision_nets_see_the_whole_of_any_image_size(size):
 
 def test_a_depth_multiplier_is_the_separable_net_s_alone():
     one, two = (
-        [profile(train.build(conv, (8, 8, 1), 5, 0.25, multiplier)).macs for conv in nets.TWINS]
+        [profile(train.mobilenet(conv, (8, 8, 1), 5, 0.25, multiplier)).macs for conv in nets.TWINS]
         for multiplier in (1, 2)
     )
     assert 1.7 * one[0] < two[0] < 2 * one[0] and two[1] == one[1]
@@ -388,7 +411,7 @@ def test_the_best_nets_within_limits_are_searched(tmp_path):
     for conv in ("separable", "standard"):
         best = found.best(conv)
         assert best.costs["macs"] <= 3e6 and best.costs["params"] <= 3e5
-        assert set(best.choices) == set(train.SPACE)
+        assert set(best.choices) == set(train.SPACE["mobilenet"])
     assert Search.load(tmp_path) == found
 
 
@@ -398,10 +421,15 @@ def test_limits_without_a_search_are_a_mistake(capsys, tmp_path):
     assert "--limit-macs are for --sizes and --search" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["audio", "text", "vision", "volumes"])
+@pytest.mark.parametrize("name", ["audio", "text", "volumes"])
 def test_what_is_searched_are_arguments_of_the_net(name):
     module = importlib.import_module(f"examples.{name}.train")
     assert set(module.SPACE) <= set(inspect.signature(module.build).parameters)
+
+
+@pytest.mark.parametrize("net", list(train.NETS))
+def test_what_is_searched_are_arguments_of_the_image_net(net):
+    assert set(train.SPACE[net]) <= set(inspect.signature(train.NETS[net]).parameters)
 
 
 def test_sizes_and_nets_exclude_each_other(capsys):

@@ -25,10 +25,12 @@ import keras
 
 from examples import command_line
 from examples.artifacts import export_arrays
+from examples.augmentation import RandomMirror, RandomShift
 from examples.nets import Experiment, compare_nets
 from examples.vision import data, predict
-from sepconv_layers import Comparison, ConvBlock2D, Frontier, Search, SeparableConvBlock2D
+from sepconv_layers import Comparison, ConvBlock2D, Frontier, Search, SeparableConvBlock2D, models
 
+# Of --net mobilenet.
 STEM_FILTERS = 16
 STAGES = (  # filters, strides
     (32, 2),
@@ -43,7 +45,16 @@ EPOCHS = {"digits": 10, "fashion_mnist": 10}
 DEFAULT_EPOCHS = 20
 LEARNING_RATE = 2e-2
 WEIGHT_DECAY = 2e-2
-SPACE = {"width": (0.25, 2.0), "kernel_size": [3, 5], "depth_multiplier": [1, 2]}  # of --search
+POSITIONS = 16  # a side, at most, after the stem of --net separable_resnet
+SPACE: dict[str, dict[str, Any]] = {  # of --search
+    "mobilenet": {"width": (0.25, 2.0), "kernel_size": [3, 5], "depth_multiplier": [1, 2]},
+    "separable_resnet": {
+        "width": (0.25, 2.0),
+        "depth": [0.5, 1.0, 1.5],
+        "kernel_size": [3, 5],
+        "positions": [12, 16, 24],
+    },
+}
 OPTIONS: dict[str, Any] = {  # of `train` and `convert`
     "datasets": data.SOURCES,
     "default": data.DEFAULT,
@@ -52,11 +63,13 @@ OPTIONS: dict[str, Any] = {  # of `train` and `convert`
     "in each epoch",
     "epochs": "10 to 20, by data set",
 }
-MIRRORED = ("cifar10", "fashion_mnist")  # a mirror image has the same class
-LARGEST_STEM_OUTPUT = 32  # positions a side
+# Pixels to shift images by in separable_resnet, at most, in the sets where also a mirror image has
+# the same class.
+SHIFTS = {"cifar10": 4, "fashion_mnist": 2}
+LARGEST_STEM_OUTPUT = 32  # positions a side, of mobilenet
 
 
-def build(
+def mobilenet(
     conv: str,
     input_shape: Sequence[int],
     classes: int,
@@ -79,6 +92,43 @@ def build(
     return keras.Model(images, logits, name=f"{conv}_net")
 
 
+def separable_resnet(
+    conv: str,
+    input_shape: Sequence[int],
+    classes: int,
+    width: float = 1.0,
+    depth: float = 1.0,
+    kernel_size: int | None = None,
+    positions: int = POSITIONS,
+) -> keras.Model:
+    """Returns `models.separable_resnet`, from pixels between 0 and 255 to logits."""
+    images = keras.Input(input_shape, name="images")
+    net = models.separable_resnet(
+        input_shape,
+        classes,
+        conv,
+        width=width,
+        depth=depth,
+        kernel_size=kernel_size,
+        stem_strides=-(-min(input_shape[:2]) // positions),
+    )
+    logits = net(keras.layers.Rescaling(1 / 127.5, offset=-1)(images))
+    return keras.Model(images, logits, name=f"{conv}_net")
+
+
+NETS: dict[str, Any] = {"mobilenet": mobilenet, "separable_resnet": separable_resnet}
+
+
+def augmentation(name: str, net: str) -> keras.layers.Layer | None:
+    """Returns the augmentation of a public set for a net, if there is one."""
+    if name not in SHIFTS:
+        return None
+    if net == "mobilenet":
+        return keras.layers.RandomFlip("horizontal")
+    shift = RandomShift(SHIFTS[name], axes=(1, 2), fill="nearest")
+    return keras.Sequential([RandomMirror((2,)), shift])
+
+
 def _scaled(filters: int, width: float) -> int:
     return max(8, 8 * round(filters * width / 8))
 
@@ -95,17 +145,17 @@ def prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> E
         )
     input_shape, classes = dataset.train[0].shape[1:], len(dataset.classes)
     print(dataset.summary("images", f" of shape {input_shape}, {classes} classes"))
-    mirrored = dataset.name in MIRRORED and arguments.data is None
+    own, net = arguments.data is not None, arguments.net
     training = {
         "learning_rate": LEARNING_RATE,
         "weight_decay": WEIGHT_DECAY,
         "label_smoothing": 0.1,
-        "augmentation": keras.layers.RandomFlip("horizontal") if mirrored else None,
+        "augmentation": None if own else augmentation(dataset.name, net),
         "task": "Image classification",
     }
-    net = partial(build, input_shape=input_shape, classes=classes)
+    build = partial(NETS[net], input_shape=input_shape, classes=classes)
     epochs = EPOCHS.get(dataset.name, DEFAULT_EPOCHS)
-    return Experiment(dataset.name, dataset, net, epochs, training)
+    return Experiment(dataset.name, dataset, build, epochs, training)
 
 
 @command_line.without_traceback
@@ -113,12 +163,17 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     arguments = parser.parse_args(argv)
+    if arguments.depth_multiplier and arguments.net != "mobilenet":
+        parser.error(f"--depth-multiplier is for mobilenet, not for {arguments.net}")
     images = prepare(parser, arguments)
-    net = partial(images.build, depth_multiplier=arguments.depth_multiplier)
+    net = images.build
+    if arguments.depth_multiplier:
+        net = partial(net, depth_multiplier=arguments.depth_multiplier)
     options = command_line.compare_options(
         arguments, argv, example="vision", dataset=images.name, epochs=images.epochs
     )
-    found = compare_nets(net, images.data, arguments, {**options, **images.training}, SPACE)
+    space = SPACE[arguments.net]
+    found = compare_nets(net, images.data, arguments, {**options, **images.training}, space)
     if not isinstance(found, Comparison):
         return found
     output = options["output"]
@@ -130,13 +185,13 @@ def main(argv: Sequence[str] | None = None) -> Comparison | Frontier | Search:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = command_line.training_parser("vision", __doc__, **OPTIONS, searched=SPACE)
+    searched = dict.fromkeys(name for space in SPACE.values() for name in space)
+    parser = command_line.training_parser("vision", __doc__, **OPTIONS, searched=searched)
     positive = command_line.positive_number(int)
     parser.add_argument(
         "--depth-multiplier",
         type=positive,
-        default=1,
-        help="depthwise kernels per channel in the separable net; default: 1",
+        help="depthwise kernels per channel in the separable mobilenet; default: 1",
     )
     add_options(parser)
     return parser
@@ -144,6 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of images, which `train` and `convert` share."""
+    parser.add_argument("--net", choices=NETS, default="mobilenet", help="default: mobilenet")
     positive = command_line.positive_number(int)
     parser.add_argument("--image-size", type=positive, help="height and width to resize images to")
 

@@ -1,18 +1,21 @@
-"""The inverted bottleneck of MobileNet V2 and V3, and its fused twin."""
+"""The inverted bottleneck of MobileNet V2, V3 and V4, and its fused twin."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from sepconv_layers.arguments import check_number, positive_number
+from sepconv_layers.arguments import check_number, lookup, positive_number
 from sepconv_layers.blocks.base import (
     CONV,
     DEPTHWISE_CONV,
+    SEPARABLE_CONV,
     SQUEEZE_EXCITE,
     Normalization,
     ShortcutBlock,
 )
+
+PLACES = {place: place for place in ("middle", "start")}  # of the depthwise convolution
 
 
 class BaseInvertedBottleneckBlock(ShortcutBlock):
@@ -32,6 +35,7 @@ class BaseInvertedBottleneckBlock(ShortcutBlock):
         se_ratio: float = 0.0,
         drop_path: float = 0.0,
         gate_activation: Any = "sigmoid",
+        depthwise: str = "middle",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -51,6 +55,7 @@ class BaseInvertedBottleneckBlock(ShortcutBlock):
             se_ratio, "se_ratio", "a number in [0, 1]", lambda ratio: 0 <= ratio <= 1
         )
         self.gate_activation = keras.activations.get(gate_activation)
+        self.depthwise = lookup(PLACES, depthwise, "depthwise")
 
     def _expand(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
         """Creates the stages that expand the channels and convolve over space."""
@@ -87,6 +92,7 @@ class BaseInvertedBottleneckBlock(ShortcutBlock):
             "expansion": self.expansion,
             "se_ratio": self.se_ratio,
             "gate_activation": keras.activations.serialize(self.gate_activation),
+            "depthwise": self.depthwise,
         }
 
 
@@ -97,6 +103,11 @@ class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
     narrow between blocks, wide inside. The input is added if the output has the same shape. In the
     twin, `FusedInvertedBottleneckBlock`, one standard convolution replaces the expansion and the
     depthwise convolution.
+
+    With `depthwise="start"` the depthwise convolution comes first, as in ConvNeXt and MobileNetV4,
+    and with the expansion it makes a separable convolution, with nothing in between. It then has
+    fewer channels, by the factor `expansion`. Nearly all of the block is matrix products, the
+    fastest operation on most hardware, above all with integers.
 
     Args:
         filters: Number of output channels.
@@ -114,6 +125,8 @@ class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
         drop_path: Probability that training skips the block for a sample, in `[0, 1)`.
         gate_activation: Activation of the squeeze-and-excitation gates: `"sigmoid"`, or
             `"hard_sigmoid"` as in MobileNet V3.
+        depthwise: Place of the depthwise convolution: `"middle"`, after the expansion, or
+            `"start"`, before it. The twin ignores it and keeps it only in its configuration.
         **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
@@ -135,10 +148,15 @@ class InvertedBottleneckBlock(BaseInvertedBottleneckBlock):
 
     Reference:
         [Sandler et al., "MobileNetV2", 2018](https://arxiv.org/abs/1801.04381);
-        [Howard et al., "Searching for MobileNetV3", 2019](https://arxiv.org/abs/1905.02244).
+        [Howard et al., "Searching for MobileNetV3", 2019](https://arxiv.org/abs/1905.02244);
+        [Liu et al., "A ConvNet for the 2020s", 2022](https://arxiv.org/abs/2201.03545);
+        [Qin et al., "MobileNetV4", 2024](https://arxiv.org/abs/2404.10518).
     """
 
     def _expand(self, channels: int, expanded: int) -> list[keras.layers.Layer]:
+        if self.depthwise == "start":
+            expansion = self._spatial(SEPARABLE_CONV, expanded, name="expand")
+            return [expansion, *self._norm_act(expanded, "expand")]
         stages: list[keras.layers.Layer] = []
         if expanded != channels:
             stages.append(self._pointwise(expanded, "expand"))
