@@ -14,7 +14,7 @@ class Batches:
     """Batches, their number, and an example.
 
     Attributes:
-        dataset: What `fit` takes.
+        dataset: The batches, in a form that `fit` takes.
         count: The number of batches.
         first: Inputs, labels and sample weights of a batch, as arrays. The last two may be `None`.
     """
@@ -22,6 +22,11 @@ class Batches:
     dataset: Any
     count: int
     first: tuple[Any, Any, Any]
+
+    def for_fit(self) -> Any:
+        """The batches as `fit` takes them best. They follow the order of the dataset."""
+        is_ours = isinstance(self.dataset, sources.Batches)
+        return self.dataset.dataset() if is_ours else self.dataset
 
 
 def batches_of(data: Any, name: str, batch_size: int, seed: int, inputs: int) -> Batches:

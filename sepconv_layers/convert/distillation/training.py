@@ -169,11 +169,11 @@ def distill(
     if len(progress.history) < epochs:
         progress.begin(held_out and held_out.dataset)
         distiller.fit(
-            train.dataset,
+            train.for_fit(),
             epochs=epochs,
             initial_epoch=len(progress.history),
             shuffle=False,
-            validation_data=held_out and held_out.dataset,
+            validation_data=held_out and held_out.for_fit(),
             callbacks=progress.callbacks,
             verbose=verbose,
         )
