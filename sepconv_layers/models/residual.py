@@ -103,14 +103,11 @@ def separable_resnet(
     filters = make_divisible(filters * width, DIVISOR)
     x = STEM[rank](filters, max(3, strides), strides, name="stem")(inputs)
     for stage, (filters, size, strides, number) in enumerate(stages):
-        if kernel_size is not None:
-            size = kernel_size
-        elif conv == "standard":
-            size = STANDARD_KERNEL
+        default = size if conv == "separable" else STANDARD_KERNEL
         for i in range(max(1, round(number * depth))):
             x = block(
                 make_divisible(filters * width, DIVISOR),
-                size,
+                default if kernel_size is None else kernel_size,
                 strides=1 if i else strides,
                 name=f"stage_{stage}_{i}",
             )(x)
