@@ -31,6 +31,11 @@ PICTURES: dict[str, tuple[type, type, dict[str, Any]]] = {
         sl.FusedInvertedBottleneckBlock2D,
         {"filters": 16, "se_ratio": 0.25},
     ),
+    "depthwise_first": (
+        sl.InvertedBottleneckBlock2D,
+        sl.FusedInvertedBottleneckBlock2D,
+        {"filters": 16, "expansion": 2, "depthwise": "start"},
+    ),
 }
 
 # One unit is an inch.
