@@ -47,7 +47,7 @@ def _texts(conv: str, shape: tuple[int, ...]) -> keras.Model:
 
 
 BUILDERS: dict[str, Callable[[str, tuple[int, ...]], keras.Model]] = {
-    "images": partial(vision.build, classes=CLASSES),
+    "images": partial(vision.mobilenet, classes=CLASSES),
     "sounds": _sounds,
     "texts": _texts,
     "volumes": partial(volumes.build, classes=CLASSES),
