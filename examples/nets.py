@@ -9,7 +9,16 @@ from typing import Any
 
 import keras
 
-from sepconv_layers import Comparison, Frontier, Search, compare, frontier, profile, search
+from sepconv_layers import (
+    Comparison,
+    Frontier,
+    Search,
+    compare,
+    frontier,
+    models,
+    profile,
+    search,
+)
 
 TWINS = ("separable", "standard")
 NARROW = "standard-narrow"
@@ -49,6 +58,45 @@ class Experiment:
     epochs: int
     training: Mapping[str, Any]
     batch_size: int | None = None
+
+
+def residual_net(
+    conv: str,
+    input_shape: Sequence[int],
+    classes: int,
+    *,
+    scale: float,
+    offset: float = 0.0,
+    width: float = 1.0,
+    depth: float = 1.0,
+    kernel_size: int | None = None,
+    positions: int,
+) -> keras.Model:
+    """Returns `models.separable_resnet` for images or volumes, with a stem that fits their size.
+
+    Args:
+        conv: "separable" or "standard".
+        input_shape: The shape of a sample, with the channels last.
+        classes: The number of classes.
+        scale: The factor that pixels or voxels are multiplied by.
+        offset: What is then added to them.
+        width: As in `models.separable_resnet`.
+        depth: As in `models.separable_resnet`.
+        kernel_size: As in `models.separable_resnet`.
+        positions: The largest number of positions along the shortest side after the stem.
+    """
+    inputs = keras.Input(input_shape, name="images" if len(input_shape) == 3 else "volumes")
+    net = models.separable_resnet(
+        input_shape,
+        classes,
+        conv,
+        width=width,
+        depth=depth,
+        kernel_size=kernel_size,
+        stem_strides=-(-min(input_shape[:-1]) // positions),
+    )
+    logits = net(keras.layers.Rescaling(scale, offset=offset)(inputs))
+    return keras.Model(inputs, logits, name=f"{conv}_net")
 
 
 def compare_nets(

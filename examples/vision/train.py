@@ -29,9 +29,9 @@ import keras
 from examples import command_line
 from examples.artifacts import export_arrays
 from examples.augmentation import RandomMirror, RandomShift
-from examples.nets import Experiment, compare_nets
+from examples.nets import Experiment, compare_nets, residual_net
 from examples.vision import data, predict
-from sepconv_layers import Comparison, ConvBlock2D, Frontier, Search, SeparableConvBlock2D, models
+from sepconv_layers import Comparison, ConvBlock2D, Frontier, Search, SeparableConvBlock2D
 
 # Of --net mobilenet.
 STEM_FILTERS = 16
@@ -95,31 +95,11 @@ def mobilenet(
     return keras.Model(images, logits, name=f"{conv}_net")
 
 
-def separable_resnet(
-    conv: str,
-    input_shape: Sequence[int],
-    classes: int,
-    width: float = 1.0,
-    depth: float = 1.0,
-    kernel_size: int | None = None,
-    positions: int = POSITIONS,
-) -> keras.Model:
-    """Returns `models.separable_resnet`, from pixels between 0 and 255 to logits."""
-    images = keras.Input(input_shape, name="images")
-    net = models.separable_resnet(
-        input_shape,
-        classes,
-        conv,
-        width=width,
-        depth=depth,
-        kernel_size=kernel_size,
-        stem_strides=-(-min(input_shape[:2]) // positions),
-    )
-    logits = net(keras.layers.Rescaling(1 / 127.5, offset=-1)(images))
-    return keras.Model(images, logits, name=f"{conv}_net")
-
-
-NETS: dict[str, Any] = {"mobilenet": mobilenet, "separable_resnet": separable_resnet}
+# Nets from pixels between 0 and 255 to logits.
+NETS: dict[str, Any] = {
+    "mobilenet": mobilenet,
+    "separable_resnet": partial(residual_net, scale=1 / 127.5, offset=-1, positions=POSITIONS),
+}
 
 
 def augmentation(name: str, net: str) -> keras.layers.Layer | None:

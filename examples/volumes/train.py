@@ -22,9 +22,9 @@ import keras
 from examples import command_line
 from examples.artifacts import export_arrays
 from examples.augmentation import RandomMirror, RandomShift, RandomTurn
-from examples.nets import compare_nets
+from examples.nets import compare_nets, residual_net
 from examples.volumes import data
-from sepconv_layers import Comparison, Frontier, Search, models
+from sepconv_layers import Comparison, Frontier, Search
 
 SPACE = {  # of --search
     "width": (0.25, 2.0),
@@ -48,28 +48,8 @@ def augmentation(name: str) -> keras.layers.Layer:
     return mirror if name == "solids" else keras.Sequential([mirror, turn, shift])
 
 
-def build(
-    conv: str,
-    input_shape: Sequence[int],
-    classes: int,
-    width: float = 1.0,
-    depth: float = 1.0,
-    kernel_size: int = 3,
-    positions: int = POSITIONS,
-) -> keras.Model:
-    """Returns a small residual net, from values between 0 and 255 to logits."""
-    volumes = keras.Input(input_shape, name="volumes")
-    net = models.separable_resnet(
-        input_shape,
-        classes,
-        conv,
-        width=width,
-        depth=depth,
-        kernel_size=kernel_size,
-        stem_strides=-(-min(input_shape[:3]) // positions),
-    )
-    logits = net(keras.layers.Rescaling(1 / 255)(volumes))
-    return keras.Model(volumes, logits, name=f"{conv}_net")
+# A small residual net, from values between 0 and 255 to logits.
+build = partial(residual_net, scale=1 / 255, positions=POSITIONS)
 
 
 @command_line.without_traceback

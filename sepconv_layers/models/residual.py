@@ -12,11 +12,11 @@ from sepconv_layers.models.classifier import check_input_shape, classifier, make
 
 AXES = {2: ("height", "width", "channels"), 3: ("depth", "height", "width", "channels")}
 STEM: dict[int, Any] = {2: blocks.ConvBlock2D, 3: blocks.ConvBlock3D}
-# The block whose output is linear, so that an activation has to follow the last one.
-LINEAR = partial(blocks.InvertedBottleneckBlock2D, expansion=2, depthwise="start")
+# Its output is linear, so that an activation has to follow the last one.
+DEPTHWISE_FIRST = partial(blocks.InvertedBottleneckBlock2D, expansion=2, depthwise="start")
 BLOCK: dict[int, dict[str, Any]] = {
     2: {
-        "separable": LINEAR,
+        "separable": DEPTHWISE_FIRST,
         "standard": blocks.ResidualConvBlock2D,
     },
     3: {
@@ -54,11 +54,11 @@ def separable_resnet(
     after it has a quarter of the positions and can have more channels for the same MACs.
 
     For images, a block is a separable convolution to twice the channels and a pointwise one back,
-    as in ConvNeXt: one depthwise convolution, of the narrower side, for two pointwise ones. What
-    remains to be computed is nearly all matrix products. For volumes, a block has two separable
-    convolutions, as in Xception. The twin has residual blocks of two standard convolutions.
+    as in ConvNeXt: one depthwise convolution, on the narrow side, for two pointwise ones, so that
+    nearly all of it is matrix products. For volumes, a block has two separable convolutions, as in
+    Xception. The twin has residual blocks of two standard convolutions.
 
-    It is no published net: it was chosen on validation parts of CIFAR-10 and ModelNet10.
+    It is not a published net. The blocks for images were chosen on the validation part of CIFAR-10.
 
     Args:
         input_shape: Shape of an image, `(height, width, channels)`, or of a volume,
@@ -111,7 +111,7 @@ def separable_resnet(
                 strides=1 if i else strides,
                 name=f"stage_{stage}_{i}",
             )(x)
-    if block is LINEAR:
+    if block is DEPTHWISE_FIRST:
         x = keras.layers.Activation("relu", name="last_activation")(x)
     name = name or "separable_resnet"
     return classifier(inputs, x, rank, classes, include_top, pooling, dropout, name)

@@ -167,13 +167,14 @@ def distill(
     }
     progress = Progress(distiller, train.dataset, ema_momentum is not None, settings, folder)
     if len(progress.history) < epochs:
-        progress.begin(held_out and held_out.dataset)
+        validation = held_out and held_out.for_fit()
+        progress.begin(validation)
         distiller.fit(
             train.for_fit(),
             epochs=epochs,
             initial_epoch=len(progress.history),
             shuffle=False,
-            validation_data=held_out and held_out.for_fit(),
+            validation_data=validation,
             callbacks=progress.callbacks,
             verbose=verbose,
         )
