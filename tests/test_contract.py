@@ -235,6 +235,7 @@ BAD = {
     "depth_multiplier": [0, 1.5],
     "normalization": ["instance", 3, keras.layers.Activation("relu", name="not_a_class")],
     "repeats": [0, 1.5],
+    "depthwise": ["end", None, 1],
     "expansion": [0, -1, math.inf, math.nan, "6"],
     "se_ratio": [-0.1, 1.5, math.nan, "0.25"],
     "drop_path": [-0.1, 1, math.nan, "0.1"],
