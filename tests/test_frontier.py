@@ -342,7 +342,7 @@ def test_peak_memory_grows_with_the_batch(monkeypatch):
     if None in peaks:
         pytest.skip("not measured on this system")
     values = 2048 * 4 * 4 * 32 * 4  # bytes of one activation for the smaller batch
-    assert peaks[0] > 2 * values
+    assert 2 * values < peaks[0] < 6 * values  # without what tracing takes
     assert peaks[1] - peaks[0] > 2 * values  # the rest does not depend on the batch
 
 
