@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import inspect
-import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ import keras
 
 from sepconv_layers import layers
 from sepconv_layers.arguments import check_number, positive_int
+from sepconv_layers.blocks import rematerialization
 from sepconv_layers.layers.base import BaseConv, channels_of
 from sepconv_layers.layers.composite import Composite
 from sepconv_layers.ops import on_torch
@@ -161,15 +161,21 @@ class Block(Composite):
     def _fold(
         self, stages: Sequence[keras.layers.Layer], inputs: Any, training: bool | None
     ) -> Any:
-        is_applied = False
-        for stage, after in itertools.zip_longest(stages, stages[1:]):
+        rest, is_applied = list(stages), False
+        while rest:
+            if training and (step := rematerialization.cheap_stages(rest, inputs)):
+                inputs, rest = rematerialization.in_training(step, inputs), rest[len(step) :]
+                continue
+            stage, *rest = rest
             call = self._call_of(stage, training)
             if is_applied:
                 inputs, is_applied = call(inputs, is_applied=True), False
                 continue
-            is_pair = isinstance(stage, BaseConv) and isinstance(after, layers.BatchNormalization)
+            is_pair = isinstance(stage, BaseConv) and isinstance(
+                next(iter(rest), None), layers.BatchNormalization
+            )
             if is_pair and not training and stage.should_scale(inputs):
-                inputs, is_applied = call(inputs, scale_and_shift=after.scale_and_shift), True
+                inputs, is_applied = call(inputs, scale_and_shift=rest[0].scale_and_shift), True
             else:
                 inputs = call(inputs)
         # A normalization that the user passes may compute in another dtype than the block.

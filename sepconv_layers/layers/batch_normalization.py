@@ -67,26 +67,37 @@ class BatchNormalization(Stateful, keras.layers.BatchNormalization):
     ) -> Any:
         if is_applied:  # by the convolution before it, with `scale_and_shift`
             return inputs
-        is_last = self.axis in (-1, len(inputs.shape) - 1)
-        is_plain = mask is None and not self.synchronized
-        is_plain = is_plain and not getattr(self, "renorm", False)  # which older Keras lacks
-        is_plain = is_plain and 0 not in context.known_sizes(inputs.shape)
         fused = None
-        if training and self.trainable and is_last and is_plain:
-            shape = self.moving_mean.shape
-            gamma = self.gamma if self.scale else keras.ops.ones(shape)
-            beta = self.beta if self.center else keras.ops.zeros(shape)
-            fused = batch_norm(inputs, gamma, beta, self.epsilon)
+        if training and mask is None and self.sums_up(inputs):
+            fused = batch_norm(inputs, *self.gamma_and_beta(), self.epsilon)
         if fused is None:
             return self._call_of_keras(inputs, training, mask)
         outputs, *moments = fused
+        self.follow(moments, inputs)
+        return keras.ops.cast(outputs, self.compute_dtype)
+
+    def sums_up(self, inputs: Any) -> bool:
+        """Whether training normalizes by nothing but mean and variance of the last axis."""
+        is_last = self.axis in (-1, len(inputs.shape) - 1)
+        is_plain = not self.synchronized
+        is_plain = is_plain and not getattr(self, "renorm", False)  # which older Keras lacks
+        is_plain = is_plain and 0 not in context.known_sizes(inputs.shape)
+        return bool(self.trainable) and is_last and is_plain
+
+    def gamma_and_beta(self) -> tuple[Any, Any]:
+        """Scale and shift in training, of each channel."""
+        shape = self.moving_mean.shape
+        gamma = self.gamma if self.scale else keras.ops.ones(shape)
+        return gamma, self.beta if self.center else keras.ops.zeros(shape)
+
+    def follow(self, moments: Sequence[Any], inputs: Any) -> None:
+        """Moves the moving averages towards the moments of a batch."""
         moving_moments = (self.moving_mean, self.moving_variance)
         for moving, now in zip(
-            moving_moments, self._or_kept(moments, moving_moments, inputs, mask), strict=True
+            moving_moments, self._or_kept(moments, moving_moments, inputs, None), strict=True
         ):
             before = keras.ops.cast(moving, now.dtype)
             moving.assign(before + (now - before) * (1.0 - self.momentum))
-        return keras.ops.cast(outputs, self.compute_dtype)
 
     def _call_of_keras(self, inputs: Any, training: bool | None, mask: Any) -> Any:
         renorms = training and self.trainable and getattr(self, "renorm", False)

@@ -336,14 +336,62 @@ def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any,
     """Fused batch normalization in training: outputs, mean and variance."""
     import tensorflow as tf
 
-    shape = tf.shape(inputs)
-    channels = inputs.shape[-1]
-    images = tf.reshape(inputs, (shape[0], -1, 1, channels))
+    images = _as_images(inputs)
     outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
         images, gamma, beta, epsilon=epsilon, is_training=True
     )
     # The kernel returns the unbiased estimate. Keras's moving variance averages the biased one.
-    count = tf.cast(tf.size(images) // channels, variance.dtype)
-    outputs = tf.reshape(outputs, shape)
+    count = tf.cast(tf.size(images) // images.shape[-1], variance.dtype)
+    return _like(outputs, inputs), mean, variance * (count - 1) / count
+
+
+def batch_norm_again(
+    inputs: Any, gamma: Any, beta: Any, epsilon: float, mean: Any, variance: Any
+) -> Any:
+    """The outputs of `batch_norm` from the moments that it returned, with the same gradients.
+
+    On a CPU alone: other kernels keep other moments.
+    """
+    import tensorflow as tf
+
+    shared = {"epsilon": epsilon}
+
+    @tf.custom_gradient
+    def normalize(images: Any, gamma: Any, beta: Any) -> tuple:
+        def gradients(upstream: Any) -> tuple:
+            return tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=upstream,
+                x=images,
+                scale=gamma,
+                reserve_space_1=mean,
+                reserve_space_2=variance,
+                reserve_space_3=tf.zeros((0,)),
+                **shared,
+            )[:3]
+
+        outputs = tf.raw_ops.FusedBatchNormV3(
+            x=images,
+            scale=gamma,
+            offset=beta,
+            mean=mean,
+            variance=variance,
+            is_training=False,
+            **shared,
+        )
+        return outputs.y, gradients
+
+    return _like(normalize(_as_images(inputs), gamma, beta), inputs)
+
+
+def _as_images(inputs: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.reshape(inputs, (tf.shape(inputs)[0], -1, 1, inputs.shape[-1]))
+
+
+def _like(images: Any, inputs: Any) -> Any:
+    import tensorflow as tf
+
+    outputs = tf.reshape(images, tf.shape(inputs))
     outputs.set_shape(inputs.shape)
-    return outputs, mean, variance * (count - 1) / count
+    return outputs

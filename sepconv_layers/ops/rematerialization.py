@@ -1,0 +1,96 @@
+"""Steps of which training keeps the input alone: what is cheap to compute is computed twice.
+
+Between two products of matrices, a separable block normalizes, activates and convolves channel by
+channel. That takes a few operations for each number. To do it once more on the way back takes less
+time than memory: up to five tensors need not be kept.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+
+from sepconv_layers.ops import context, on_tensorflow
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of a step.
+
+    Attributes:
+        weights: Its weights: those that `function` takes, or scale and shift.
+        function: From inputs and weights to outputs, or `None` for a batch normalization.
+        epsilon: That of the batch normalization.
+    """
+
+    weights: Sequence[Any] = ()
+    function: Callable[..., Any] | None = None
+    epsilon: float = 0.0
+
+
+def is_supported(inputs: Any) -> bool:
+    """Whether a step with such inputs can be computed twice, and that saves memory.
+
+    XLA for CPUs, also that of JAX, joins what is computed twice. On PyTorch a training step would
+    take a third longer, and its own compiler decides what to keep.
+    """
+    return (
+        keras.backend.backend() == "tensorflow"
+        and not isinstance(inputs, keras.KerasTensor)
+        and keras.backend.standardize_dtype(inputs.dtype) in ("float32", "bfloat16", "float16")
+        and context.device() == "cpu"
+        and not context.compiled()
+    )
+
+
+def run(parts: Sequence[Part], inputs: Any) -> tuple[Any, list[Any]]:
+    """Computes a step in training, and for its gradients all but the last part once more.
+
+    Args:
+        parts: What to compute, one after the other.
+        inputs: A tensor, for which this `is_supported`.
+
+    Returns:
+        The outputs; and the mean and the variance of each channel before each normalization, one
+        after the other.
+    """
+    import tensorflow as tf
+
+    def computed(normalize: Callable[..., Any], x: Any, weights: Iterator[Any]) -> list[Any]:
+        moments = []
+        for part in parts:
+            own = [next(weights) for _ in part.weights]
+            if part.function is not None:
+                x = part.function(x, *own)
+                continue
+            # In float32, as Keras does: squares would overflow.
+            normal, *now = normalize(tf.cast(x, tf.float32), *own, part.epsilon)
+            moments += now
+            x = tf.cast(normal, x.dtype)
+        return [x, *moments]
+
+    @tf.custom_gradient
+    def twice(inputs: Any, *weights: Any) -> tuple:
+        outputs, *moments = computed(on_tensorflow.batch_norm, inputs, iter(weights))
+
+        def gradients(upstream: Any, *_: Any) -> Any:
+            known = iter(moments)
+
+            def again(x: Any, gamma: Any, beta: Any, epsilon: float) -> list[Any]:
+                now = next(known), next(known)
+                return [on_tensorflow.batch_norm_again(x, gamma, beta, epsilon, *now)]
+
+            # Without the dependency, a graph would compute it once, and keep it. The outputs of the
+            # second time are not computed, because nothing needs them.
+            with tf.control_dependencies([upstream]):
+                with tf.GradientTape() as tape:
+                    tape.watch((inputs, weights))
+                    repeated = computed(again, inputs, iter(weights))[0]
+                return tape.gradient(repeated, (inputs, *weights), upstream)
+
+        return (outputs, *moments), gradients
+
+    weights = [weight for part in parts for weight in part.weights]
+    outputs, *moments = twice(inputs, *weights)
+    return outputs, moments
