@@ -18,7 +18,7 @@ Stages = Sequence[keras.layers.Layer]
 
 def cheap_stages(stages: Stages, inputs: Any) -> Stages:
     """The first stages, up to a pointwise convolution, if they can be computed twice, or none."""
-    if not is_supported(inputs):
+    if isinstance(stages[0], keras.layers.Activation) or not is_supported(inputs):
         return ()
     for number, stage in enumerate(stages, 1):
         if not _is_plain(stage, inputs):
