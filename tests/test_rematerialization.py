@@ -94,13 +94,21 @@ def test_half_precision_and_batches_of_unknown_size_train():
 )
 def test_other_blocks_keep_what_they_compute(make):
     with mock.patch.object(rematerialization, "in_training") as used:
-        make()(np.ones((2, 5, 5, 5), "float32"), training=True)
+        under_tape(make(), training=True)
     assert not used.called
 
 
-def test_nothing_is_computed_twice_at_inference():
+def under_tape(block, training):
+    import tensorflow as tf
+
+    with tf.GradientTape():
+        block(np.ones((2, 5, 5, 5), "float32"), training=training)
+
+
+def test_nothing_is_computed_twice_without_gradients():
     with mock.patch.object(rematerialization, "in_training") as used:
-        sl.SeparableConvBlock2D(6)(np.ones((2, 5, 5, 5), "float32"), training=False)
+        under_tape(sl.SeparableConvBlock2D(6), training=False)
+        sl.SeparableConvBlock2D(6)(np.ones((2, 5, 5, 5), "float32"), training=True)
     assert not used.called
 
 
@@ -115,4 +123,4 @@ def test_a_separable_net_trains_in_the_memory_of_its_twin():
     peaks = [peak(conv) for conv in ("separable", "standard")]
     if None in peaks:
         pytest.skip("not measured on this system")
-    assert peaks[0] < 1.3 * peaks[1]
+    assert peaks[0] < 1.15 * peaks[1]

@@ -345,6 +345,13 @@ def batch_norm(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any,
     return _like(outputs, inputs), mean, variance * (count - 1) / count
 
 
+def is_recorded() -> bool:
+    """Whether a `tf.GradientTape` records what is computed."""
+    from tensorflow.python.eager import record
+
+    return record.could_possibly_record()
+
+
 def batch_norm_again(
     inputs: Any, gamma: Any, beta: Any, epsilon: float, mean: Any, variance: Any
 ) -> Any:

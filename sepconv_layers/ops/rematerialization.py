@@ -32,8 +32,9 @@ class Part:
 def is_supported(inputs: Any) -> bool:
     """Whether a step with such inputs can be computed twice, and that saves memory.
 
+    Only where a gradient tape records: a SavedModel that can be trained cannot hold such a step.
     XLA for CPUs, also that of JAX, joins what is computed twice. On PyTorch a training step would
-    take a third longer, and its own compiler decides what to keep.
+    take longer, and its own compiler decides what to keep.
     """
     return (
         keras.backend.backend() == "tensorflow"
@@ -41,6 +42,7 @@ def is_supported(inputs: Any) -> bool:
         and keras.backend.standardize_dtype(inputs.dtype) in ("float32", "bfloat16", "float16")
         and context.device() == "cpu"
         and not context.compiled()
+        and on_tensorflow.is_recorded()
     )
 
 
