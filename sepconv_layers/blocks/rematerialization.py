@@ -1,4 +1,4 @@
-"""Which stages of a block training computes twice: see `ops.rematerialization`."""
+"""The stages of a block that training computes again: see `ops.rematerialization`."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ Stages = Sequence[keras.layers.Layer]
 
 
 def cheap_stages(stages: Stages, inputs: Any) -> Stages:
-    """The first stages, up to a pointwise convolution, if they can be computed twice, or none."""
+    """The first stages, up to a pointwise convolution, if they can be computed again, or none."""
     if isinstance(stages[0], keras.layers.Activation) or not is_supported(inputs):
         return ()
     for number, stage in enumerate(stages, 1):
@@ -31,7 +31,7 @@ def cheap_stages(stages: Stages, inputs: Any) -> Stages:
 
 
 def _is_plain(stage: keras.layers.Layer, inputs: Any) -> bool:
-    """Whether a stage does nothing but what its parts do."""
+    """Whether a stage does nothing that its `_parts` leave out."""
     if isinstance(stage, BatchNormalization) and not stage.sums_up(inputs):
         return False
     if isinstance(stage, BaseConv) and not _is_plain_convolution(stage):

@@ -91,9 +91,9 @@ def measure_saved(folder: Path) -> int | None:
     )
     trainer, y = training.trainer(model, x, False), task.targets(y)
     if keras.backend.backend() == "tensorflow":
-        # The allocator of oneDNN keeps its memory, so only the first step of that size shows it. A
-        # second size makes TensorFlow trace for all sizes, which takes more memory than the step of
-        # a small net.
+        # The allocator of oneDNN keeps its memory, so only the first step of that size shows it. At
+        # a second batch size, TensorFlow traces once more, for all sizes. That takes more memory
+        # than the step of a small net.
         for size in (1, 2):
             trainer.train_on_batch(*take((x, y), slice(size)))
     else:  # compilation takes memory, too

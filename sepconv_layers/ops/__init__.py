@@ -6,7 +6,7 @@ From the public functions down to the arithmetic. A file imports only from files
     operations                 Keras operations: checks, symbolic shapes, one cache
     depthwise, transposed      depthwise convolution, and its transpose
     standard, pointwise        standard convolution, and its matrix product
-    rematerialization          steps that training computes twice, to keep less
+    rematerialization          cheap steps that training computes again, to keep less
     normalization              batch normalization in training
     on_tensorflow              TensorFlow without XLA: oneDNN, missing kernels, slow gradients
     on_torch                   PyTorch: memory layouts, slow gradients, cheaper calls

@@ -357,11 +357,9 @@ def batch_norm_again(
 ) -> Any:
     """The outputs of `batch_norm` from the moments that it returned, with the same gradients.
 
-    On a CPU alone: other kernels keep other moments.
+    For CPUs only: the kernels for GPUs keep other moments.
     """
     import tensorflow as tf
-
-    shared = {"epsilon": epsilon}
 
     @tf.custom_gradient
     def normalize(images: Any, gamma: Any, beta: Any) -> tuple:
@@ -373,7 +371,7 @@ def batch_norm_again(
                 reserve_space_1=mean,
                 reserve_space_2=variance,
                 reserve_space_3=tf.zeros((0,)),
-                **shared,
+                epsilon=epsilon,
             )[:3]
 
         outputs = tf.raw_ops.FusedBatchNormV3(
@@ -382,8 +380,8 @@ def batch_norm_again(
             offset=beta,
             mean=mean,
             variance=variance,
+            epsilon=epsilon,
             is_training=False,
-            **shared,
         )
         return outputs.y, gradients
 

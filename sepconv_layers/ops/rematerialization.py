@@ -1,8 +1,8 @@
-"""Steps of which training keeps the input alone: what is cheap to compute is computed twice.
+"""Rematerialization: training keeps only the input of a cheap step, and computes the step again.
 
-Between two products of matrices, a separable block normalizes, activates and convolves channel by
-channel. That takes a few operations for each number. To do it once more on the way back takes less
-time than memory: up to five tensors need not be kept.
+Between two matrix products, a separable block normalizes, activates and convolves channel by
+channel, with a few operations per number. Computing this again in the backward pass takes little
+time, and up to five tensors need not be kept.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ class Part:
     """A part of a step.
 
     Attributes:
-        weights: Its weights: those that `function` takes, or scale and shift.
-        function: From inputs and weights to outputs, or `None` for a batch normalization.
-        epsilon: That of the batch normalization.
+        weights: The weights that `function` takes, or scale and shift of a batch normalization.
+        function: Computes outputs from inputs and weights; `None` for a batch normalization.
+        epsilon: The epsilon of the batch normalization.
     """
 
     weights: Sequence[Any] = ()
@@ -30,11 +30,11 @@ class Part:
 
 
 def is_supported(inputs: Any) -> bool:
-    """Whether a step with such inputs can be computed twice, and that saves memory.
+    """Whether a step with such inputs can be computed again, and whether that saves memory.
 
-    Only where a gradient tape records: a SavedModel that can be trained cannot hold such a step.
-    XLA for CPUs, also that of JAX, joins what is computed twice. On PyTorch a training step would
-    take longer, and its own compiler decides what to keep.
+    A gradient tape must be recording, because a trainable SavedModel cannot hold such a step. XLA
+    for CPUs, which JAX uses too, merges the two computations. On PyTorch a training step would take
+    longer, and its own compiler decides what to keep.
     """
     return (
         keras.backend.backend() == "tensorflow"
@@ -47,7 +47,7 @@ def is_supported(inputs: Any) -> bool:
 
 
 def run(parts: Sequence[Part], inputs: Any) -> tuple[Any, list[Any]]:
-    """Computes a step in training, and for its gradients all but the last part once more.
+    """Computes a step in training, and computes all but the last part again for its gradients.
 
     Args:
         parts: What to compute, one after the other.
@@ -83,8 +83,8 @@ def run(parts: Sequence[Part], inputs: Any) -> tuple[Any, list[Any]]:
                 now = next(known), next(known)
                 return [on_tensorflow.batch_norm_again(x, gamma, beta, epsilon, *now)]
 
-            # Without the dependency, a graph would compute it once, and keep it. The outputs of the
-            # second time are not computed, because nothing needs them.
+            # Without the dependency, the graph would merge both computations and keep the result.
+            # It drops the last part of the second one, because nothing needs its outputs.
             with tf.control_dependencies([upstream]):
                 with tf.GradientTape() as tape:
                     tape.watch((inputs, weights))
